@@ -50,6 +50,7 @@ const (
 	RepeatedTensor                   // two shards hold a tensor of one name
 	UnknownTensor                    // lookup of a name that no file holds
 	BadTensor                        // a tensor that cannot be written or converted: name, dtype, shape or data
+	BadMetadata                      // metadata that cannot be written
 )
 
 var faultText = map[Fault]string{
@@ -84,6 +85,7 @@ var faultText = map[Fault]string{
 	RepeatedTensor:  "tensor is in two shards",
 	UnknownTensor:   "no such tensor",
 	BadTensor:       "bad tensor",
+	BadMetadata:     "bad metadata",
 }
 
 // Error makes a Fault an error value for errors.Is.
