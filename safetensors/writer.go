@@ -278,7 +278,7 @@ func WriteSharded(dir string, tensors []Tensor, maxBytes int64, metadata map[str
 			return err
 		}
 		n := int64(len(tensors[i].Data))
-		if i == 0 || maxBytes > 0 && shard > 0 && shard+n > maxBytes {
+		if i == 0 || maxBytes > 0 && shard > 0 && n > 0 && shard+n > maxBytes {
 			shards, shard = append(shards, nil), 0
 		}
 		shards[len(shards)-1] = append(shards[len(shards)-1], tensors[i])
