@@ -1,0 +1,164 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// Why an answer is ended before the model ends it.
+var (
+	causeStopped  = errors.New("serve: stopped by request")
+	causeGone     = errors.New("serve: the client is gone")
+	causeCleared  = errors.New("serve: the conversation was cleared")
+	causeShutdown = errors.New("serve: the server ends")
+)
+
+// answer is one answer while it is generated. The model's goroutine appends to it; any number of readers follow, each
+// from where it likes and as fast as it can, so that no reader holds up the model.
+type answer struct {
+	chatID   string
+	question StoredMessage
+	settings settings
+	end      context.CancelCauseFunc
+	done     chan struct{} // closed when finish is set, after the history was written
+
+	mu      sync.Mutex
+	text    string        // cleaned; only grows, by whole characters
+	more    chan struct{} // closed and replaced when something changes
+	ended   bool
+	finish  string     // why it ended, or
+	failure *httpError // why it failed
+}
+
+// settings are a request's, after clamping.
+type settings struct {
+	NewTokens int
+	Rounds    int
+}
+
+func newAnswer(chatID string, question StoredMessage, s settings, end context.CancelCauseFunc) *answer {
+	return &answer{chatID: chatID, question: question, settings: s, end: end,
+		done: make(chan struct{}), more: make(chan struct{})}
+}
+
+// append adds text and wakes the readers.
+func (a *answer) append(text string) {
+	if text == "" {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.text += text
+	close(a.more)
+	a.more = make(chan struct{})
+}
+
+// close ends the answer, well (failure nil) or not.
+func (a *answer) close(finish string, failure *httpError) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ended, a.finish, a.failure = true, finish, failure
+	close(a.more)
+	close(a.done)
+}
+
+// answerState is what a reader sees of an answer at one moment.
+type answerState struct {
+	text    string
+	ended   bool
+	finish  string
+	failure *httpError
+	more    <-chan struct{} // closed at the next change
+}
+
+func (a *answer) state() answerState {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return answerState{a.text, a.ended, a.finish, a.failure, a.more}
+}
+
+// conversations keeps what is going on in them: at most one answer in each, requests waiting for their turn behind it.
+type conversations struct {
+	mu   sync.Mutex
+	busy map[string]*turn
+}
+
+// turn is the right to answer in one conversation, passed from request to request in order of arrival.
+type turn struct {
+	holders int           // requests that have it or wait for it
+	token   chan struct{} // capacity 1; holding it is holding the turn
+	answer  *answer       // the running one; nil before it starts
+}
+
+// acquire waits for the turn in a conversation; without wait, it gives errBusy instead. The turn must be released.
+func (c *conversations) acquire(ctx context.Context, id string, wait bool) error {
+	c.mu.Lock()
+	t := c.busy[id]
+	if t == nil {
+		if c.busy == nil {
+			c.busy = map[string]*turn{}
+		}
+		t = &turn{token: make(chan struct{}, 1)}
+		c.busy[id] = t
+	} else if !wait {
+		c.mu.Unlock()
+		return errBusy
+	}
+	t.holders++
+	c.mu.Unlock()
+	select {
+	case t.token <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		c.drop(id, t)
+		return context.Cause(ctx)
+	}
+}
+
+// release passes the turn on.
+func (c *conversations) release(id string) {
+	c.mu.Lock()
+	t := c.busy[id]
+	t.answer = nil
+	c.mu.Unlock()
+	c.drop(id, t) // first: whoever asks from here on finds the conversation free
+	<-t.token
+}
+
+// drop forgets a holder.
+func (c *conversations) drop(id string, t *turn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t.holders--; t.holders == 0 {
+		delete(c.busy, id)
+	}
+}
+
+// start shows the answer of the turn's holder to others.
+func (c *conversations) start(a *answer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy[a.chatID].answer = a
+}
+
+// running is the answer that is being generated in a conversation, or nil.
+func (c *conversations) running(id string) *answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.busy[id]; t != nil {
+		return t.answer
+	}
+	return nil
+}
+
+// endAll ends every running answer.
+func (c *conversations) endAll(cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.busy {
+		if t.answer != nil {
+			t.answer.end(cause)
+		}
+	}
+}

@@ -1,0 +1,45 @@
+package serve
+
+import (
+	"context"
+
+	"chulengo/engine"
+)
+
+// Roles of messages.
+const (
+	RoleSystem    = "system"
+	RoleUser      = "user"
+	RoleAssistant = "assistant"
+)
+
+// Message is one message of a chat, as the chat template takes it.
+type Message struct {
+	Role    string
+	Content string
+}
+
+// Backend is a loaded model as the server sees it. Its methods are called concurrently.
+type Backend interface {
+	// Info describes the model; it does not change.
+	Info() ModelInfo
+
+	// Prompt renders messages through the chat template, up to where the assistant's answer begins. Special tokens
+	// come from the template alone: text of messages that spells one stays text.
+	Prompt(messages []Message) ([]int32, error)
+
+	// Generate continues a prompt as engine.Engine does: emit is called for every token, in order; an error that it
+	// returns ends the answer. When ctx is cancelled, Generate returns soon, with what it has or with ctx's error.
+	Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error)
+}
+
+// ModelInfo is what the page tells about a model.
+type ModelInfo struct {
+	Name     string          // short, as in a path: chulengo-demo
+	Display  string          // as people write it
+	Llama    bool            // Llama weights: the page shows "Built with Llama"
+	Scout    bool            // Llama-4-Scout: the page uses the tutorial's own texts
+	Demo     bool            // the embedded demo checkpoint
+	Context  int             // tokens of prompt and answer together
+	Sampling engine.Sampling // for requests that say nothing; Seed 0: a fresh seed for every answer
+}

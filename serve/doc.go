@@ -1,0 +1,37 @@
+// Package serve is the chat server: the tutorial's HTTP routes, what the chat page needs besides, and the history.
+//
+// # Terms
+//
+// A conversation is a list of messages under an id. A round is a question (user) with its answer (assistant). A browser
+// session is what one signed cookie stands for. An answer is running from the question's acceptance until its text is in
+// the history; its readers are the HTTP responses that carry it.
+//
+// # Life
+//
+// New opens the address, the history and the session key, so that what can fail early does. Run serves at once, while
+// the model loads elsewhere: SetProgress tells how far that is, then SetReady brings the model, or Fail ends Run with
+// the reason. When Run's context is over, running answers may finish, new questions get 503; Close ends it at once.
+//
+// # Who may use a conversation
+//
+// It belongs to the browser session that made it (by opening the page, or by asking in it first), if there was one.
+// Lists show a session its own. A request without a session, as programs send it, needs the id alone, and an id is 122
+// random bits unless its client chose another. Another browser session does not reach it even by its id: the page's
+// routes and /api/generate say 404, /api/clear_history "无效的会话ID", and /api/stop stops nothing. Conversations that no
+// session made are open to every client that knows the id. Requests caused by another site's page (by Sec-Fetch-Site,
+// else by Origin) count as having no session.
+//
+// # What is kept
+//
+// A question and its answer join the history together, when the answer ends by itself, at max_new_tokens, or by
+// POST /api/stop (finish reason stop_requested). An answer that fails, or whose client leaves (unless it asked to
+// detach), leaves no trace, nor does its question. Both are written down from the beginning, and the answer about every
+// second: if the process is killed, or ends before the answer does, the round is in the history when the server is
+// started again, with finish reason interrupted. Rounds ended before the answer's first word are shown but are no part of later
+// prompts. The history keeps everything; only prompts are cut.
+//
+// # One answer at a time
+//
+// In each conversation requests are answered one after the other, in order of arrival; with "detach" they get 409
+// instead of waiting. Different conversations do not wait for one another here.
+package serve

@@ -1,0 +1,170 @@
+// Package fake is a backend that knows what it will say. The tests of serve and of its page talk to it.
+package fake
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"chulengo/engine"
+	"chulengo/serve"
+)
+
+// Backend answers from Script. Its tokens are characters: the prompt of messages has one id for every rune of
+// "role: content\n" lines.
+type Backend struct {
+	Model serve.ModelInfo
+	Delay time.Duration // before every piece of an answer
+
+	// Script gives the pieces of the answer to a prompt, or the error that follows them. nil: Canned.
+	Script func(prompt string) ([]string, error)
+
+	// Hold, if not nil, is received from before every piece: tests decide when the model speaks.
+	Hold chan struct{}
+
+	mu       sync.Mutex
+	requests []engine.Request
+	running  int
+	most     int
+	ended    int
+}
+
+func (b *Backend) Info() serve.ModelInfo { return b.Model }
+
+// Prompt renders messages as lines.
+func (b *Backend) Prompt(messages []serve.Message) ([]int32, error) {
+	var ids []int32
+	for _, m := range messages {
+		for _, r := range m.Role + ": " + m.Content + "\n" {
+			ids = append(ids, r)
+		}
+	}
+	return ids, nil
+}
+
+// Text is the text of a prompt.
+func Text(prompt []int32) string {
+	runes := make([]rune, len(prompt))
+	for i, id := range prompt {
+		runes[i] = id
+	}
+	return string(runes)
+}
+
+// Generate says the script's pieces, one token each, at most r.MaxTokens.
+func (b *Backend) Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error) {
+	b.mu.Lock()
+	b.requests = append(b.requests, r)
+	b.running++
+	b.most = max(b.most, b.running)
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		b.running--
+		b.ended++
+		b.mu.Unlock()
+	}()
+	script := b.Script
+	if script == nil {
+		script = Canned
+	}
+	pieces, failure := script(Text(r.Prompt))
+	result := &engine.Result{Prompt: len(r.Prompt), Finish: engine.FinishStop}
+	for i, piece := range pieces {
+		if i == r.MaxTokens {
+			result.Finish = engine.FinishLength
+			return result, nil
+		}
+		var hold <-chan time.Time
+		if b.Delay > 0 {
+			hold = time.After(b.Delay)
+		} else {
+			now := make(chan time.Time)
+			close(now)
+			hold = now
+		}
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			result.Finish = engine.FinishCancelled
+			return result, nil
+		}
+		if b.Hold != nil {
+			select {
+			case <-b.Hold:
+			case <-ctx.Done():
+				result.Finish = engine.FinishCancelled
+				return result, nil
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			result.Finish = engine.FinishCancelled
+			return result, nil
+		}
+		result.IDs = append(result.IDs, int32(i))
+		result.Text += piece
+		result.Generated++
+		if err := emit(engine.Event{ID: int32(i), Text: piece}); err != nil {
+			return result, err
+		}
+	}
+	return result, failure
+}
+
+// Requests are those that came so far.
+func (b *Backend) Requests() []engine.Request {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]engine.Request(nil), b.requests...)
+}
+
+// Counts says how many answers run, how many ran at once at most, and how many ended.
+func (b *Backend) Counts() (running, most, ended int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.running, b.most, b.ended
+}
+
+// Canned answers the last line of a prompt with something worth rendering. Words in the question choose: "fail" gives
+// an error after a few words, "long" four hundred lines, "markdown" a sample of everything, "empty" nothing.
+func Canned(prompt string) ([]string, error) {
+	lines := strings.Split(strings.TrimSuffix(prompt, "\n"), "\nuser: ")
+	question := strings.TrimPrefix(lines[len(lines)-1], "user: ")
+	var text string
+	switch lower := strings.ToLower(question); {
+	case strings.Contains(lower, "fail"):
+		return pieces("这个回答会失败。"), fmt.Errorf("the fake backend fails as asked")
+	case strings.Contains(lower, "empty"):
+		return nil, nil
+	case strings.Contains(lower, "long"):
+		for i := range 400 {
+			text += fmt.Sprintf("%d. 第 %d 行:the quick brown guanaco 🦙 jumps.\n", i+1, i+1)
+		}
+	case strings.Contains(lower, "markdown"):
+		text = markdown
+	default:
+		text = fmt.Sprintf("你问的是:“%s”。\n\n我是一个**假的**模型,只会慢慢地说这几句话。🦙 I only speak *slowly*.<|eot|>", question)
+	}
+	return pieces(text), nil
+}
+
+// pieces cuts a text as a tokenizer might: into runs of up to three characters.
+func pieces(text string) []string {
+	var list []string
+	runes := []rune(text)
+	for i := 0; i < len(runes); {
+		n := min(1+i%3, len(runes)-i)
+		list = append(list, string(runes[i:i+n]))
+		i += n
+	}
+	return list
+}
+
+const markdown = "# 标题 Heading\n\nA paragraph with **bold**, *italic*, `code`, a [link](https://example.com) and " +
+	"<script>alert('no')</script> <img src=x onerror=alert(1)>.\n\n" +
+	"- one\n- two\n  - nested\n\n1. first\n2. second\n\n> a quotation\n\n" +
+	"| a | b |\n|---|---|\n| 1 | 2 |\n\n" +
+	"```go\npackage main\n\nfunc main() {\n\tprintln(\"你好, llama\") // <b>not bold</b>\n}\n```\n\n" +
+	"[bad](javascript:alert(1)) and the end."
