@@ -18,11 +18,22 @@ type Weight interface {
 
 // WeightSpec says what a Weight will hold.
 type WeightSpec struct {
-	Name    string // the (first) tensor's name in the checkpoint, for errors
-	Parts   []int  // outputs N of each part
-	K       int    // inputs
-	Experts int    // at least 1
-	Split   Split  // how several ranks share it
+	Names   []string // tensors in the checkpoint, for errors: one for each part, or one that holds all parts
+	Parts   []int    // outputs N of each part
+	K       int      // inputs
+	Experts int      // at least 1
+	Split   Split    // how several ranks share it
+}
+
+// Tensor is the name of the checkpoint's tensor that holds a part.
+func (s WeightSpec) Tensor(part int) string {
+	switch {
+	case part >= 0 && part < len(s.Names):
+		return s.Names[part]
+	case len(s.Names) > 0:
+		return s.Names[0]
+	}
+	return "weight"
 }
 
 // Split says how the ranks of a group of devices share a weight.
@@ -58,20 +69,20 @@ func (m Matrix) RowStride() int {
 // Check compares the matrix with what its weight expects.
 func (m Matrix) Check(s WeightSpec, part, expert int) error {
 	if part < 0 || part >= len(s.Parts) || expert < 0 || expert >= s.Experts {
-		return fmt.Errorf("kernels: %s: part %d expert %d: want part < %d, expert < %d", s.Name, part, expert, len(s.Parts), s.Experts)
+		return fmt.Errorf("kernels: %s: part %d expert %d: want part < %d, expert < %d", s.Tensor(part), part, expert, len(s.Parts), s.Experts)
 	}
 	if m.N != s.Parts[part] || m.K != s.K {
-		return fmt.Errorf("kernels: %s part %d expert %d: want [%d, %d], got [%d, %d]", s.Name, part, expert, s.Parts[part], s.K, m.N, m.K)
+		return fmt.Errorf("kernels: %s expert %d: want [%d, %d], got [%d, %d]", s.Tensor(part), expert, s.Parts[part], s.K, m.N, m.K)
 	}
 	rows, cols := m.N, m.K
 	if m.InOut {
 		rows, cols = m.K, m.N
 	}
 	if m.RowStride() < cols {
-		return fmt.Errorf("kernels: %s part %d expert %d: want a row stride of at least %d, got %d", s.Name, part, expert, cols, m.RowStride())
+		return fmt.Errorf("kernels: %s expert %d: want a row stride of at least %d, got %d", s.Tensor(part), expert, cols, m.RowStride())
 	}
 	if want := ((rows-1)*m.RowStride() + cols) * m.Format.Size(); rows > 0 && len(m.Data) < want {
-		return fmt.Errorf("kernels: %s part %d expert %d: want %d bytes, got %d", s.Name, part, expert, want, len(m.Data))
+		return fmt.Errorf("kernels: %s expert %d: want %d bytes, got %d", s.Tensor(part), expert, want, len(m.Data))
 	}
 	return nil
 }

@@ -125,7 +125,7 @@ func (c *Config) visionTable(prefix string) []weight {
 }
 
 func vector(into *kernels.Weight, module string, n int, name string) weight {
-	return weight{into, kernels.WeightSpec{Name: name, Parts: []int{1}, K: n, Experts: 1},
+	return weight{into, kernels.WeightSpec{Names: []string{name}, Parts: []int{1}, K: n, Experts: 1},
 		[]Tensor{{Name: name, Shape: []int{n}, Module: module}}}
 }
 
@@ -135,7 +135,7 @@ func matrix(into *kernels.Weight, module string, s kernels.Split, in, out int, n
 
 // parts are matrices [out, in] that read one input.
 func parts(into *kernels.Weight, module string, s kernels.Split, in int, outs []int, names ...string) weight {
-	w := weight{into: into, spec: kernels.WeightSpec{Name: names[0], Parts: outs, K: in, Experts: 1, Split: s}}
+	w := weight{into: into, spec: kernels.WeightSpec{Names: names, Parts: outs, K: in, Experts: 1, Split: s}}
 	for i, name := range names {
 		w.tensors = append(w.tensors, Tensor{Name: name, Shape: []int{outs[i], in}, Module: module, part: i})
 	}
@@ -148,6 +148,6 @@ func experts(into *kernels.Weight, s kernels.Split, n, in int, outs []int, name 
 	for _, o := range outs {
 		total += o
 	}
-	return weight{into, kernels.WeightSpec{Name: name, Parts: outs, K: in, Experts: n, Split: s},
+	return weight{into, kernels.WeightSpec{Names: []string{name}, Parts: outs, K: in, Experts: n, Split: s},
 		[]Tensor{{Name: name, Shape: []int{n, in, total}, Module: "experts", fused: true}}}
 }
