@@ -167,6 +167,9 @@ func TestMalformed(t *testing.T) {
 			if math.MaxInt < math.MaxInt64 && strings.Contains(c.what, "2^63") {
 				t.Skip("a 32-bit machine overflows earlier")
 			}
+			if math.MaxInt < math.MaxInt64 && c.fault == Overflow {
+				c.says = "" // a 32-bit machine overflows earlier, with another text
+			}
 			_, err := Parse("shard.safetensors", c.data)
 			checkFault(t, err, c.fault, "shard.safetensors", c.tensor, c.says)
 			// The same fault through a mapping of a real file.
