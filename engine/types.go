@@ -1,10 +1,23 @@
 // Package engine turns prompts into tokens: it keeps the sequences that are being generated, their key/value pages, and
 // the rules by which a token is drawn and an answer ends. One goroutine owns the device; requests reach it through
 // Generate and get their tokens through a callback.
+//
+// # Words
+//
+// A request is what a caller asks for; a sequence is a request that has pages, and its position is the number of its
+// tokens that the model has read. A step is one forward pass over one batch: first a decode row for each sequence whose
+// prompt was read, then pieces of prompts. A page is the unit of key/value memory; pages come in two groups, global and
+// chunked (package kernels says which layers use which), and pages of a chunk that a sequence has left are freed after
+// the step.
+//
+// # Order
+//
+// Requests are admitted first come, first served, each as soon as its worst case of pages (prompt and MaxTokens) is
+// free, so that a sequence once admitted always runs to its end. All admitted sequences decode together. A request's
+// tokens depend on its own fields only, never on what else runs.
 package engine
 
 import (
-	"fmt"
 	"time"
 
 	"chulengo/kernels"
@@ -15,7 +28,7 @@ type Request struct {
 	Prompt    []int32 // token ids, begin-of-text included
 	Sampling  Sampling
 	MaxTokens int      // tokens to generate at most; 0: as many as the context holds
-	Stop      []string // the answer ends before the first of these; it is never part of the text
+	Stop      []string // the answer ends before the first of these to be complete; it is never part of the text
 	StopIDs   []int32  // ids that end the answer; nil: the checkpoint's
 	IgnoreEOS bool     // the checkpoint's stop ids do not end the answer (StopIDs and Stop still do)
 	LogProbs  bool     // report the log-probability of every chosen token
@@ -50,13 +63,14 @@ type FinishReason string
 const (
 	FinishStop      FinishReason = "stop"      // a stop id or a stop string
 	FinishLength    FinishReason = "length"    // MaxTokens, or the context is full
-	FinishCancelled FinishReason = "cancelled" // the context of the request was cancelled
+	FinishCancelled FinishReason = "cancelled" // the context of the request was cancelled, or emit gave an error
+	FinishError     FinishReason = "error"     // the device failed, or the engine was closed
 )
 
 // Result is a whole answer.
 type Result struct {
 	IDs       []int32 // generated ids, the stop id included if there was one
-	Text      string  // their text: without special tokens, cut before a stop string
+	Text      string  // the texts of the events: without special tokens and the stop id, cut before a stop string
 	LogProbs  []float32
 	Finish    FinishReason
 	Prompt    int // tokens in the prompt
@@ -76,11 +90,4 @@ type Timings struct {
 type Tap struct {
 	At  kernels.Point
 	Row func(pos int, value []float32) // value [columns]
-}
-
-// ContextError says that a prompt does not fit.
-type ContextError struct{ Prompt, MaxTokens, Context int }
-
-func (e *ContextError) Error() string {
-	return fmt.Sprintf("engine: the prompt has %d tokens; with at most %d more it exceeds the context of %d", e.Prompt, e.MaxTokens, e.Context)
 }

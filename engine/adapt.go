@@ -1,0 +1,50 @@
+package engine
+
+import (
+	"fmt"
+
+	"chulengo/kernels"
+	"chulengo/model"
+)
+
+// ForModel lets the engine run a loaded checkpoint. Keys and values are float32.
+// g's stop ids end answers; without g those of the configuration do.
+func ForModel(m *model.Model, g *model.Generation) Model {
+	c := m.Config
+	widths := map[kernels.Point]int{}
+	for _, h := range model.Hooks(c) {
+		widths[h.At] = h.Width()
+	}
+	s := Spec{
+		Vocab: c.Vocab, Context: c.Context, StopIDs: c.EOS,
+		KV: c.KVSpec(kernels.F32, 0),
+		Columns: func(p kernels.Point) (int, error) {
+			if w, ok := widths[p]; ok {
+				return w, nil
+			}
+			return 0, fmt.Errorf("layer %d hook %d", p.Layer, p.Hook)
+		},
+	}
+	for l := range c.Layers {
+		s.Chunk = max(s.Chunk, c.ChunkSize(l))
+	}
+	if g != nil {
+		s.StopIDs = g.EOS
+	}
+	return llama{m, s}
+}
+
+type llama struct {
+	*model.Model
+	spec Spec
+}
+
+func (l llama) Spec() Spec { return l.spec }
+
+// Defaults is how the checkpoint's makers draw tokens.
+func Defaults(g *model.Generation) Sampling {
+	if g == nil || !g.Sample {
+		return Sampling{}
+	}
+	return Sampling{Temperature: float32(g.Temperature), TopK: g.TopK, TopP: float32(g.TopP)}
+}

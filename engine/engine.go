@@ -1,0 +1,230 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"chulengo/kernels"
+)
+
+// Engine runs requests on one device.
+type Engine struct {
+	spec      Spec
+	tokenizer Tokenizer // nil: no text
+	options   Options
+	context   int // tokens that one sequence may have
+	device    kernels.Device
+	forward   func()
+	wake      chan struct{} // capacity 1: something changed
+	done      chan struct{} // closed when the engine's goroutine has ended
+	closeErr  error         // of the key/value memory; valid once done is closed
+
+	mu      sync.Mutex
+	queue   []*sequence // submitted, not admitted
+	closing bool        // no more requests
+	cancel  bool        // and those that run end now
+	broken  error       // the device panicked: its state is unknown
+	stats   Stats
+
+	// Of the engine's goroutine.
+	pools   [kernels.Groups]*pool
+	running []*sequence // admitted, in order of admission
+	batch   kernels.Batch
+	parts   []part
+}
+
+// New starts an engine for m on dev, which must not be used otherwise until the engine was closed; the caller closes it
+// afterwards. tok is nil for a checkpoint without a tokenizer: events then have no text.
+func New(m Model, tok Tokenizer, dev kernels.Device, o Options) (*Engine, error) {
+	e := &Engine{
+		spec: m.Spec(), tokenizer: tok, options: o, device: dev,
+		forward: func() { m.Forward(dev) },
+		wake:    make(chan struct{}, 1),
+		done:    make(chan struct{}),
+	}
+	if err := e.spec.check(); err != nil {
+		return nil, err
+	}
+	if err := e.options.fill(&e.spec); err != nil {
+		return nil, err
+	}
+	pages, err := e.options.sizePages(&e.spec)
+	if err != nil {
+		return nil, err
+	}
+	e.context = e.options.longest(&e.spec, pages)
+	kv := e.spec.KV
+	kv.PageTokens, kv.Pages = e.options.PageTokens, pages
+	for g := range pages {
+		e.pools[g] = newPool(pages[g])
+		e.stats.Pages[g].Total = pages[g]
+		e.stats.Pages[g].Bytes = kv.PageBytes(g)
+	}
+	if e.batch.KV, err = dev.NewKV(kv); err != nil {
+		return nil, fmt.Errorf("engine: keys and values: %w", err)
+	}
+	go e.run()
+	return e, nil
+}
+
+// Context is the number of tokens that prompt and answer of one request may have together: the model's, or fewer where
+// memory for keys and values is short.
+func (e *Engine) Context() int { return e.context }
+
+// run is the engine's goroutine. It alone touches the device.
+func (e *Engine) run() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(e.done)
+	for {
+		stop, busy := e.turn()
+		if stop {
+			break
+		}
+		if !busy {
+			<-e.wake
+		}
+	}
+	if err := e.batch.KV.Close(); err != nil {
+		e.closeErr = fmt.Errorf("engine: keys and values: %w", err)
+	}
+}
+
+// turn admits, runs one step and reports whether the engine is to stop and whether there was a step. A panic on the way
+// (a mistake in the model, the device or here) ends every request with an error, and those to come.
+func (e *Engine) turn() (stop, busy bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			stack := make([]byte, 16<<10)
+			stack = stack[:runtime.Stack(stack, false)]
+			e.breakDown(fmt.Errorf("engine: panic: %v\n%s", p, stack))
+			stop, busy = false, true
+		}
+	}()
+	if e.schedule() {
+		return true, false
+	}
+	if !e.plan() {
+		return false, false
+	}
+	e.step()
+	if e.options.check != nil {
+		e.options.check()
+	}
+	return false, true
+}
+
+// schedule drops sequences whose callers went away and admits waiting ones. stop says that the engine is to end.
+func (e *Engine) schedule() (stop bool) {
+	for _, s := range slices.Clone(e.running) {
+		if s.left.Load() {
+			e.drop(s)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.cancel || e.broken != nil {
+		err := e.broken
+		if err == nil {
+			err = ErrClosed
+		}
+		for _, s := range append(slices.Clone(e.running), e.queue...) {
+			s.release()
+			s.mail.put(letter{at: time.Now(), end: FinishError, err: err})
+		}
+		e.running, e.queue = nil, nil
+	}
+	for len(e.queue) > 0 && len(e.running) < e.options.MaxSequences && e.admit(e.queue[0]) {
+		e.running = append(e.running, e.queue[0])
+		e.queue = slices.Delete(e.queue, 0, 1)
+	}
+	e.gauge()
+	return e.closing && len(e.running)+len(e.queue) == 0
+}
+
+// drop takes an admitted sequence out and frees its pages.
+func (e *Engine) drop(s *sequence) {
+	if i := slices.Index(e.running, s); i >= 0 {
+		e.running = slices.Delete(e.running, i, i+1)
+	}
+	s.release()
+}
+
+// breakDown fails everything, now and later. The pages are not given back: nobody will use them.
+func (e *Engine) breakDown(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.broken == nil {
+		e.broken = &StepError{err}
+	}
+	for _, s := range append(slices.Clone(e.running), e.queue...) {
+		s.mail.put(letter{at: time.Now(), end: FinishError, err: e.broken})
+	}
+	e.running, e.queue = nil, nil
+}
+
+// submit puts a sequence into the queue.
+func (e *Engine) submit(s *sequence) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.broken != nil:
+		return e.broken
+	case e.closing:
+		return ErrClosed
+	case e.stats.Running+len(e.queue) >= e.options.MaxSequences+e.options.MaxQueue:
+		e.stats.Refused++
+		return ErrBusy
+	}
+	e.queue = append(e.queue, s)
+	e.stats.Requests++
+	e.stats.Queued = len(e.queue)
+	poke(e.wake)
+	return nil
+}
+
+// leave tells the engine that the caller of s went away.
+func (e *Engine) leave(s *sequence) {
+	s.left.Store(true)
+	e.mu.Lock()
+	if i := slices.Index(e.queue, s); i >= 0 {
+		e.queue = slices.Delete(e.queue, i, i+1)
+		e.stats.Queued = len(e.queue)
+	}
+	e.mu.Unlock()
+	poke(e.wake)
+}
+
+// Shutdown takes no more requests and returns when those that were accepted have ended. If ctx ends first they are
+// cancelled, as Close does, and its error is returned.
+func (e *Engine) Shutdown(ctx context.Context) error {
+	e.close(false)
+	select {
+	case <-e.done:
+		return e.closeErr
+	case <-ctx.Done():
+		e.close(true)
+		<-e.done
+		return context.Cause(ctx)
+	}
+}
+
+// Close ends every request with ErrClosed and stops the engine within one step. The device stays open. Close may be
+// called again.
+func (e *Engine) Close() error {
+	e.close(true)
+	<-e.done
+	return e.closeErr
+}
+
+func (e *Engine) close(cancel bool) {
+	e.mu.Lock()
+	e.closing = true
+	e.cancel = e.cancel || cancel
+	e.mu.Unlock()
+	poke(e.wake)
+}

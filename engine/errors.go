@@ -1,0 +1,37 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrBusy says that too many requests wait already.
+	ErrBusy = errors.New("engine: busy: the queue is full")
+	// ErrClosed says that the engine takes no more requests, or was closed while the request ran.
+	ErrClosed = errors.New("engine: closed")
+)
+
+// ParamError says that a field of a request has a value that cannot be served. Nothing was enqueued.
+type ParamError struct {
+	Field string // in the spelling of the HTTP API: "temperature", "top_p", "prompt"
+	Want  string
+	Got   string
+}
+
+func (e *ParamError) Error() string {
+	return fmt.Sprintf("engine: %s: want %s, got %s", e.Field, e.Want, e.Got)
+}
+
+// ContextError says that a prompt does not fit.
+type ContextError struct{ Prompt, MaxTokens, Context int }
+
+func (e *ContextError) Error() string {
+	return fmt.Sprintf("engine: the prompt has %d tokens; with at most %d more it exceeds the context of %d", e.Prompt, e.MaxTokens, e.Context)
+}
+
+// StepError says that the device or the model failed while the request ran.
+type StepError struct{ Err error }
+
+func (e *StepError) Error() string { return fmt.Sprintf("engine: step failed: %v", e.Err) }
+func (e *StepError) Unwrap() error { return e.Err }

@@ -1,0 +1,133 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"sort"
+
+	"chulengo/kernels"
+)
+
+// Options sizes an engine. Zero values mean the defaults.
+type Options struct {
+	MaxSequences int   // sequences that run at a time; default 8
+	MaxQueue     int   // requests that may wait when so many run; default 64; negative: none
+	StepTokens   int   // rows of one step at most, unless more sequences than that decode; default 512
+	Context      int   // tokens of one sequence at most; default: the model's
+	KVBytes      int64 // memory for keys and values at most; default 4 GiB, less where the context needs less
+	PageTokens   int   // tokens of one page; default 32
+
+	check func() // tests: runs on the engine's goroutine after every step
+}
+
+// Defaults of Options. 512 rows keep the CPU's prefill cache-blocked and bound the time that decoding sequences wait for
+// a neighbour's prompt; a page of 32 tokens wastes little on short chats and keeps page tables short.
+const (
+	defaultSequences  = 8
+	defaultQueue      = 64
+	defaultStepTokens = 512
+	defaultPageTokens = 32
+	defaultKVBytes    = 4 << 30
+)
+
+func (o *Options) fill(s *Spec) error {
+	for _, f := range []struct {
+		name  string
+		value *int
+		def   int
+	}{
+		{"MaxSequences", &o.MaxSequences, defaultSequences},
+		{"StepTokens", &o.StepTokens, defaultStepTokens},
+		{"PageTokens", &o.PageTokens, defaultPageTokens},
+		{"Context", &o.Context, s.Context},
+	} {
+		if *f.value < 0 {
+			return fmt.Errorf("engine: options: %s: want at least 1, or 0 for the default, got %d", f.name, *f.value)
+		}
+		if *f.value == 0 {
+			*f.value = f.def
+		}
+	}
+	if o.Context > s.Context {
+		return fmt.Errorf("engine: options: Context: want at most the model's %d, got %d", s.Context, o.Context)
+	}
+	switch {
+	case o.MaxQueue == 0:
+		o.MaxQueue = defaultQueue
+	case o.MaxQueue < 0:
+		o.MaxQueue = 0
+	}
+	switch {
+	case o.KVBytes < 0:
+		return fmt.Errorf("engine: options: KVBytes: want at least 1, or 0 for the default, got %d", o.KVBytes)
+	case o.KVBytes == 0:
+		o.KVBytes = defaultKVBytes
+	}
+	return nil
+}
+
+// pagesFor is the number of pages that hold positions [0, tokens), chunk by chunk: no page straddles a chunk.
+func pagesFor(chunk, pageTokens, tokens int) int {
+	if chunk == 0 {
+		return ceil(tokens, pageTokens)
+	}
+	return tokens/chunk*ceil(chunk, pageTokens) + ceil(tokens%chunk, pageTokens)
+}
+
+// worstPages is the largest number of pages that a sequence of the given tokens holds at a time when its steps have at
+// most piece rows. Chunks that were left are freed after each step, so the worst piece begins on the last slot of one
+// chunk and holds that chunk and everything it enters.
+func worstPages(chunk, pageTokens, piece, tokens int) int {
+	all := pagesFor(chunk, pageTokens, tokens)
+	if chunk == 0 {
+		return all
+	}
+	return min(all, ceil(chunk, pageTokens)+pagesFor(chunk, pageTokens, piece-1))
+}
+
+func ceil(a, b int) int { return (a + b - 1) / b }
+
+// sizePages shares out the memory: as many tokens for each of MaxSequences as fit, up to Context. A lone sequence may
+// take more than its share.
+func (o *Options) sizePages(s *Spec) (pages [kernels.Groups]int, err error) {
+	kv := s.KV
+	kv.PageTokens = o.PageTokens
+	size := func(tokens int) (p [kernels.Groups]int, bytes float64) {
+		for g := range p {
+			p[g] = o.MaxSequences * worstPages(groupChunk(s, g), o.PageTokens, o.StepTokens, tokens)
+			bytes += float64(p[g]) * float64(kv.PageBytes(g))
+		}
+		return p, bytes
+	}
+	fits := func(tokens int) bool {
+		p, bytes := size(tokens)
+		return bytes <= float64(o.KVBytes) && max(p[kernels.GroupGlobal], p[kernels.GroupChunked]) <= math.MaxInt32
+	}
+	tokens := sort.Search(o.Context, func(i int) bool { return !fits(i + 1) }) // the largest that fits
+	if tokens == 0 {
+		_, bytes := size(1)
+		return pages, fmt.Errorf("engine: options: KVBytes: want at least %.0f for one page per group and sequence, got %d", bytes, o.KVBytes)
+	}
+	pages, _ = size(tokens)
+	return pages, nil
+}
+
+// longest is the largest number of tokens that one sequence may have with the given pages.
+func (o *Options) longest(s *Spec, pages [kernels.Groups]int) int {
+	return sort.Search(o.Context, func(i int) bool {
+		for g := range pages {
+			if worstPages(groupChunk(s, g), o.PageTokens, o.StepTokens, i+1) > pages[g] {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// groupChunk is the chunk size of a page group; 0: it sees everything.
+func groupChunk(s *Spec, group int) int {
+	if group == kernels.GroupChunked {
+		return s.Chunk
+	}
+	return 0
+}
