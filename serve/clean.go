@@ -54,7 +54,7 @@ func (c *cleaner) Close() string {
 
 // release passes text on, except for white space that may turn out to surround the answer.
 func (c *cleaner) release(text string) string {
-	text = strings.ToValidUTF8(text, "\uFFFD")
+	text = string([]rune(text)) // a replacement character for each byte that belongs to none
 	if !c.started {
 		text = strings.TrimLeftFunc(text, unicode.IsSpace)
 		c.started = text != ""

@@ -88,6 +88,8 @@ func (s *Server) follow(c echo.Context, a *answer, from int, tied, atOnce bool) 
 	if atOnce && e.open() != nil {
 		return gone()
 	}
+	// The connection outlives the stream.
+	defer func() { _ = e.control.SetWriteDeadline(time.Time{}) }()
 	ping := time.NewTicker(s.options.KeepAlive)
 	defer ping.Stop()
 	for {

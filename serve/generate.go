@@ -60,7 +60,11 @@ func (s *Server) generate(c echo.Context) error {
 	if _, err := s.conversation(c, id); err != nil && !errors.Is(err, ErrNoConversation) {
 		return err
 	}
-	a, err := s.ask(c.Request().Context(), backend, ask{id, who.owner, question, set, detach})
+	ctx := c.Request().Context()
+	if detach {
+		ctx = context.WithoutCancel(ctx) // not even while the question is being written down
+	}
+	a, err := s.ask(ctx, backend, ask{id, who.owner, question, set, detach})
 	if err != nil {
 		return err
 	}

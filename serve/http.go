@@ -67,6 +67,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("Referrer-Policy", "same-origin")
 		c.Set("log", log)
+		if c.Request().Body != http.NoBody {
+			_ = http.NewResponseController(c.Response()).SetReadDeadline(began.Add(bodyTime)) // where there are deadlines
+		}
 		c.Set("lang", requestLang(c.Request()))
 		defer func() {
 			if p := recover(); p != nil {
@@ -154,15 +157,12 @@ const bodyTime = time.Minute
 
 // fields reads the request's JSON object and takes note of its language.
 func (s *Server) fields(c echo.Context) (fields, error) {
-	// A deadline that outlived the body would end the request's context in the midst of an answer.
-	deadlines := http.NewResponseController(c.Response())
-	if deadlines.SetReadDeadline(time.Now().Add(bodyTime)) == nil {
-		defer deadlines.SetReadDeadline(time.Time{})
-	}
 	f, err := readFields(c.Response(), c.Request(), s.options.BodyLimit)
 	if err != nil {
 		return nil, err
 	}
+	// A deadline that outlived the body would end the request's context in the midst of an answer.
+	_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Time{})
 	c.Set("lang", f.lang(language(c)))
 	return f, nil
 }

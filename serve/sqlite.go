@@ -107,16 +107,11 @@ func problemOf(err error) StoreProblem {
 
 // prepare takes the lock, checks and migrates the database, and settles the rounds that a killed process left behind.
 func (s *sqliteStore) prepare(ctx context.Context) error {
-	for _, pragma := range []string{
-		"PRAGMA locking_mode = EXCLUSIVE", // before WAL, which then needs no shared memory
-		"PRAGMA busy_timeout = 300",
-		"PRAGMA journal_mode = WAL",
-		"PRAGMA synchronous = NORMAL",
-		"PRAGMA foreign_keys = ON",
-	} {
-		if _, err := s.db.ExecContext(ctx, pragma); err != nil {
-			return err
-		}
+	if err := s.pragmas(ctx,
+		"locking_mode = EXCLUSIVE", // before the first access: WAL then needs no shared memory
+		"busy_timeout = 300",
+	); err != nil {
+		return err
 	}
 	var verdict string
 	if err := s.db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
@@ -138,6 +133,9 @@ func (s *sqliteStore) prepare(ctx context.Context) error {
 	if version == 0 && tables > 0 {
 		return &StoreError{Problem: StoreDamaged, Err: errors.New("another program's database")}
 	}
+	if err := s.pragmas(ctx, "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"); err != nil {
+		return err
+	}
 	return s.change(ctx, func(tx *sql.Tx) error {
 		for v := version; v < len(migrations); v++ {
 			if _, err := tx.Exec(migrations[v]); err != nil {
@@ -155,6 +153,15 @@ func (s *sqliteStore) prepare(ctx context.Context) error {
 			time.Now().Add(-forgottenAfter).UnixMilli())
 		return err
 	})
+}
+
+func (s *sqliteStore) pragmas(ctx context.Context, list ...string) error {
+	for _, pragma := range list {
+		if _, err := s.db.ExecContext(ctx, "PRAGMA "+pragma); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settle makes rounds without an end part of the history.
