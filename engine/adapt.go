@@ -48,3 +48,13 @@ func Defaults(g *model.Generation) Sampling {
 	}
 	return Sampling{Temperature: float32(g.Temperature), TopK: g.TopK, TopP: float32(g.TopP)}
 }
+
+// ForTokenizer lets the engine decode with a tokenizer whose decoders have a type of their own. A checkpoint without a
+// tokenizer has nil instead.
+func ForTokenizer[D Decoder](t interface{ NewDecoder() D }) Tokenizer { return decoders[D]{t} }
+
+type decoders[D Decoder] struct {
+	tokenizer interface{ NewDecoder() D }
+}
+
+func (d decoders[D]) NewDecoder() Decoder { return d.tokenizer.NewDecoder() }

@@ -101,21 +101,30 @@ func (e *Engine) turn() (stop, busy bool) {
 		if p := recover(); p != nil {
 			stack := make([]byte, 16<<10)
 			stack = stack[:runtime.Stack(stack, false)]
-			e.breakDown(fmt.Errorf("engine: panic: %v\n%s", p, stack))
-			stop, busy = false, true
+			e.breakDown(&StepError{fmt.Errorf("panic: %v", p), stack})
+			stop, busy = false, false
 		}
 	}()
+	if e.dead() {
+		return e.ending(), false
+	}
 	if e.schedule() {
 		return true, false
 	}
+	e.checkpoint()
 	if !e.plan() {
 		return false, false
 	}
 	e.step()
+	e.checkpoint()
+	return false, true
+}
+
+// checkpoint is where tests look at the engine.
+func (e *Engine) checkpoint() {
 	if e.options.check != nil {
 		e.options.check()
 	}
-	return false, true
 }
 
 // schedule drops sequences whose callers went away and admits waiting ones. stop says that the engine is to end.
@@ -127,14 +136,10 @@ func (e *Engine) schedule() (stop bool) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.cancel || e.broken != nil {
-		err := e.broken
-		if err == nil {
-			err = ErrClosed
-		}
+	if e.cancel {
 		for _, s := range append(slices.Clone(e.running), e.queue...) {
 			s.release()
-			s.mail.put(letter{at: time.Now(), end: FinishError, err: err})
+			s.mail.put(letter{at: time.Now(), end: FinishError, err: ErrClosed})
 		}
 		e.running, e.queue = nil, nil
 	}
@@ -154,13 +159,25 @@ func (e *Engine) drop(s *sequence) {
 	s.release()
 }
 
-// breakDown fails everything, now and later. The pages are not given back: nobody will use them.
-func (e *Engine) breakDown(err error) {
+// dead says that the engine only waits to be closed.
+func (e *Engine) dead() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.broken == nil {
-		e.broken = &StepError{err}
-	}
+	return e.broken != nil
+}
+
+func (e *Engine) ending() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.closing
+}
+
+// breakDown fails everything, now and later. The pages are not given back: nobody will use them.
+func (e *Engine) breakDown(err *StepError) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.broken = err
+	poke(e.wake) // it may have been closed meanwhile
 	for _, s := range append(slices.Clone(e.running), e.queue...) {
 		s.mail.put(letter{at: time.Now(), end: FinishError, err: e.broken})
 	}

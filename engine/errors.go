@@ -31,7 +31,10 @@ func (e *ContextError) Error() string {
 }
 
 // StepError says that the device or the model failed while the request ran.
-type StepError struct{ Err error }
+type StepError struct {
+	Err   error
+	Stack []byte // of a panic; for logs, not for users
+}
 
 func (e *StepError) Error() string { return fmt.Sprintf("engine: step failed: %v", e.Err) }
 func (e *StepError) Unwrap() error { return e.Err }

@@ -17,7 +17,7 @@ type Options struct {
 	KVBytes      int64 // memory for keys and values at most; default 4 GiB, less where the context needs less
 	PageTokens   int   // tokens of one page; default 32
 
-	check func() // tests: runs on the engine's goroutine after every step
+	check func() // tests: runs on the engine's goroutine after every step and whenever sequences came or went
 }
 
 // Defaults of Options. 512 rows keep the CPU's prefill cache-blocked and bound the time that decoding sequences wait for

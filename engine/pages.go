@@ -103,8 +103,11 @@ func (t *tables) leave(pos int) {
 	}
 }
 
-// release frees everything and the promise.
+// release frees everything and the promise. Tables of a sequence that was never admitted have nothing.
 func (t *tables) release() {
+	if t.pool == nil {
+		return
+	}
 	for _, l := range t.live {
 		t.pool.give(l.pages)
 	}

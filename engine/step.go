@@ -111,7 +111,7 @@ func (e *Engine) step() {
 	for _, p := range e.parts {
 		l := letter{at: now}
 		if err != nil {
-			l.end, l.err = FinishError, &StepError{err}
+			l.end, l.err = FinishError, &StepError{Err: err}
 		} else {
 			e.advance(p, r.Outs, &l)
 		}
@@ -141,7 +141,7 @@ func (e *Engine) advance(p part, outs []kernels.Out, l *letter) {
 	out := outs[p.want]
 	if out.Token < 0 || int(out.Token) >= e.spec.Vocab || out.LogProb != out.LogProb {
 		l.end = FinishError
-		l.err = &StepError{fmt.Errorf("logits at position %d: want a token in [0, %d) with a finite log-probability, got %d with %v",
+		l.err = &StepError{Err: fmt.Errorf("logits at position %d: want a token in [0, %d) with a finite log-probability, got %d with %v",
 			s.pos-1, e.spec.Vocab, out.Token, out.LogProb)}
 		return
 	}

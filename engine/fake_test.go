@@ -1,0 +1,285 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"chulengo/kernels"
+)
+
+// fake is a model and a device in one. A row's hidden state is a hash of every token that it sees through its spans, so
+// that a wrong page, a wrong span or a neighbour's token changes everything after it. Logits are hashes of that state.
+type fake struct {
+	spec     Spec
+	kv       *fakeKV
+	closed   atomic.Bool
+	delay    time.Duration
+	failStep atomic.Bool
+	panics   atomic.Bool
+	script   []int32 // what to draw at position p, instead of a draw from the logits; nil: draw
+	rows     atomic.Int64
+	decoded  atomic.Int64
+	batch    *kernels.Batch
+	err      error
+	outs     []kernels.Out
+}
+
+func newFake(vocab, context, chunk int) *fake {
+	return &fake{spec: Spec{
+		Vocab: vocab, Context: context, Chunk: chunk, StopIDs: []int32{int32(vocab - 1)},
+		KV: kernels.KVSpec{Format: kernels.F32, KVHeads: 1, HeadDim: 2, Layers: [kernels.Groups]int{1, 3}},
+		Columns: func(p kernels.Point) (int, error) {
+			switch p {
+			case kernels.Point{Hook: kernels.HookEmbed}:
+				return 2, nil
+			case kernels.Point{Hook: kernels.HookLogits}:
+				return vocab, nil
+			}
+			return 0, fmt.Errorf("no point %v", p)
+		},
+	}}
+}
+
+func (f *fake) Spec() Spec               { return f.spec }
+func (f *fake) Forward(d kernels.Device) { d.Logits(nil, d.Embed(nil)) }
+
+// fakeKV stores, for every slot, the token and the position written there.
+type fakeKV struct {
+	spec  kernels.KVSpec
+	slots [kernels.Groups][][]slot
+	f     *fake
+}
+
+type slot struct {
+	full       bool
+	token, pos int32
+}
+
+func (k *fakeKV) Copy(int, kernels.Page, kernels.Page) error { return nil }
+func (k *fakeKV) Save(int, kernels.Page, []byte) error       { return nil }
+func (k *fakeKV) Load(int, kernels.Page, []byte) error       { return nil }
+func (k *fakeKV) Close() error                               { k.f.closed.Store(true); return nil }
+
+func (f *fake) NewKV(s kernels.KVSpec) (kernels.KV, error) {
+	k := &fakeKV{spec: s, f: f}
+	for g := range k.slots {
+		k.slots[g] = make([][]slot, s.Pages[g])
+		for p := range k.slots[g] {
+			k.slots[g][p] = make([]slot, s.PageTokens)
+		}
+	}
+	f.kv = k
+	return k, nil
+}
+
+func (f *fake) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
+	out := make(chan kernels.Result, 1)
+	f.batch, f.err, f.outs = b, nil, nil
+	if f.panics.Load() {
+		panic("fake device")
+	}
+	time.Sleep(f.delay)
+	forward()
+	if f.failStep.CompareAndSwap(true, false) {
+		f.err = errors.New("fake failure")
+	}
+	out <- kernels.Result{Outs: f.outs, Err: f.err}
+	return out
+}
+
+func (f *fake) fail(format string, args ...any) {
+	if f.err == nil {
+		f.err = fmt.Errorf(format, args...)
+	}
+}
+
+// Embed checks the batch, writes the slots and gives the hidden states [T].
+func (f *fake) Embed(kernels.Weight) kernels.Act {
+	b := f.batch
+	rows := len(b.Token)
+	f.rows.Add(int64(rows))
+	f.decoded.Add(int64(b.Decode))
+	covered := make([][kernels.Groups]int, rows)
+	for g, spans := range b.Spans {
+		for _, s := range spans {
+			if g == kernels.GroupGlobal && s.Base != 0 {
+				f.fail("global span with base %d", s.Base)
+			}
+			if chunk := f.spec.Chunk; g == kernels.GroupChunked && chunk > 0 && int(s.Base)%chunk != 0 {
+				f.fail("chunked span with base %d", s.Base)
+			}
+			for r := s.Row; r < s.Row+s.Rows; r++ {
+				covered[r][g]++
+				at := int(b.Pos[r] - s.Base)
+				if chunk := f.spec.Chunk; g == kernels.GroupChunked && chunk > 0 && at >= chunk {
+					f.fail("row %d at position %d lies beyond its chunk, which begins at %d", r, b.Pos[r], s.Base)
+					continue
+				}
+				c := &f.kv.slots[g][s.Pages[at/f.kv.spec.PageTokens]][at%f.kv.spec.PageTokens]
+				if c.full {
+					f.fail("slot of position %d in group %d written twice", b.Pos[r], g)
+				}
+				*c = slot{true, b.Token[r], b.Pos[r]}
+			}
+		}
+	}
+	for r, c := range covered {
+		if c != [kernels.Groups]int{1, 1} {
+			f.fail("row %d lies in %v spans of the groups", r, c)
+		}
+	}
+	states := make([]uint64, rows)
+	for g, spans := range b.Spans {
+		for _, s := range spans {
+			for r := s.Row; r < s.Row+s.Rows; r++ {
+				h := fnv.New64a()
+				for p := s.Base; p <= b.Pos[r]; p++ {
+					at := int(p - s.Base)
+					c := f.kv.slots[g][s.Pages[at/f.kv.spec.PageTokens]][at%f.kv.spec.PageTokens]
+					if !c.full || c.pos != p {
+						f.fail("row at position %d sees slot %+v for position %d in group %d", b.Pos[r], c, p, g)
+					}
+					h.Write([]byte{byte(c.token), byte(c.token >> 8), byte(p), byte(p >> 8)})
+				}
+				states[r] = states[r]*31 + h.Sum64()
+			}
+		}
+	}
+	for _, t := range b.Taps {
+		if t.At.Hook == kernels.HookEmbed {
+			for i, r := range t.Rows {
+				t.Buf[2*i], t.Buf[2*i+1] = float32(b.Token[r]), float32(b.Pos[r])
+			}
+		}
+	}
+	return states
+}
+
+func mix(h uint64) uint64 {
+	h ^= h >> 30
+	h *= 0xbf58476d1ce4e5b9
+	h ^= h >> 27
+	h *= 0x94d049bb133111eb
+	return h ^ h>>31
+}
+
+// Logits answers the wanted rows. The draw is greedy on logits to which noise of the request's seed is added, which
+// stands for a draw: it depends on seed, index and state alone.
+func (f *fake) Logits(_ *kernels.Head, x kernels.Act) {
+	states, b := x.([]uint64), f.batch
+	row := map[int32][]float32{}
+	for _, w := range b.Want {
+		logits := make([]float32, f.spec.Vocab)
+		for i := range logits {
+			logits[i] = float32(mix(states[w.Row]+uint64(i))%4096)/1024 - 2
+		}
+		row[w.Row] = append([]float32(nil), logits...)
+		out := kernels.Out{Token: -1}
+		if s := w.Sample; s != nil {
+			for _, a := range s.Adjust {
+				if l := logits[a.ID]; a.Penalty != 0 && l > 0 {
+					logits[a.ID] = l / a.Penalty
+				} else if a.Penalty != 0 {
+					logits[a.ID] = l * a.Penalty
+				}
+				logits[a.ID] += a.Add
+			}
+			best := 0
+			for i := range logits {
+				if s.Temperature > 0 {
+					logits[i] += s.Temperature * float32(mix(s.Seed^mix(s.Index+1)^uint64(i)<<20)%4096) / 1024
+				}
+				if logits[i] > logits[best] {
+					best = i
+				}
+			}
+			out.Token = int32(best)
+			if p := int(b.Pos[w.Row]); f.script != nil && p < len(f.script) {
+				out.Token = f.script[p]
+			}
+			out.LogProb = -row[w.Row][out.Token]
+		}
+		for i := range w.Top {
+			out.Top = append(out.Top, kernels.TokenLogProb{ID: i})
+		}
+		f.outs = append(f.outs, out)
+	}
+	for _, t := range b.Taps {
+		if t.At.Hook == kernels.HookLogits {
+			for i, r := range t.Rows {
+				if row[r] == nil {
+					f.fail("tap on logits of row %d, which nobody wants", r)
+				}
+				copy(t.Buf[i*f.spec.Vocab:], row[r])
+			}
+		}
+	}
+}
+
+func (f *fake) Name() string                                                { return "fake" }
+func (f *fake) NewWeight(kernels.WeightSpec) (kernels.Weight, error)        { return nil, nil }
+func (f *fake) AttnIn(*kernels.Attn, kernels.Act) kernels.Act               { return nil }
+func (f *fake) Attend(*kernels.Attn, kernels.Act) kernels.Act               { return nil }
+func (f *fake) AttnOut(*kernels.Attn, kernels.Act, kernels.Act)             {}
+func (f *fake) Route(*kernels.MoE, kernels.Act) (h, r kernels.Act)          { return nil, nil }
+func (f *fake) Experts(*kernels.MoE, kernels.Act, kernels.Act, kernels.Act) {}
+func (f *fake) FFN(*kernels.Dense, kernels.Act)                             {}
+func (f *fake) Close() error                                                { return nil }
+
+// bytesTokenizer says token i with the bytes names[i].
+type bytesTokenizer []string
+
+func (t bytesTokenizer) NewDecoder() Decoder { return &bytesDecoder{names: t} }
+
+type bytesDecoder struct {
+	names []string
+	held  []byte
+}
+
+func (d *bytesDecoder) Next(id int32) string {
+	d.held = append(d.held, d.names[id]...)
+	n := completeUTF8(d.held)
+	s := string(d.held[:n])
+	d.held = append(d.held[:0], d.held[n:]...)
+	return s
+}
+
+func (d *bytesDecoder) Flush() string {
+	if len(d.held) == 0 {
+		return ""
+	}
+	d.held = nil
+	return "\uFFFD"
+}
+
+// start makes an engine that checks itself after every step and that the test closes.
+func start(t *testing.T, f *fake, tok Tokenizer, o Options) *Engine {
+	t.Helper()
+	var e *Engine
+	made := make(chan struct{})
+	o.check = func() {
+		<-made
+		if err := e.Check(); err != nil {
+			panic(err)
+		}
+		e.forget(f.kv)
+	}
+	e, err := New(f, tok, f, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(made)
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		if !f.closed.Load() {
+			t.Error("key/value memory was not closed")
+		}
+	})
+	return e
+}

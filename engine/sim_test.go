@@ -1,0 +1,142 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"chulengo/kernels"
+)
+
+// plainAnswer is the naive model of the engine: one request alone, every token recomputed from the whole text.
+func plainAnswer(f *fake, r Request, limit int) []int32 {
+	alone := newFake(f.spec.Vocab, f.spec.Context, f.spec.Chunk)
+	text := slices.Clone(r.Prompt)
+	d := newDrawer(r.Sampling, r.Prompt)
+	for n := 0; n < limit; n++ {
+		kv, _ := alone.NewKV(kernels.KVSpec{PageTokens: len(text), Pages: [kernels.Groups]int{1, 1 + len(text)}})
+		b := &kernels.Batch{KV: kv, Token: text, Want: []kernels.Want{{Row: int32(len(text) - 1), Sample: &d.sampler}}}
+		chunk := f.spec.Chunk
+		if chunk == 0 {
+			chunk = len(text)
+		}
+		b.Spans[kernels.GroupGlobal] = []kernels.Span{{Rows: int32(len(text)), Pages: []kernels.Page{0}}}
+		for i := range text {
+			b.Pos = append(b.Pos, int32(i))
+			if i%chunk == 0 {
+				b.Spans[kernels.GroupChunked] = append(b.Spans[kernels.GroupChunked], kernels.Span{
+					Row: int32(i), Rows: int32(min(chunk, len(text)-i)), Base: int32(i), Pages: []kernels.Page{kernels.Page(i / chunk)}})
+			}
+		}
+		res := <-alone.Step(b, func() { alone.Forward(alone) })
+		if res.Err != nil {
+			panic(res.Err)
+		}
+		id := res.Outs[0].Token
+		d.drew(id)
+		text = append(text, id)
+		if !r.IgnoreEOS && slices.Contains(f.spec.StopIDs, id) {
+			break
+		}
+	}
+	return text[len(r.Prompt):]
+}
+
+// TestSimulation runs random requests, some of which are cancelled, on random sizes; after every step all invariants are
+// walked, and every answer is what the naive model says, whatever ran beside it.
+func TestSimulation(t *testing.T) {
+	seeds := 60
+	if testing.Short() {
+		seeds = 10
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { t.Parallel(); simulate(t, uint64(seed)) })
+	}
+}
+
+func simulate(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	const vocab = 48
+	f := newFake(vocab, 40+rng.IntN(120), []int{0, 1, 5, 7, 13, 32, 64}[rng.IntN(7)])
+	o := Options{
+		MaxSequences: 1 + rng.IntN(6), MaxQueue: 1000, StepTokens: 1 + rng.IntN(40), PageTokens: 1 + rng.IntN(9),
+	}
+	o.KVBytes = int64(64 * (o.MaxSequences + rng.IntN(400)) * o.PageTokens * (1 + o.StepTokens))
+	e := start(t, f, nil, o)
+
+	var wg sync.WaitGroup
+	for n := range 12 {
+		r := Request{
+			Prompt: make([]int32, 1+rng.IntN(max(1, e.Context()-1))), MaxTokens: 1 + rng.IntN(30), IgnoreEOS: rng.IntN(2) == 0,
+			Sampling: Sampling{Temperature: float32(rng.IntN(2)), Seed: rng.Uint64(), PresencePenalty: float32(rng.IntN(2)), RepetitionPenalty: float32(rng.IntN(3))},
+		}
+		if rng.IntN(3) == 0 {
+			r.Sampling.LogitBias = map[int32]float32{int32(rng.IntN(vocab)): 1.5}
+		}
+		for i := range r.Prompt {
+			r.Prompt[i] = int32(rng.IntN(vocab))
+		}
+		r.MaxTokens = min(r.MaxTokens, e.Context()-len(r.Prompt))
+		if r.MaxTokens == 0 {
+			continue
+		}
+		var read []int32
+		if rng.IntN(2) == 0 {
+			r.Taps = []Tap{{At: kernels.Point{Hook: kernels.HookEmbed}, Row: func(pos int, v []float32) {
+				if pos != len(read) || int(v[1]) != pos {
+					t.Errorf("request %d: tap at position %d, value of %v, want %d", n, pos, v[1], len(read))
+				}
+				read = append(read, int32(v[0]))
+			}}, {At: kernels.Point{Hook: kernels.HookLogits}, Row: func(int, []float32) {}}}
+		}
+		cancelAfter := -1
+		if rng.IntN(4) == 0 {
+			cancelAfter = rng.IntN(r.MaxTokens)
+		}
+		pause := time.Duration(rng.IntN(300)) * time.Microsecond
+		wg.Go(func() {
+			time.Sleep(pause)
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			if cancelAfter == 0 {
+				time.AfterFunc(pause, cancel)
+			}
+			var ids []int32
+			res, err := e.Generate(ctx, r, func(v Event) error {
+				ids = append(ids, v.ID)
+				if len(ids) == cancelAfter {
+					cancel()
+				}
+				return nil
+			})
+			if err != nil && !(errors.Is(err, context.Canceled) && cancelAfter >= 0 && res.Finish == FinishCancelled) {
+				t.Errorf("request %d: %v", n, err)
+				return
+			}
+			want := plainAnswer(f, r, r.MaxTokens)
+			if err != nil && len(ids) <= len(want) {
+				want = want[:len(ids)]
+			}
+			if !slices.Equal(ids, want) || !slices.Equal(res.IDs, want) {
+				t.Errorf("request %d (prompt %d, chunk %d): got %v, result %v, want %v", n, len(r.Prompt), f.spec.Chunk, ids, res.IDs, want)
+			}
+			if all := append(slices.Clone(r.Prompt), want...); err == nil && r.Taps != nil && !slices.Equal(read, all[:len(all)-1]) {
+				t.Errorf("request %d: taps read %v, want %v", n, read, all[:len(all)-1])
+			}
+		})
+	}
+	wg.Wait()
+	if err := e.Shutdown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for g, p := range e.Stats().Pages {
+		if p.Used != 0 || p.Reserved != 0 {
+			t.Errorf("group %d: %+v after the end", g, p)
+		}
+	}
+}
