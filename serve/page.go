@@ -72,7 +72,7 @@ func (s *Server) protect(h http.Header) {
 
 // static is GET /static/…: the page's files, which browsers keep and ask about by their ETag.
 func (s *Server) static(c echo.Context) error {
-	name := path.Clean("static/" + c.Param("*"))
+	name := "static" + path.Clean("/"+c.Param("*"))
 	if !fs.ValidPath(name) {
 		return errNotFound
 	}
