@@ -1,0 +1,112 @@
+package cpu
+
+import (
+	"chulengo/kernels"
+	"chulengo/kernels/cpu/simd"
+)
+
+// product is y [T, N] = x [T, K] · Wᵀ.
+type product struct {
+	y, x *act
+	from int    // first column of y
+	rows [2]int // rows of x and y: [from, to)
+	m    kernels.Matrix
+}
+
+// unitBytes is about how much of a weight one thread takes at a time: enough to stream, few enough to balance.
+const unitBytes = 256 << 10
+
+// serialWork is the number of multiplications below which waking the other threads costs more than it saves.
+const serialWork = 1 << 15
+
+// part describes the product with one matrix of a weight into columns from on, for all rows.
+func (d *Device) part(y, x *act, from int, w kernels.Weight, part, expert int) {
+	d.partRows(y, x, from, [2]int{0, len(x.data) / x.width}, w, part, expert)
+}
+
+func (d *Device) partRows(y, x *act, from int, rows [2]int, w kernels.Weight, part, expert int) {
+	d.work.jobs = append(d.work.jobs, product{y, x, from, rows, weightOf(w).parts[expert][part]})
+}
+
+// multiply runs the products that were described, split over outputs.
+func (d *Device) multiply() {
+	jobs := d.work.jobs
+	d.work.jobs = jobs[:0]
+	type unit struct{ job, from, to int }
+	var units []unit
+	work := 0
+	for j := range jobs {
+		p := &jobs[j]
+		t := p.rows[1] - p.rows[0]
+		if t == 0 {
+			continue
+		}
+		work += t * p.m.N * p.m.K
+		// Bands are multiples of 64 outputs: a cache line of y, a tile of the routines.
+		band := max(64, unitBytes/(p.m.K*p.m.Format.Size()))
+		if share := (p.m.N + d.pool.size - 1) / d.pool.size; p.m.InOut || band > share {
+			band = share // a stored row of [K, N] is read in as few pieces as there are threads
+		}
+		band = (band + 63) &^ 63
+		for n := 0; n < p.m.N; n += band {
+			units = append(units, unit{j, n, min(n+band, p.m.N)})
+		}
+	}
+	do := func(worker, i int) {
+		u := units[i]
+		d.band(worker, &jobs[u.job], u.from, u.to)
+	}
+	if work < serialWork {
+		for i := range units {
+			do(0, i)
+		}
+		return
+	}
+	d.pool.each(len(units), do)
+}
+
+// band computes outputs [from, to) of a product for all of its rows.
+func (d *Device) band(worker int, p *product, from, to int) {
+	y := p.y.data[p.rows[0]*p.y.width+p.from+from:]
+	x := p.x.data[p.rows[0]*p.x.width:]
+	t, n, k := p.rows[1]-p.rows[0], to-from, p.m.K
+	stride, size := p.m.RowStride(), p.m.Format.Size()
+	start := from * stride * size
+	if p.m.InOut {
+		start = from * size
+	}
+	w := p.m.Data[start:]
+	switch {
+	case p.m.Format == kernels.BF16 && p.m.InOut:
+		simd.MulBF16(y, p.y.width, x, p.x.width, w, stride, t, n, k)
+	case p.m.Format == kernels.BF16:
+		simd.DotBF16(y, p.y.width, x, p.x.width, w, stride, t, n, k)
+	case p.m.InOut:
+		row := d.scratch(worker, n)
+		for i := range t {
+			clear(y[i*p.y.width:][:n])
+		}
+		for j := range k {
+			convert(row, p.m.Format, w[j*stride*size:])
+			for i := range t {
+				simd.AddScaled(y[i*p.y.width:][:n], x[i*p.x.width+j], row)
+			}
+		}
+	default:
+		row := d.scratch(worker, k)
+		for j := range n {
+			convert(row, p.m.Format, w[j*stride*size:])
+			for i := range t {
+				y[i*p.y.width+j] = simd.Dot(row, x[i*p.x.width:][:k])
+			}
+		}
+	}
+}
+
+// scratch is a worker's buffer of at least n values.
+func (d *Device) scratch(worker, n int) []float32 {
+	if len(d.work.rows[worker]) < n {
+		d.work.rows[worker] = make([]float32, n)
+	}
+	return d.work.rows[worker][:n]
+}
