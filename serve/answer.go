@@ -8,10 +8,10 @@ import (
 
 // Why an answer is ended before the model ends it.
 var (
-	causeStopped  = errors.New("serve: stopped by request")
-	causeGone     = errors.New("serve: the client is gone")
-	causeCleared  = errors.New("serve: the conversation was cleared")
-	causeShutdown = errors.New("serve: the server ends")
+	errStopped  = errors.New("serve: stopped by request")
+	errGone     = errors.New("serve: the client is gone")
+	errCleared  = errors.New("serve: the conversation was cleared")
+	errShutdown = errors.New("serve: the server ends")
 )
 
 // answer is one answer while it is generated. The model's goroutine appends to it; any number of readers follow, each
@@ -150,15 +150,4 @@ func (c *conversations) running(id string) *answer {
 		return t.answer
 	}
 	return nil
-}
-
-// endAll ends every running answer.
-func (c *conversations) endAll(cause error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, t := range c.busy {
-		if t.answer != nil {
-			t.answer.end(cause)
-		}
-	}
 }

@@ -151,7 +151,7 @@ func (s *Server) deleteConversation(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	s.endAnswer(c.Request().Context(), found.ID, causeCleared)
+	s.endAnswer(c.Request().Context(), found.ID, errCleared)
 	if err := s.store.Delete(c.Request().Context(), found.ID); err != nil && !errors.Is(err, ErrNoConversation) {
 		return err
 	}

@@ -81,7 +81,7 @@ func (s *Server) follow(c echo.Context, a *answer, from int, tied, atOnce bool) 
 	e := newEvents(c)
 	gone := func() error {
 		if tied {
-			a.end(causeGone)
+			a.end(errGone)
 		}
 		return nil
 	}

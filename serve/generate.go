@@ -75,7 +75,7 @@ func (s *Server) generate(c echo.Context) error {
 	case <-a.done:
 	case <-c.Request().Context().Done():
 		if !detach {
-			a.end(causeGone)
+			a.end(errGone)
 		}
 		return nil
 	}
@@ -237,10 +237,10 @@ func (s *Server) run(ctx context.Context, backend Backend, request engine.Reques
 	case cause == nil && err == nil:
 		finish = FinishInterrupted // the backend gave up on its own
 	case cause == nil:
-		failure = s.explain(err, "the answer failed")
-	case errors.Is(cause, causeGone):
+		failure = s.explain(err)
+	case errors.Is(cause, errGone):
 		failure = errInternal // nobody reads it
-	case errors.Is(cause, causeShutdown):
+	case errors.Is(cause, errShutdown):
 		finish = FinishInterrupted
 	default:
 		finish = FinishStopRequested
@@ -313,14 +313,20 @@ func (s *Server) saveWhileRunning(a *answer, round int64) (end func()) {
 }
 
 // explain turns an error into one that a client may read. What is not meant for clients goes to the log.
-func (s *Server) explain(err error, what string) *httpError {
+func (s *Server) explain(err error) *httpError {
 	if typed := (*httpError)(nil); errors.As(err, &typed) {
 		return typed
 	}
 	if tooLong := (*engine.ContextError)(nil); errors.As(err, &tooLong) {
 		return errTooLong(tooLong.Prompt, tooLong.Context)
 	}
-	s.log.Error(what, "error", err)
+	switch {
+	case errors.Is(err, engine.ErrBusy):
+		return errOverloaded
+	case errors.Is(err, engine.ErrClosed) && s.drain.Err() != nil:
+		return errDraining
+	}
+	s.log.Error("an answer failed", "error", err)
 	return errInternal
 }
 
@@ -339,7 +345,7 @@ func (s *Server) clearHistory(c echo.Context) error {
 		id = who.chatID
 	}
 	if _, err = s.conversation(c, id); err == nil {
-		s.endAnswer(c.Request().Context(), id, causeCleared)
+		s.endAnswer(c.Request().Context(), id, errCleared)
 		err = s.store.Clear(c.Request().Context(), id)
 	}
 	if errors.Is(err, ErrNoConversation) || errors.Is(err, errNoConversation) {
@@ -382,7 +388,7 @@ func (s *Server) stop(c echo.Context) error {
 	}
 	stopped := false
 	if _, err := s.conversation(c, id); err == nil {
-		stopped = s.endAnswer(c.Request().Context(), id, causeStopped)
+		stopped = s.endAnswer(c.Request().Context(), id, errStopped)
 	}
 	return c.JSON(200, map[string]any{"success": true, "stopped": stopped})
 }

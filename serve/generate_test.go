@@ -319,6 +319,14 @@ func TestContextErrorOfTheEngine(t *testing.T) {
 	}
 }
 
+func TestBusyEngine(t *testing.T) {
+	b := &fake.Backend{Script: func(string) ([]string, error) { return nil, fmt.Errorf("too much: %w", engine.ErrBusy) }}
+	c := ready(t, serve.Options{}, b).program()
+	if status, got := c.post("/api/generate", object{"user_input": "a"}); status != 503 || !strings.Contains(got["error"].(string), "正忙") {
+		t.Errorf("got %d %v", status, got)
+	}
+}
+
 func TestClearHistory(t *testing.T) {
 	s := launch(t, serve.Options{}) // works while loading
 	program, browser := s.program(), s.browser()

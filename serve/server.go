@@ -234,7 +234,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	const farewell = 5 * time.Second // for answers to be written to the history and to their readers
 	s.endDrain()
-	s.endLife(causeShutdown)
+	s.endLife(errShutdown)
 	s.awaitAnswers(farewell)
 	late, cancel := context.WithTimeout(context.Background(), farewell)
 	defer cancel()
@@ -278,7 +278,7 @@ func (s *Server) Close() error {
 		return nil // Run does the rest
 	}
 	s.endDrain()
-	s.endLife(causeShutdown)
+	s.endLife(errShutdown)
 	s.awaitAnswers(5 * time.Second)
 	if s.listener != nil {
 		s.listener.Close()

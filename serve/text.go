@@ -79,6 +79,11 @@ var (
 		text:   message{"服务器正在关闭,不再接受新的问题", "the server is shutting down and takes no new questions"},
 		header: map[string]string{"Connection": "close"},
 	}
+	errOverloaded = &httpError{
+		status: http.StatusServiceUnavailable,
+		text:   message{"服务器正忙,请稍后再试", "the server is busy, please try again in a moment"},
+		header: map[string]string{"Retry-After": "5"},
+	}
 	errModelFailed = &httpError{
 		status: http.StatusInternalServerError,
 		text:   message{"模型加载失败", "the model could not be loaded"},

@@ -37,20 +37,14 @@ func (b *Backend) Info() serve.ModelInfo { return b.Model }
 func (b *Backend) Prompt(messages []serve.Message) ([]int32, error) {
 	var ids []int32
 	for _, m := range messages {
-		for _, r := range m.Role + ": " + m.Content + "\n" {
-			ids = append(ids, r)
-		}
+		ids = append(ids, []rune(m.Role+": "+m.Content+"\n")...)
 	}
 	return ids, nil
 }
 
 // Text is the text of a prompt.
 func Text(prompt []int32) string {
-	runes := make([]rune, len(prompt))
-	for i, id := range prompt {
-		runes[i] = id
-	}
-	return string(runes)
+	return string(prompt) // an id is a rune
 }
 
 // Generate says the script's pieces, one token each, at most r.MaxTokens.
@@ -77,19 +71,13 @@ func (b *Backend) Generate(ctx context.Context, r engine.Request, emit func(engi
 			result.Finish = engine.FinishLength
 			return result, nil
 		}
-		var hold <-chan time.Time
 		if b.Delay > 0 {
-			hold = time.After(b.Delay)
-		} else {
-			now := make(chan time.Time)
-			close(now)
-			hold = now
-		}
-		select {
-		case <-hold:
-		case <-ctx.Done():
-			result.Finish = engine.FinishCancelled
-			return result, nil
+			select {
+			case <-time.After(b.Delay):
+			case <-ctx.Done():
+				result.Finish = engine.FinishCancelled
+				return result, nil
+			}
 		}
 		if b.Hold != nil {
 			select {
