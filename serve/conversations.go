@@ -139,6 +139,9 @@ func (s *Server) renameConversation(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := s.store.Touch(c.Request().Context(), found.ID, found.Owner); err != nil {
+		return err
+	}
 	if err := s.store.Rename(c.Request().Context(), found.ID, *title); err != nil {
 		return err
 	}

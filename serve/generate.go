@@ -57,14 +57,18 @@ func (s *Server) generate(c echo.Context) error {
 			id = uuid.NewString()
 		}
 	}
-	if _, err := s.conversation(c, id); err != nil && !errors.Is(err, ErrNoConversation) {
+	found, err := s.conversation(c, id)
+	switch {
+	case errors.Is(err, ErrNoConversation):
+		found.Owner = who.owner
+	case err != nil:
 		return err
 	}
 	ctx := c.Request().Context()
 	if detach {
 		ctx = context.WithoutCancel(ctx) // not even while the question is being written down
 	}
-	a, err := s.ask(ctx, backend, ask{id, who.owner, question, set, detach})
+	a, err := s.ask(ctx, backend, ask{id, found.Owner, question, set, detach})
 	if err != nil {
 		return err
 	}
@@ -77,7 +81,7 @@ func (s *Server) generate(c echo.Context) error {
 		if !detach {
 			a.end(errGone)
 		}
-		return nil
+		return c.Request().Context().Err()
 	}
 	state := a.state()
 	if state.failure != nil {
@@ -344,18 +348,14 @@ func (s *Server) clearHistory(c echo.Context) error {
 	if id == "" {
 		id = who.chatID
 	}
-	if _, err = s.conversation(c, id); err == nil {
+	if _, err = s.conversation(c, id); errors.Is(err, ErrNoConversation) || errors.Is(err, errNoConversation) {
+		return unsuccessful(&httpError{status: 400, text: textInvalidID})
+	}
+	if err == nil {
 		s.endAnswer(c.Request().Context(), id, errCleared)
 		err = s.store.Clear(c.Request().Context(), id)
 	}
-	if errors.Is(err, ErrNoConversation) || errors.Is(err, errNoConversation) {
-		if id == "" || id != who.chatID {
-			return unsuccessful(&httpError{status: 400, text: textInvalidID})
-		}
-		// The session's own conversation is known by its cookie, even if the history was removed.
-		_, err = s.store.Touch(c.Request().Context(), id, who.owner)
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNoConversation) { // nothing was ever said in it
 		return unsuccessful(err)
 	}
 	return c.JSON(200, map[string]any{"success": true, "message": textCleared.in(language(c))})

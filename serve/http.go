@@ -178,13 +178,23 @@ func (s *Server) session(r *http.Request) session {
 
 // conversation gives a conversation that the request may use; ErrNoConversation if it is not known, errNoConversation
 // if it is another browser session's. Whoever is no browser session, or asks for a conversation that none made, needs
-// the id alone.
+// the id alone. One that is known only from a visit to the page is in the history when something is said.
 func (s *Server) conversation(c echo.Context, id string) (Conversation, error) {
+	who := s.session(c.Request())
 	found, err := s.store.Conversation(c.Request().Context(), id)
+	if errors.Is(err, ErrNoConversation) && id != "" {
+		owner, visited := s.visits.owner(id)
+		if id == who.chatID {
+			owner, visited = who.owner, true
+		}
+		if visited {
+			now := time.Now()
+			found, err = Conversation{ID: id, Owner: owner, Created: now, Updated: now}, nil
+		}
+	}
 	if err != nil {
 		return Conversation{}, err
 	}
-	who := s.session(c.Request())
 	if found.Owner != "" && who.owner != "" && found.Owner != who.owner {
 		return Conversation{}, errNoConversation
 	}

@@ -194,6 +194,34 @@ func TestCookie(t *testing.T) {
 	}
 }
 
+// Visits alone write nothing, but what they name is known, and its browser's.
+func TestVisits(t *testing.T) {
+	s := ready(t, serve.Options{}, says("A"))
+	mine := s.browser()
+	id := uuidIn(t, mine.page())
+	program := s.program()
+	for _, c := range []*client{mine, program} {
+		if status, got := c.do("GET", "/api/conversations/"+id, nil); status != 200 || len(got["messages"].([]any)) != 0 {
+			t.Errorf("got %d %v", status, got)
+		}
+	}
+	if status, _ := s.browser().do("GET", "/api/conversations/"+id, nil); status != 404 {
+		t.Errorf("another browser: %d", status)
+	}
+	program.post("/api/generate", object{"user_input": "Q", "chat_id": id})
+	if got := mine.listed(); got != id {
+		t.Errorf("my list: %q", got)
+	}
+	other := s.browser()
+	id = uuidIn(t, other.page())
+	if status, _ := other.do("PATCH", "/api/conversations/"+id, object{"title": "t"}); status != 200 {
+		t.Errorf("rename: %d", status)
+	}
+	if _, got := other.do("GET", "/api/conversations/"+id, nil); got["title"] != "t" {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestPages(t *testing.T) {
 	ui := fstest.MapFS{
 		"index.html":       {Data: []byte("<p>{{ chat_id }}</p><script src=static/app.js></script>")},

@@ -44,9 +44,7 @@ func (s *Server) page(c echo.Context) error {
 	}
 	if ours { // a page of another site must not replace the session
 		s.keys.write(c.Response(), c.Request(), s.options.BasePath+"/", who, others)
-		if _, err := s.store.Touch(c.Request().Context(), who.chatID, who.owner); err != nil {
-			return err
-		}
+		s.visits.add(who)
 	}
 	return c.HTMLBlob(http.StatusOK, chatIDMark.ReplaceAllLiteral(text, []byte(html.EscapeString(who.chatID))))
 }

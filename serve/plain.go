@@ -1,12 +1,12 @@
 package serve
 
 import (
+	"embed"
 	"io/fs"
-	"testing/fstest"
 )
 
+//go:embed plain
+var plain embed.FS
+
 // embeddedUI is the page where Options name none.
-var embeddedUI fs.FS = fstest.MapFS{"index.html": {Data: []byte(`<!DOCTYPE html>
-<html lang="zh"><head><meta charset="UTF-8"><title>chulengo</title></head>
-<body><h1>chulengo</h1><p>POST <code>/api/generate</code></p><p id="chat-id">{{ chat_id }}</p></body></html>
-`)}}
+var embeddedUI, _ = fs.Sub(plain, "plain")

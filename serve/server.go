@@ -45,6 +45,7 @@ type Server struct {
 	listener net.Listener // nil without Options.Addr
 	echo     *echo.Echo
 	running  conversations
+	visits   visits
 
 	life     context.Context // over when answers must end
 	endLife  context.CancelCauseFunc
@@ -157,6 +158,9 @@ func (s *Server) SetReady(b Backend) {
 
 // Fail says that the model cannot be loaded: Run returns err.
 func (s *Server) Fail(err error) {
+	if err == nil {
+		panic("serve: Fail without an error")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failure == nil {

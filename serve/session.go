@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,6 +41,38 @@ type session struct {
 }
 
 func newSession() session { return session{uuid.NewString(), uuid.NewString()} }
+
+// visits remembers the conversations that visits to the page have named, of which the history knows nothing until
+// something is said in them. It forgets the oldest; a browser's own is known by its cookie as well.
+type visits struct {
+	mu     sync.Mutex
+	owners map[string]string // by conversation
+	ids    []string          // a ring
+	next   int
+}
+
+const maxVisits = 10_000
+
+func (v *visits) add(s session) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, known := v.owners[s.chatID]; known {
+		return
+	}
+	if v.owners == nil {
+		v.owners, v.ids = map[string]string{}, make([]string, maxVisits)
+	}
+	delete(v.owners, v.ids[v.next])
+	v.ids[v.next], v.owners[s.chatID] = s.chatID, s.owner
+	v.next = (v.next + 1) % maxVisits
+}
+
+func (v *visits) owner(chatID string) (owner string, known bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	owner, known = v.owners[chatID]
+	return owner, known
+}
 
 // keyring signs and checks session cookies.
 type keyring struct {

@@ -119,3 +119,24 @@ func TestSameOrigin(t *testing.T) {
 		}
 	}
 }
+
+func TestVisitsForgetTheOldest(t *testing.T) {
+	var v visits
+	first, second := newSession(), newSession()
+	v.add(first)
+	v.add(second)
+	v.add(first)
+	for range maxVisits - 1 {
+		v.add(newSession())
+	}
+	if _, known := v.owner(first.chatID); known {
+		t.Error("the oldest is still known")
+	}
+	if owner, known := v.owner(second.chatID); !known || owner != second.owner {
+		t.Errorf("the second: %q, %v", owner, known)
+	}
+	v.add(newSession())
+	if _, known := v.owner(second.chatID); known || len(v.owners) != maxVisits {
+		t.Errorf("%d are known", len(v.owners))
+	}
+}

@@ -48,8 +48,7 @@ var migrations = []string{
 	);`,
 }
 
-// forgottenAfter is how long a conversation in which nothing was ever said stays known. Every visit to the page makes
-// one.
+// forgottenAfter is how long a conversation in which nothing was ever said stays known.
 const forgottenAfter = 30 * 24 * time.Hour
 
 // sqliteStore is the Store in one SQLite file, held exclusively, in WAL mode: a process that is killed loses nothing
