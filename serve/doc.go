@@ -6,6 +6,30 @@
 // session is what one signed cookie stands for. An answer is running from the question's acceptance until its text is in
 // the history; its readers are the HTTP responses that carry it.
 //
+// # Routes
+//
+// All under Options.BasePath. Bodies are JSON objects; errors are {"error": text}, with further fields where a program
+// needs numbers (n_prompt_tokens, n_ctx). Texts are Chinese, or English where ?lang=, "lang" in the body or
+// Accept-Language ask for it.
+//
+//	GET    /                                 the page; begins a browser session
+//	GET    /static/…                         its files
+//	POST   /api/generate                     {user_input, chat_id, max_new_tokens, max_history_length, stream, detach}
+//	POST   /api/stop                         {chat_id} → {success, stopped}
+//	POST   /api/clear_history                {chat_id} → {success, message}
+//	GET    /api/status                       {state, done, total, percent, error, model, version}
+//	GET    /api/conversations                {conversations: [{id, title, created_at, updated_at}]}
+//	POST   /api/conversations                a new one → 201 {id, …}
+//	GET    /api/conversations/{id}           {id, title, messages, running}
+//	PATCH  /api/conversations/{id}           {title}
+//	DELETE /api/conversations/{id}
+//	GET    /api/conversations/{id}/stream    ?from=N: the running answer after its first N bytes; 204 if there is none
+//
+// A stream is server-sent events: {"delta"}…, then {"done": true, …} or {"error"}, with comment lines in longer
+// silences. An error before the first event is an ordinary response with its status. Where a model is silent for
+// longer than Options.KeepAlive before its first token, the first comment commits the status, and an error after it is
+// an event.
+//
 // # Life
 //
 // New opens the address, the history and the session key, so that what can fail early does. Run serves at once, while
@@ -27,8 +51,8 @@
 // POST /api/stop (finish reason stop_requested). An answer that fails, or whose client leaves (unless it asked to
 // detach), leaves no trace, nor does its question. Both are written down from the beginning, and the answer about every
 // second: if the process is killed, or ends before the answer does, the round is in the history when the server is
-// started again, with finish reason interrupted. Rounds ended before the answer's first word are shown but are no part of later
-// prompts. The history keeps everything; only prompts are cut.
+// started again, with finish reason interrupted. Rounds ended before the answer's first word are shown but are no part
+// of later prompts. The history keeps everything; only prompts are cut.
 //
 // # One answer at a time
 //

@@ -20,17 +20,24 @@ type ListenError struct {
 func (e *ListenError) Text(lang Lang) string {
 	_, port, _ := net.SplitHostPort(e.Addr)
 	switch {
-	case errors.Is(e.Err, syscall.EADDRINUSE):
+	case isErrno(e.Err, syscall.EADDRINUSE, 10048):
 		return fmt.Sprintf(message{"端口 %s 已被占用(%s):请结束占用它的程序,或用 --addr 指定另一个地址",
 			"port %s is already in use (%s): end the program that has it, or choose another address with --addr"}.in(lang), port, e.Addr)
-	case errors.Is(e.Err, syscall.EACCES):
+	case isErrno(e.Err, syscall.EACCES, 10013):
 		return fmt.Sprintf(message{"没有权限使用端口 %s(%s):请用 --addr 指定 1024 以上的端口",
 			"no permission to use port %s (%s): choose a port above 1023 with --addr"}.in(lang), port, e.Addr)
-	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
+	case isErrno(e.Err, syscall.EADDRNOTAVAIL, 10049):
 		return fmt.Sprintf(message{"%s 不是本机的地址:请用 --addr 指定另一个地址",
 			"%s is not an address of this machine: choose another with --addr"}.in(lang), e.Addr)
 	}
 	return fmt.Sprintf(message{"无法监听 %s: %v", "cannot listen on %s: %v"}.in(lang), e.Addr, e.Err)
+}
+
+// isErrno compares with the number that Unix knows and with that of Windows' sockets, for which package syscall has
+// names of the same spelling but other values.
+func isErrno(err error, unix, windows syscall.Errno) bool {
+	var got syscall.Errno
+	return errors.As(err, &got) && (got == unix || got == windows)
 }
 
 func (e *ListenError) Error() string { return "serve: " + e.Text(English) }
