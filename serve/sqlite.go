@@ -52,13 +52,16 @@ var migrations = []string{
 const forgottenAfter = 30 * 24 * time.Hour
 
 // sqliteStore is the Store in one SQLite file, held exclusively, in WAL mode: a process that is killed loses nothing
-// that was written.
+// that was written. Its statements take microseconds and are not interrupted by the contexts of requests: that would
+// cost the one connection, and with it the lock.
 type sqliteStore struct {
 	db *sql.DB
 }
 
 // OpenStore opens or makes the database of a data folder; "" gives one in memory. Errors are *StoreError.
 func OpenStore(dir string) (Store, error) {
+	// Every connection's, should there be another after all. WAL needs no shared memory where locking_mode comes first.
+	const pragmas = "?_pragma=locking_mode(EXCLUSIVE)&_pragma=busy_timeout(300)&_pragma=synchronous(NORMAL)&_pragma=foreign_keys(ON)"
 	path := ":memory:"
 	name := path
 	if dir != "" {
@@ -74,11 +77,11 @@ func OpenStore(dir string) (Store, error) {
 		}
 		f.Close()
 	}
-	db, err := sql.Open("sqlite", name)
+	db, err := sql.Open("sqlite", name+pragmas)
 	if err != nil {
 		return nil, &StoreError{path, StoreUnusable, err}
 	}
-	db.SetMaxOpenConns(1) // one connection holds the lock and the pragmas; a statement takes microseconds
+	db.SetMaxOpenConns(1) // the one that has the lock
 	s := &sqliteStore{db}
 	if err := s.prepare(context.Background()); err != nil {
 		db.Close()
@@ -106,33 +109,27 @@ func problemOf(err error) StoreProblem {
 
 // prepare takes the lock, checks and migrates the database, and settles the rounds that a killed process left behind.
 func (s *sqliteStore) prepare(ctx context.Context) error {
-	if err := s.pragmas(ctx,
-		"locking_mode = EXCLUSIVE", // before the first access: WAL then needs no shared memory
-		"busy_timeout = 300",
-	); err != nil {
-		return err
-	}
 	var verdict string
-	if err := s.db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+	if err := s.queryRow(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
 		return err
 	}
 	if verdict != "ok" {
 		return &StoreError{Problem: StoreDamaged, Err: errors.New(verdict)}
 	}
 	var version, tables int
-	if err := s.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+	if err := s.queryRow(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return err
 	}
 	if version > len(migrations) {
 		return &StoreError{Problem: StoreTooNew, Err: fmt.Errorf("version %d, known: %d", version, len(migrations))}
 	}
-	if err := s.db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
+	if err := s.queryRow(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
 		return err
 	}
 	if version == 0 && tables > 0 {
 		return &StoreError{Problem: StoreDamaged, Err: errors.New("another program's database")}
 	}
-	if err := s.pragmas(ctx, "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"); err != nil {
+	if _, err := s.exec(ctx, "PRAGMA journal_mode = WAL"); err != nil { // now that the file is known to be ours
 		return err
 	}
 	return s.change(ctx, func(tx *sql.Tx) error {
@@ -154,13 +151,17 @@ func (s *sqliteStore) prepare(ctx context.Context) error {
 	})
 }
 
-func (s *sqliteStore) pragmas(ctx context.Context, list ...string) error {
-	for _, pragma := range list {
-		if _, err := s.db.ExecContext(ctx, "PRAGMA "+pragma); err != nil {
-			return err
-		}
-	}
-	return nil
+// exec, query and queryRow are db's, uninterrupted.
+func (s *sqliteStore) exec(ctx context.Context, statement string, args ...any) (sql.Result, error) {
+	return s.db.ExecContext(context.WithoutCancel(ctx), statement, args...)
+}
+
+func (s *sqliteStore) query(ctx context.Context, statement string, args ...any) (*sql.Rows, error) {
+	return s.db.QueryContext(context.WithoutCancel(ctx), statement, args...)
+}
+
+func (s *sqliteStore) queryRow(ctx context.Context, statement string, args ...any) *sql.Row {
+	return s.db.QueryRowContext(context.WithoutCancel(ctx), statement, args...)
 }
 
 // settle makes rounds without an end part of the history.
@@ -191,7 +192,7 @@ func settle(tx *sql.Tx) error {
 
 // change runs f in a transaction.
 func (s *sqliteStore) change(ctx context.Context, f func(tx *sql.Tx) error) error {
-	tx, err := s.db.BeginTx(ctx, nil)
+	tx, err := s.db.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
 		return err
 	}
@@ -230,7 +231,7 @@ func shortTitle(text string) string {
 
 func (s *sqliteStore) Touch(ctx context.Context, id, owner string) (Conversation, error) {
 	now := time.Now().UnixMilli()
-	_, err := s.db.ExecContext(ctx, `INSERT INTO conversations (id, owner, created, updated) VALUES (?, ?, ?, ?)
+	_, err := s.exec(ctx, `INSERT INTO conversations (id, owner, created, updated) VALUES (?, ?, ?, ?)
 		ON CONFLICT (id) DO NOTHING`, id, owner, now, now)
 	if err != nil {
 		return Conversation{}, err
@@ -239,7 +240,7 @@ func (s *sqliteStore) Touch(ctx context.Context, id, owner string) (Conversation
 }
 
 func (s *sqliteStore) Conversation(ctx context.Context, id string) (Conversation, error) {
-	c, err := scanConversation(s.db.QueryRowContext(ctx,
+	c, err := scanConversation(s.queryRow(ctx,
 		"SELECT "+conversationColumns+" FROM conversations c WHERE id = ?", id))
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrNoConversation
@@ -248,7 +249,7 @@ func (s *sqliteStore) Conversation(ctx context.Context, id string) (Conversation
 }
 
 func (s *sqliteStore) List(ctx context.Context, owner string) ([]Conversation, error) {
-	rows, err := s.db.QueryContext(ctx, "SELECT "+conversationColumns+` FROM conversations c WHERE owner = ? AND (
+	rows, err := s.query(ctx, "SELECT "+conversationColumns+` FROM conversations c WHERE owner = ? AND (
 		EXISTS (SELECT 1 FROM messages WHERE conversation = c.id) OR
 		EXISTS (SELECT 1 FROM rounds WHERE conversation = c.id)) ORDER BY updated DESC, created DESC, id`, owner)
 	if err != nil {
@@ -270,7 +271,7 @@ func (s *sqliteStore) Messages(ctx context.Context, id string, limit int) ([]Sto
 	if limit <= 0 {
 		limit = -1
 	}
-	rows, err := s.db.QueryContext(ctx, `SELECT role, content, finish, created FROM (
+	rows, err := s.query(ctx, `SELECT role, content, finish, created FROM (
 		SELECT * FROM messages WHERE conversation = ? ORDER BY seq DESC LIMIT ?) ORDER BY seq`, id, limit)
 	if err != nil {
 		return nil, err
@@ -301,11 +302,11 @@ func touching(result sql.Result, err error) error {
 }
 
 func (s *sqliteStore) Rename(ctx context.Context, id, title string) error {
-	return touching(s.db.ExecContext(ctx, "UPDATE conversations SET title = ? WHERE id = ?", shortTitle(title), id))
+	return touching(s.exec(ctx, "UPDATE conversations SET title = ? WHERE id = ?", shortTitle(title), id))
 }
 
 func (s *sqliteStore) Delete(ctx context.Context, id string) error {
-	return touching(s.db.ExecContext(ctx, "DELETE FROM conversations WHERE id = ?", id))
+	return touching(s.exec(ctx, "DELETE FROM conversations WHERE id = ?", id))
 }
 
 func (s *sqliteStore) Clear(ctx context.Context, id string) error {
@@ -342,7 +343,7 @@ func (s *sqliteStore) Begin(ctx context.Context, id, question string) (int64, er
 }
 
 func (s *sqliteStore) Save(ctx context.Context, round int64, answer string) error {
-	_, err := s.db.ExecContext(ctx, "UPDATE rounds SET answer = ?, answered = ? WHERE id = ?",
+	_, err := s.exec(ctx, "UPDATE rounds SET answer = ?, answered = ? WHERE id = ?",
 		answer, time.Now().UnixMilli(), round)
 	return err
 }
@@ -379,7 +380,7 @@ func finish(tx *sql.Tx, round int64, answer, reason string) error {
 }
 
 func (s *sqliteStore) Abandon(ctx context.Context, round int64) error {
-	_, err := s.db.ExecContext(ctx, "DELETE FROM rounds WHERE id = ?", round)
+	_, err := s.exec(ctx, "DELETE FROM rounds WHERE id = ?", round)
 	return err
 }
 

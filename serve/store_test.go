@@ -314,3 +314,29 @@ func TestStoreInFoldersWithOddNames(t *testing.T) {
 		}
 	}
 }
+
+// Requests come and go; the connection that holds the lock stays.
+func TestStoreOutlivesCancelledRequests(t *testing.T) {
+	dir := t.TempDir()
+	s := mustOpen(t, dir)
+	must[Conversation](t)(s.Touch(context.Background(), "a", "me"))
+	for i := range 200 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*time.Microsecond)
+		round, err := s.Begin(ctx, "a", "q")
+		if err == nil {
+			err = s.Finish(ctx, round, "a", "stop")
+		}
+		_, listErr := s.List(ctx, "me")
+		_, messagesErr := s.Messages(ctx, "a", 0)
+		cancel()
+		if err := errors.Join(err, listErr, messagesErr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := s.db.Stats(); got.OpenConnections != 1 || got.MaxIdleClosed+got.MaxLifetimeClosed+got.MaxIdleTimeClosed != 0 {
+		t.Errorf("connections: %+v", got)
+	}
+	if _, err := OpenStore(dir); err == nil {
+		t.Error("the lock was lost")
+	}
+}
