@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"chulengo/engine"
+	"chulengo/tokenizer"
 )
 
 // Roles of messages.
@@ -42,4 +43,30 @@ type ModelInfo struct {
 	Demo     bool            // the embedded demo checkpoint
 	Context  int             // tokens of prompt and answer together
 	Sampling engine.Sampling // for requests that say nothing; Seed 0: a fresh seed for every answer
+}
+
+// Generator is what the server needs of an engine.Engine.
+type Generator interface {
+	Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error)
+}
+
+// NewBackend joins a loaded checkpoint's chat template to the engine that runs it.
+func NewBackend(info ModelInfo, template tokenizer.ChatTemplate, g Generator) Backend {
+	return chat{g, info, template}
+}
+
+type chat struct {
+	Generator
+	info     ModelInfo
+	template tokenizer.ChatTemplate
+}
+
+func (c chat) Info() ModelInfo { return c.info }
+
+func (c chat) Prompt(messages []Message) ([]int32, error) {
+	var all tokenizer.Chat
+	for _, m := range messages {
+		all.Messages = append(all.Messages, tokenizer.Text(m.Role, m.Content))
+	}
+	return c.template.Render(all)
 }

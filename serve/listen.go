@@ -20,17 +20,30 @@ type ListenError struct {
 func (e *ListenError) Text(lang Lang) string {
 	_, port, _ := net.SplitHostPort(e.Addr)
 	switch {
-	case isErrno(e.Err, syscall.EADDRINUSE, 10048):
+	case e.Is(syscall.EADDRINUSE):
 		return fmt.Sprintf(message{"端口 %s 已被占用(%s):请结束占用它的程序,或用 --addr 指定另一个地址",
 			"port %s is already in use (%s): end the program that has it, or choose another address with --addr"}.in(lang), port, e.Addr)
-	case isErrno(e.Err, syscall.EACCES, 10013):
+	case e.Is(syscall.EACCES):
 		return fmt.Sprintf(message{"没有权限使用端口 %s(%s):请用 --addr 指定 1024 以上的端口",
 			"no permission to use port %s (%s): choose a port above 1023 with --addr"}.in(lang), port, e.Addr)
-	case isErrno(e.Err, syscall.EADDRNOTAVAIL, 10049):
+	case e.Is(syscall.EADDRNOTAVAIL):
 		return fmt.Sprintf(message{"%s 不是本机的地址:请用 --addr 指定另一个地址",
 			"%s is not an address of this machine: choose another with --addr"}.in(lang), e.Addr)
 	}
 	return fmt.Sprintf(message{"无法监听 %s: %v", "cannot listen on %s: %v"}.in(lang), e.Addr, e.Err)
+}
+
+// Is makes errors.Is(err, syscall.EADDRINUSE) and its like true on Windows too.
+func (e *ListenError) Is(target error) bool {
+	switch target {
+	case syscall.EADDRINUSE:
+		return isErrno(e.Err, syscall.EADDRINUSE, 10048)
+	case syscall.EACCES:
+		return isErrno(e.Err, syscall.EACCES, 10013)
+	case syscall.EADDRNOTAVAIL:
+		return isErrno(e.Err, syscall.EADDRNOTAVAIL, 10049)
+	}
+	return false
 }
 
 // isErrno compares with the number that Unix knows and with that of Windows' sockets, for which package syscall has
