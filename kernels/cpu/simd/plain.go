@@ -1,53 +1,66 @@
 package simd
 
-import (
-	"encoding/binary"
-	"math"
-)
+// The twins in plain Go: the same order of additions, without fused multiply-adds.
 
-func bf(w []byte, i int) float32 {
-	return math.Float32frombits(uint32(binary.LittleEndian.Uint16(w[2*i:])) << 16)
-}
-func Dot(a, b []float32) float32 {
-	var s [16]float32
-	for i := range a {
-		s[i%16] += a[i] * b[i]
-	}
-	for n := 8; n > 0; n /= 2 {
-		for i := 0; i < n; i++ {
-			s[i] += s[i+n]
-		}
-	}
-	return s[0]
-}
-func AddScaled(y []float32, a float32, x []float32) {
-	for i := range y {
-		y[i] += a * x[i]
-	}
-}
-func DotBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n, k int) {
-	row := make([]float32, k)
-	for j := 0; j < n; j++ {
-		for i := range row {
-			row[i] = bf(w, j*ldw+i)
-		}
-		for i := 0; i < t; i++ {
-			y[i*ldy+j] = Dot(row, x[i*ldx:][:k])
+func plainDotBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n, k int) {
+	for j := range n {
+		row := w[2*j*ldw:][:2*k]
+		for i := range t {
+			v := x[i*ldx:][:k]
+			var lanes [16]float32
+			at := 0
+			for ; at+16 <= k; at += 16 {
+				a, b := v[at:at+16], row[2*at:2*at+32]
+				for l := range lanes {
+					lanes[l] += a[l] * widenOne(b, l)
+				}
+			}
+			for l := range k - at {
+				lanes[l] += v[at+l] * widenOne(row, at+l)
+			}
+			y[i*ldy+j] = sum16(&lanes)
 		}
 	}
 }
-func MulBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n, k int) {
-	row := make([]float32, n)
-	for i := 0; i < t; i++ {
-		clear(y[i*ldy:][:n])
-	}
-	for j := 0; j < k; j++ {
-		for i := range row {
-			row[i] = bf(w, j*ldw+i)
-		}
-		for i := 0; i < t; i++ {
-			AddScaled(y[i*ldy:][:n], x[i*ldx+j], row)
+
+func plainMulBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n, k int) {
+	for at := range k {
+		row := w[2*at*ldw:][:2*n]
+		for i := range t {
+			v, out := x[i*ldx+at], y[i*ldy:][:n]
+			for j := range out {
+				out[j] += v * widenOne(row, j)
+			}
 		}
 	}
 }
-func Name() string { return "go" }
+
+func plainDot(a, b []float32) float32 {
+	var lanes [16]float32
+	at := 0
+	for ; at+16 <= len(a); at += 16 {
+		p, q := a[at:at+16], b[at:at+16]
+		for l := range lanes {
+			lanes[l] += p[l] * q[l]
+		}
+	}
+	for l := range len(a) - at {
+		lanes[l] += a[at+l] * b[at+l]
+	}
+	return sum16(&lanes)
+}
+
+func plainAddScaled(y []float32, a float32, x []float32) {
+	for i, v := range x {
+		y[i] += a * v
+	}
+}
+
+// sum16 adds lanes 8 apart, then 4 apart, then neighbours twice.
+func sum16(l *[16]float32) float32 {
+	var s [4]float32
+	for i := range s {
+		s[i] = (l[i] + l[i+8]) + (l[i+4] + l[i+12])
+	}
+	return (s[0] + s[1]) + (s[2] + s[3])
+}
