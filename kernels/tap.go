@@ -34,27 +34,27 @@ const (
 type Hook uint8
 
 const (
-	HookEmbed         Hook = iota // [D] after the embedding
-	HookResidPre                  // [D] residual before the layer
-	HookAttnNorm                  // [D] normalised input of attention
-	HookQ                         // [H·Hd] before rotation, norm and temperature
-	HookK                         // [KvH·Hd] likewise
-	HookV                         // [KvH·Hd]
-	HookRotQ                      // [H·Hd] as it enters the scores: after rotation, QK norm and temperature
-	HookRotK                      // [KvH·Hd] as it is cached: after rotation and QK norm
-	HookZ                         // [H·Hd] attention's weighted values
-	HookAttnOut                   // [D] after the output projection, before it joins the residual
-	HookResidMid                  // [D] residual between attention and feed-forward
-	HookFFNNorm                   // [D] normalised input of the feed-forward layer
-	HookRouterLogits              // [E]
-	HookExpertIndex               // [1] the chosen expert
-	HookExpertGate                // [1] sigmoid of its logit
-	HookExpertIn                  // [D] gate · normalised input: what the routed expert reads
-	HookRoutedOut                 // [D] the routed expert's output
-	HookSharedOut                 // [D] the shared expert's output
-	HookFFNOut                    // [D] routed + shared, or the dense layer's output
-	HookResidPost                 // [D] residual after the layer
-	HookFinalNorm                 // [D] normalised input of the output projection
-	HookLogits                    // [V] plain logits
-	Hooks                         // the number of hooks
+	HookEmbed        Hook = iota // [D] after the embedding
+	HookResidPre                 // [D] residual before the layer
+	HookAttnNorm                 // [D] normalised input of attention
+	HookQ                        // [H·Hd] before rotation, norm and temperature
+	HookK                        // [KvH·Hd] likewise
+	HookV                        // [KvH·Hd]
+	HookRotQ                     // [H·Hd] as it enters the scores: after rotation, QK norm and temperature
+	HookRotK                     // [KvH·Hd] as it is cached: after rotation and QK norm
+	HookZ                        // [H·Hd] attention's weighted values
+	HookAttnOut                  // [D] after the output projection, before it joins the residual
+	HookResidMid                 // [D] residual between attention and feed-forward
+	HookFFNNorm                  // [D] normalised input of the feed-forward layer
+	HookRouterLogits             // [E]
+	HookExpertIndex              // [1] the chosen expert
+	HookExpertGate               // [1] sigmoid of its logit
+	HookExpertIn                 // [D] gate · normalised input: what the routed expert reads
+	HookRoutedOut                // [D] the routed expert's output
+	HookSharedOut                // [D] the shared expert's output
+	HookFFNOut                   // [D] routed + shared, or the dense layer's output
+	HookResidPost                // [D] residual after the layer
+	HookFinalNorm                // [D] normalised input of the output projection
+	HookLogits                   // [V] plain logits
+	Hooks                        // the number of hooks
 )

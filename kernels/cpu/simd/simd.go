@@ -17,6 +17,7 @@ import (
 	"encoding/binary"
 	"math"
 	"os"
+	"runtime"
 	"sync"
 )
 
@@ -318,11 +319,9 @@ func FMA(rounds int) (flops int) {
 			acc[i] += a * a
 		}
 	}
-	sink = acc[0]
+	runtime.KeepAlive(&acc)
 	return rounds * 2 * 12
 }
-
-var sink float32
 
 // widenOne is a bfloat16 as float32.
 func widenOne(w []byte, i int) float32 {

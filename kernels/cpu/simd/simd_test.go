@@ -97,9 +97,13 @@ func (p *problem) check(t *testing.T) {
 func TestProducts(t *testing.T) {
 	every(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(1, 2))
+		step := 1
+		if testing.Short() {
+			step = 5
+		}
 		for _, transposed := range []bool{false, true} {
 			for n := 1; n <= 70; n++ {
-				for k := 1; k <= 70; k++ {
+				for k := 1 + n%step; k <= 70; k += step {
 					newProblem(r, 1+(n*7+k)%13, n, k, transposed).check(t)
 				}
 			}
