@@ -229,7 +229,12 @@ func (t *transfer) probe(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
-	return t.check(resp, 0, false)
+	if err := t.check(resp, 0, false); err != nil {
+		return err
+	}
+	// A body read to its end leaves the connection for the next request; whether it breaks, the segments will find out.
+	io.CopyN(io.Discard, resp.Body, 1)
+	return nil
 }
 
 // fetch brings segment i. A try that brought bytes makes up for all failures before it.
