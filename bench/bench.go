@@ -105,8 +105,8 @@ type Result struct {
 	Percent float64 `json:"percent,omitempty"` // of the peak that bounds it
 }
 
-// newResult derives what follows from the samples. peak bounds Rate; 0: none is known.
-func newResult(r Result, samples []time.Duration, peak float64) Result {
+// newResult derives what follows from the samples.
+func newResult(r Result, samples []time.Duration) Result {
 	for _, s := range samples {
 		r.Samples = append(r.Samples, s.Nanoseconds())
 	}
@@ -120,10 +120,17 @@ func newResult(r Result, samples []time.Duration, peak float64) Result {
 	default:
 		r.Rate, r.Unit = float64(r.Flops)/seconds/1e9, "GFLOP/s"
 	}
-	if peak > 0 {
-		r.Percent = 100 * r.Rate / peak
-	}
 	return r
+}
+
+// compare sets the rate against the peak that bounds it.
+func (r *Result) compare(p *Peaks) {
+	switch r.Unit {
+	case "GB/s":
+		r.Percent = 100 * r.Rate / p.ReadGBs
+	case "GFLOP/s":
+		r.Percent = 100 * r.Rate / p.GFlops
+	}
 }
 
 // median of at least one value; of an even number the mean of the middle two.

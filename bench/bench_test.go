@@ -99,12 +99,13 @@ func TestResult(t *testing.T) {
 		{Result{Bytes: 2e9}, ms(100, 300), 20, "200000000 10 GB/s 50"},
 		{Result{Flops: 1e9}, ms(500), 8, "500000000 2 GFLOP/s 25"},
 	} {
-		r := newResult(c.r, c.samples, c.peak)
+		r := newResult(c.r, c.samples)
+		r.compare(&Peaks{ReadGBs: c.peak, GFlops: c.peak})
 		if got := fmt.Sprintf("%d %v %s %v", r.Median, r.Rate, r.Unit, r.Percent); got != c.want {
 			t.Errorf("got %s, want %s", got, c.want)
 		}
 	}
-	if r := newResult(Result{Tokens: 1}, ms(90, 100, 130), 0); r.spread() != 20 {
+	if r := newResult(Result{Tokens: 1}, ms(90, 100, 130)); r.spread() != 20 {
 		t.Errorf("spread %v %%, want 20", r.spread())
 	}
 }

@@ -65,7 +65,7 @@ func (r *Report) model(ctx context.Context, o *Options) error {
 		if err != nil {
 			return err
 		}
-		r.Results = append(r.Results, newResult(Result{Name: fmt.Sprintf("Prefill/tokens=%d", n), Tokens: n}, samples, 0))
+		r.Results = append(r.Results, newResult(Result{Name: fmt.Sprintf("Prefill/tokens=%d", n), Tokens: n}, samples))
 	}
 	for _, d := range o.Depths {
 		o.Progress(fmt.Sprintf("decode after %d tokens", d))
@@ -76,7 +76,7 @@ func (r *Report) model(ctx context.Context, o *Options) error {
 		if err != nil {
 			return err
 		}
-		r.Results = append(r.Results, newResult(Result{Name: fmt.Sprintf("Decode/depth=%d", d), Tokens: 1}, samples, 0))
+		r.Results = append(r.Results, newResult(Result{Name: fmt.Sprintf("Decode/depth=%d", d), Tokens: 1}, samples))
 	}
 	return nil
 }

@@ -25,9 +25,8 @@ const multiplyFFN = 2048
 func (r *Report) stages(ctx context.Context, o *Options) error {
 	ffn := int(o.StageBytes/2/3/stageDim) &^ 63
 	ffn = max(ffn, 64)
-	o.Progress("measure the machine's peaks")
 	weights := randomWeights(3 * stageDim * max(ffn, multiplyFFN))
-	r.Peaks = measurePeaks(weights, o.Threads)
+	r.Peaks = &Peaks{}
 
 	dev := cpu.New(cpu.Options{Threads: o.Threads})
 	defer dev.Close()
@@ -48,19 +47,22 @@ func (r *Report) stages(ctx context.Context, o *Options) error {
 			if err := stage.verify(); err != nil {
 				return err
 			}
+			r.Peaks.measure(weights, o.Threads)
 			samples, err := repeat(ctx, o.Repeat, func() (time.Duration, error) { return stage.run(s.rows) })
 			if err != nil {
 				return err
 			}
-			peak := r.Peaks.ReadGBs
+			r.Peaks.measure(weights, o.Threads)
 			if s.rows == 1 {
 				result.Bytes = 2 * 3 * stageDim * int64(s.ffn)
 			} else {
 				result.Flops = 2 * 3 * stageDim * int64(s.ffn) * int64(s.rows)
-				peak = r.Peaks.GFlops
 			}
-			r.Results = append(r.Results, newResult(result, samples, peak))
+			r.Results = append(r.Results, newResult(result, samples))
 		}
+	}
+	for i := range r.Results {
+		r.Results[i].compare(r.Peaks)
 	}
 	return nil
 }

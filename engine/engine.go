@@ -77,8 +77,10 @@ func (e *Engine) Context() int { return e.context }
 
 // run is the engine's goroutine. It alone touches the device.
 func (e *Engine) run() {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	if e.options.LockThread {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
 	defer close(e.done)
 	for {
 		stop, busy := e.turn()

@@ -17,6 +17,11 @@ type Options struct {
 	KVBytes      int64 // memory for keys and values at most; default 4 GiB, less where the context needs less
 	PageTokens   int   // tokens of one page; default 32
 
+	// LockThread keeps the goroutine that owns the device on one thread of the operating system. Drivers with state for
+	// each thread (CUDA) need it. The CPU device does not, and would pay for it: every time its stages wait for one
+	// another the kernel would have to switch threads, which halved the speed of decoding the demo checkpoint.
+	LockThread bool
+
 	check func() // tests: runs on the engine's goroutine after every step and whenever sequences came or went
 }
 
