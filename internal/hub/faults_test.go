@@ -13,6 +13,7 @@ import (
 	"time"
 )
 
+// TestFaults runs one pull of a single file against each misbehaviour of a server.
 func TestFaults(t *testing.T) {
 	const name = "model.safetensors"
 	const length = 300 << 10
@@ -193,6 +194,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// cutter passes on n bytes of a body and drops the rest.
 type cutter struct {
 	http.ResponseWriter
 	n int
@@ -321,6 +323,8 @@ func TestListingFaults(t *testing.T) {
 	})
 }
 
+// TestCDNRefusal: a content delivery network that answers 403 to an expired address is not the user's fault, and the
+// next try starts at the hub again.
 func TestCDNRefusal(t *testing.T) {
 	file := &fakeFile{path: "model.safetensors", data: noise(6, 1000), big: true}
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -75,7 +75,7 @@ func TestGlob(t *testing.T) {
 	wantError(t, err, ErrPattern, `pattern "[z-a]"`, "通配符")
 }
 
-// write makes a folder with a checkpoint of two shards; without names of files to leave out.
+// writeCheckpoint fills dir with the checkpoint as a pull leaves it, less the files named in without.
 func writeCheckpoint(t *testing.T, dir string, without ...string) {
 	t.Helper()
 	for _, f := range wanted(checkpoint()) {

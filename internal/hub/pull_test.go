@@ -109,7 +109,6 @@ func TestPull(t *testing.T) {
 }
 
 // recorder remembers the reports of a pull.
-
 type recorder struct {
 	mu    sync.Mutex
 	files int
@@ -174,7 +173,6 @@ func TestPullSelection(t *testing.T) {
 }
 
 // wantError checks the class of an error and its text in both languages.
-
 func wantError(t *testing.T, err, kind error, en, zh string) {
 	t.Helper()
 	if !errors.Is(err, kind) {
@@ -194,10 +192,6 @@ func wantError(t *testing.T, err, kind error, en, zh string) {
 		}
 	}
 }
-
-// TestFaults runs one pull of a single file against each misbehaviour of a server.
-
-// cutter passes on n bytes of a body and drops the rest.
 
 func TestUnsafeNames(t *testing.T) {
 	for _, name := range []string{
@@ -222,7 +216,6 @@ func TestUnsafeNames(t *testing.T) {
 }
 
 // TestSymlinkInside: a link inside the folder, which an earlier program may have left, does not lead a download out.
-
 func TestSymlinkInside(t *testing.T) {
 	h := newFakeHub(t, repo, &fakeFile{path: "folder/file", data: []byte("content")})
 	isolate(t, h)
@@ -298,10 +291,6 @@ func TestTokenStaysHome(t *testing.T) {
 	})
 }
 
-// TestCDNRefusal: a content delivery network that answers 403 to an expired address is not the user's fault, and the
-
-// next try starts at the hub again.
-
 func TestNoSpace(t *testing.T) {
 	h := newFakeHub(t, repo, checkpoint()...)
 	isolate(t, h)
@@ -358,20 +347,7 @@ func TestOffline(t *testing.T) {
 	}
 }
 
-// TestCancel: a cancelled pull leaves a part that the next one goes on with.
-
-// TestResumeAfterChange: parts of content that is no longer on the hub are thrown away.
-
-// TestHelperProcess is not a test: it is what other tests run in a process of its own.
-
-// TestKill: a pull that is killed without warning is taken up by the next one, which needs no lock file removed.
-
-// slow sends about 400 kB a second.
-
-// TestProxy: the proxy variables apply. They are read once a process, hence the other process.
-
 // TestForeignObjectIDs: mirrors list ids that are not git's; the size is then all there is.
-
 func TestForeignObjectIDs(t *testing.T) {
 	file := &fakeFile{path: "config.json", data: []byte(`{"a":1}`), etag: `"some-other-kind"`}
 	h := newFakeHub(t, repo, file)

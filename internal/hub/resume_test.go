@@ -12,6 +12,7 @@ import (
 	"time"
 )
 
+// TestCancel: a cancelled pull leaves a part that the next one goes on with.
 func TestCancel(t *testing.T) {
 	bothHubs(t, func(t *testing.T, ref Ref) {
 		const length = 300 << 10
@@ -76,6 +77,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// TestResumeAfterChange: parts of content that is no longer on the hub are thrown away.
 func TestResumeAfterChange(t *testing.T) {
 	for _, noDigest := range []bool{false, true} {
 		old := &fakeFile{path: "model.safetensors", data: noise(7, 100<<10), big: true, noDigest: noDigest}
@@ -102,6 +104,7 @@ func TestResumeAfterChange(t *testing.T) {
 	}
 }
 
+// TestHelperProcess is not a test: it is what other tests run in a process of its own.
 func TestHelperProcess(t *testing.T) {
 	dir := os.Getenv("CHULENGO_TEST_PULL")
 	if dir == "" {
@@ -119,6 +122,7 @@ func helper(t *testing.T, dir string, env ...string) *exec.Cmd {
 	return cmd
 }
 
+// TestKill: a pull that is killed without warning is taken up by the next one, which needs no lock file removed.
 func TestKill(t *testing.T) {
 	const length = 2 << 20
 	file := &fakeFile{path: "model.safetensors", data: noise(7, length), big: true}
@@ -170,6 +174,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// slow sends about 400 kB a second.
 type slow struct{ http.ResponseWriter }
 
 func (s *slow) Write(p []byte) (int, error) {
@@ -186,6 +191,7 @@ func (s *slow) Write(p []byte) (int, error) {
 	return total, nil
 }
 
+// TestProxy: the proxy variables apply. They are read once a process, hence the other process.
 func TestProxy(t *testing.T) {
 	files := checkpoint()
 	h := newFakeHub(t, repo, files...)
