@@ -4,8 +4,8 @@ import (
 	"container/heap"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -94,8 +94,13 @@ func plain(t *Tokenizer, text string) []int32 {
 // goText returns Go source of the standard library: English in comments, and code.
 func goText(t testing.TB) (english, code string) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(runtime.GOROOT(), "src", "net", "http", "*.go"))
-	more, _ := filepath.Glob(filepath.Join(runtime.GOROOT(), "src", "go", "types", "*.go"))
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Skipf("go env GOROOT: %v", err)
+	}
+	root := filepath.Join(strings.TrimSpace(string(out)), "src")
+	files, err := filepath.Glob(filepath.Join(root, "net", "http", "*.go"))
+	more, _ := filepath.Glob(filepath.Join(root, "go", "types", "*.go"))
 	if err != nil || len(files) == 0 {
 		t.Skip("the standard library's source is not there")
 	}
