@@ -29,7 +29,7 @@ type Options struct {
 	Prefill    []int  // prompt lengths; default 64, 512, 2048
 	Depths     []int  // prompt lengths after which decoding is timed; default 16, 512, 2048
 	Decode     int    // tokens of one repetition of decoding; default 64
-	Repeat     int    // repetitions; default 5
+	Repeat     int    // repetitions; default 7, of which benchstat needs 6
 	StageBytes int64  // weights of a stage that streams; default 512 MiB, more than any cache
 	Commit     string // of the program, for the report; default: what the build recorded
 	NoModel    bool   // leave the checkpoint out
@@ -41,7 +41,7 @@ type Options struct {
 // Defaults of Options.
 const (
 	defaultDecode     = 64
-	defaultRepeat     = 5
+	defaultRepeat     = 7
 	defaultStageBytes = 512 << 20
 )
 

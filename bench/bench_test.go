@@ -51,7 +51,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("table lacks %q:\n%s", want, &table)
 		}
 	}
-	line := regexp.MustCompile(`^(Benchmark[A-Z]\S*-\d+ \t1(\t[\d.]+ [\w/]+)+|[a-z]+: .*)$`)
+	line := regexp.MustCompile(`^(Benchmark[A-Z]\S*-\d+ \t1(\t[\d.]+ [\w/]+)+|[a-z]+: .*|# commit abc, go.*)$`)
 	for _, l := range strings.Split(strings.TrimSpace(gobench.String()), "\n") {
 		if !line.MatchString(l) {
 			t.Errorf("not Go's benchmark format: %q", l)

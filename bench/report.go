@@ -49,13 +49,15 @@ func (r *Report) GoBench(w io.Writer) error {
 	e := r.Environment
 	var b strings.Builder
 	for _, line := range [][2]string{
-		{"goos", e.OS}, {"goarch", e.Arch}, {"pkg", "chulengo/bench"}, {"cpu", e.CPU}, {"go", e.Go}, {"device", e.Device},
-		{"commit", e.Commit}, {"checkpoint", r.Checkpoint},
+		{"goos", e.OS}, {"goarch", e.Arch}, {"pkg", "chulengo/bench"}, {"cpu", e.CPU},
+		{"checkpoint", r.Checkpoint},
 	} {
 		if line[1] != "" {
 			fmt.Fprintf(&b, "%s: %s\n", line[0], line[1])
 		}
 	}
+	// Not keys: benchstat puts files whose keys differ into tables of their own, and here commits are to be compared.
+	fmt.Fprintf(&b, "# commit %s, %s, %s, %s\n", e.Commit, e.Go, e.Device, e.Date.Format(time.RFC3339))
 	for _, x := range r.Results {
 		for _, ns := range x.Samples {
 			fmt.Fprintf(&b, "Benchmark%s-%d \t1\t%d ns/op", x.Name, e.Threads, ns)
