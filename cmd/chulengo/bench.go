@@ -1,0 +1,45 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"chulengo/bench"
+)
+
+func (a *app) benchCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: a.say("Measure speed beside the machine's bounds", "测量速度，并与机器上限比较"),
+		Args:  a.arguments(0, 0, ""),
+	}
+	a.addFlags(cmd.Flags(), modelOptions, []string{"threads", "format"})
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch a.opts.BenchFormat {
+		case "table", "json", "go":
+		default:
+			return usage("--format: want table, json or go, got %q", "--format 的值 %q 不合适：应为 table、json 或 go", a.opts.BenchFormat)
+		}
+		if err := a.checkDevice(); err != nil {
+			return err
+		}
+		src, err := a.resolve(a.opts.Model)
+		if err != nil {
+			return err
+		}
+		ctx, stop := a.signalled(cmd.Context())
+		defer stop()
+		report, err := bench.Run(ctx, bench.Options{Checkpoint: src.files, Name: src.name, Threads: a.opts.Threads,
+			Progress: func(what string) { a.note("measuring %s", "正在测量 %s", what) }})
+		if err != nil {
+			return err
+		}
+		switch a.opts.BenchFormat {
+		case "json":
+			return report.JSON(a.out)
+		case "go":
+			return report.GoBench(a.out)
+		}
+		return report.Table(a.out)
+	}
+	return cmd
+}

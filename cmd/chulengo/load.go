@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"chulengo/engine"
+	"chulengo/kernels"
+	"chulengo/kernels/cpu"
+	"chulengo/model"
+	"chulengo/safetensors"
+	"chulengo/serve"
+	"chulengo/tokenizer"
+)
+
+// described is a checkpoint whose small files were read.
+type described struct {
+	*source
+	config     *model.Config
+	generation *model.Generation
+	tokenizer  *tokenizer.Tokenizer // nil: the checkpoint has none
+}
+
+// loaded is a checkpoint that is ready to generate.
+type loaded struct {
+	*described
+	engine *engine.Engine
+	device kernels.Device
+	took   time.Duration
+
+	weights *safetensors.Checkpoint
+}
+
+// Close frees everything, in the order in which one needs the other.
+func (l *loaded) Close() {
+	l.engine.Close()
+	l.device.Close()
+	l.weights.Close()
+}
+
+// describeModel reads what the checkpoint of --model says about itself.
+func (a *app) describeModel() (*described, error) {
+	src, err := a.resolve(a.opts.Model)
+	if err != nil {
+		return nil, err
+	}
+	d := &described{source: src}
+	if d.config, err = model.LoadConfig(src.files); err != nil {
+		return nil, bad(src, err)
+	}
+	if d.generation, err = model.LoadGeneration(src.files, d.config); err != nil {
+		return nil, bad(src, err)
+	}
+	if d.tokenizer, err = tokenizer.Load(src.files); err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, bad(src, err)
+		}
+		d.tokenizer = nil
+	}
+	return d, nil
+}
+
+// bad says which checkpoint an error is about.
+func bad(src *source, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return unusable(err, "cannot use the checkpoint %s", "无法使用模型 %s", src.where())
+}
+
+// needTokenizer refuses a checkpoint without one.
+func (d *described) needTokenizer() error {
+	if d.tokenizer != nil {
+		return nil
+	}
+	return unusable(nil, "the checkpoint %s has no tokenizer (tokenizer.json or tokenizer.model); without one only generate --prompt-ids works",
+		"模型 %s 没有分词器（tokenizer.json 或 tokenizer.model）；没有分词器时只能用 generate --prompt-ids", d.where())
+}
+
+// load opens the checkpoint of --model, brings it to the device of --device and starts an engine. progress (nil: none)
+// is told bytes, from several goroutines.
+func (a *app) load(ctx context.Context, progress func(done, total int64)) (*loaded, error) {
+	d, err := a.describeModel()
+	if err != nil {
+		return nil, err
+	}
+	return a.start(ctx, d, progress)
+}
+
+// start is the part of load that takes time.
+func (a *app) start(ctx context.Context, d *described, progress func(done, total int64)) (l *loaded, err error) {
+	begin := time.Now()
+	if err := a.checkDevice(); err != nil {
+		return nil, err
+	}
+	if a.opts.Context < 0 || a.opts.Context > d.config.Context {
+		return nil, usage("--context: want 0 to the model's %d, got %d", "--context 的值 %[2]d 不合适：应在 0 与模型的 %[1]d 之间", d.config.Context, a.opts.Context)
+	}
+	l = &loaded{described: d}
+	defer func() {
+		if err != nil {
+			if l.device != nil {
+				l.device.Close()
+			}
+			if l.weights != nil {
+				l.weights.Close()
+			}
+		}
+	}()
+	if l.weights, err = safetensors.Open(d.files); err != nil {
+		return nil, bad(d.source, err)
+	}
+	l.device = cpu.New(cpu.Options{Threads: a.opts.Threads})
+	m, err := readWeights(ctx, l, progress)
+	if err != nil {
+		return nil, bad(d.source, err)
+	}
+	var decoders engine.Tokenizer
+	if d.tokenizer != nil {
+		decoders = engine.ForTokenizer(d.tokenizer)
+	}
+	if l.engine, err = engine.New(engine.ForModel(m, d.generation), decoders, l.device, engine.Options{Context: a.opts.Context}); err != nil {
+		return nil, bad(d.source, err)
+	}
+	l.took = time.Since(begin)
+	return l, nil
+}
+
+// readWeights loads the model while another goroutine reads ahead of it at the disk's speed.
+func readWeights(ctx context.Context, l *loaded, progress func(done, total int64)) (*model.Model, error) {
+	ahead, stop := context.WithCancel(ctx)
+	touched := make(chan struct{})
+	go func() {
+		defer close(touched)
+		l.weights.Touch(ahead, nil) // only a help: what is wrong with a file, Load says
+	}()
+	m, err := model.Load(ctx, l.weights, l.config, l.device, model.LoadOptions{Progress: progress})
+	stop()
+	<-touched
+	return m, err
+}
+
+// checkDevice refuses what this build cannot run on.
+func (a *app) checkDevice() error {
+	if a.opts.Threads < 0 {
+		return usage("--threads: want 0 or more, got %d", "--threads 的值 %d 不合适：应不小于 0", a.opts.Threads)
+	}
+	switch a.opts.Device {
+	case "auto", "cpu":
+		return nil
+	case "cuda":
+		return usage("--device cuda: this build has no CUDA kernels; use --device cpu", "--device cuda：此版本不含 CUDA 内核，请用 --device cpu")
+	}
+	return usage("--device: want auto or cpu, got %q", "--device 的值 %q 不合适：应为 auto 或 cpu", a.opts.Device)
+}
+
+// template is the chat format of --chat-template.
+func (a *app) template(d *described) (tokenizer.ChatTemplate, error) {
+	if err := d.needTokenizer(); err != nil {
+		return nil, err
+	}
+	switch name := a.opts.Template; name {
+	case "native":
+		return d.tokenizer.NativeTemplate(), nil
+	case "checkpoint":
+		text, ok := d.tokenizer.CheckpointTemplate()
+		if !ok {
+			return nil, unusable(nil, "the checkpoint %s has no chat template; use --chat-template native", "模型 %s 没有对话模板，请用 --chat-template native", d.where())
+		}
+		t, err := d.tokenizer.JinjaTemplate(text)
+		if err != nil {
+			return nil, unusable(err, "cannot use the chat template of %s", "无法使用 %s 的对话模板", d.where())
+		}
+		return t, nil
+	default:
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, usage("--chat-template: want native, checkpoint or a file, and %q cannot be read", "--chat-template 应为 native、checkpoint 或文件，而 %q 无法读取", name)
+		}
+		t, err := d.tokenizer.JinjaTemplate(string(text))
+		if err != nil {
+			return nil, failed(err, "cannot use the chat template %s", "无法使用对话模板 %s", name)
+		}
+		return t, nil
+	}
+}
+
+// info is what the server tells about a checkpoint.
+func (d *described) info() serve.ModelInfo {
+	return serve.ModelInfo{Name: d.name, Display: d.name, Llama: d.isLlama(d.config), Scout: d.isScout(d.config), Demo: d.demo,
+		Context: d.config.Context, Sampling: engine.Defaults(d.generation)}
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// options are the values in force, of all commands together.
+type options struct {
+	Config, Lang   string
+	Verbose, Quiet bool
+	Model, Device  string
+	Threads        int
+	Context        int
+	DataDir        string
+	Template       string
+	System         string
+	Greedy         bool
+	Seed           number[uint64]
+	Temperature    number[float64]
+	TopP, MinP     number[float64]
+	TopK           number[int]
+	Repetition     number[float64]
+	MaxTokens      int
+	JSON           bool
+	Addr, Page     string
+	Drain          time.Duration
+	Interactive    bool
+	PromptIDs      string
+	IgnoreEOS      bool
+	NoBOS          bool
+	Special        bool
+	Trace          string
+	Capture        []string
+	TraceLimit     string
+	IDs            string
+	Revision, Dir  string
+	Include        []string
+	Exclude        []string
+	Files          int
+	Rehash         bool
+	BenchFormat    string
+}
+
+// option is one row of the table below: an option's name in its flag's spelling, where its value goes, and what it is
+// for. The default is the value there before.
+type option struct {
+	name   string
+	value  any // *string, *bool, *int, *[]string, *time.Duration or *number
+	en, zh string
+}
+
+// generateTokens bounds raw continuations: unlike answers they need not end by themselves.
+const generateTokens = 256
+
+// defaults sets the values that hold where nothing else is said.
+func (o *options) defaults() {
+	o.Device, o.Template, o.Addr, o.Drain = "auto", "native", "127.0.0.1:5000", time.Minute
+	o.TraceLimit, o.Files, o.BenchFormat = "4GiB", 4, "table"
+}
+
+// table lists every option of every command.
+func (o *options) table() []option {
+	return []option{
+		{"config", &o.Config, "`FILE` with options (YAML, TOML or JSON)", "选项`文件`（YAML、TOML 或 JSON）"},
+		{"lang", &o.Lang, "language of messages: `zh|en` (default: the terminal's)", "界面语言：`zh|en`（默认跟随终端）"},
+		{"verbose", &o.Verbose, "timings and details on standard error", "把耗时和细节写到标准错误"},
+		{"quiet", &o.Quiet, "no progress and notes", "不显示进度和提示"},
+		{"model", &o.Model, "checkpoint `DIR`, hub address, or ORG/NAME in a local cache (default: the built-in demo)", "模型`目录`、模型站地址，或本机缓存中的 组织/名称（默认：内置演示模型）"},
+		{"device", &o.Device, "`auto|cpu`", "`auto|cpu`"},
+		{"threads", &o.Threads, "`N` threads of the CPU (0: one for each core)", "CPU 线程数 `N`（0：每核一个）"},
+		{"context", &o.Context, "`N` tokens that prompt and answer may have together (0: the model's)", "提示与回答合计的 token 上限 `N`（0：按模型）"},
+		{"data-dir", &o.DataDir, "`DIR` of chats, keys and histories", "保存对话、密钥和历史的`目录`"},
+		{"chat-template", &o.Template, "chat format: `native|checkpoint|FILE`", "对话模板：`native|checkpoint|文件`"},
+		{"system", &o.System, "system `TEXT` before every conversation", "每次对话之前的系统`文字`"},
+		{"greedy", &o.Greedy, "always the most probable token", "总是取概率最大的 token"},
+		{"seed", &o.Seed, "`N`: the same seed gives the same answer (default: another each time)", "随机种子 `N`：同一种子得到同一回答（默认每次不同）"},
+		{"temperature", &o.Temperature, "`X`: 0 is greedy, larger is freer (default: the checkpoint's)", "温度 `X`：0 为贪心，越大越随意（默认按模型）"},
+		{"top-p", &o.TopP, "draw from the most probable tokens that reach `P` together (default: the checkpoint's)", "只从累计概率达到 `P` 的 token 中选（默认按模型）"},
+		{"top-k", &o.TopK, "draw from the `K` most probable tokens, 0: all (default: the checkpoint's)", "只从概率最大的 `K` 个 token 中选，0 为全部（默认按模型）"},
+		{"min-p", &o.MinP, "drop tokens below `P` times the best (default 0)", "舍弃概率低于最大值 `P` 倍的 token（默认 0）"},
+		{"repetition-penalty", &o.Repetition, "above 1, `X` makes repetitions less probable (default 1)", "`X` 大于 1 时减少重复（默认 1）"},
+		{"max-tokens", &o.MaxTokens, "`N` tokens to generate at most (0: " + fmt.Sprint(generateTokens) + " for generate, else until the context is full)", "最多生成 `N` 个 token（0：generate 为 " + fmt.Sprint(generateTokens) + "，其他直到上下文用完）"},
+		{"json", &o.JSON, "print JSON", "输出 JSON"},
+		{"addr", &o.Addr, "`HOST:PORT` to listen on", "监听地址 `HOST:PORT`"},
+		{"page", &o.Page, "`FILE`: your own index.html in place of the page", "用自己的 index.html `文件`代替页面"},
+		{"drain-timeout", &o.Drain, "`TIME` that running answers have when the server ends", "服务结束时留给未完成回答的`时间`"},
+		{"interactive", &o.Interactive, "a conversation even if standard input is no terminal: one message a line", "标准输入不是终端时也逐行对话"},
+		{"prompt-ids", &o.PromptIDs, "token `IDS` in place of a text: 1,2,3", "用 token `编号`代替文字：1,2,3"},
+		{"ignore-eos", &o.IgnoreEOS, "go on after the checkpoint's stop tokens", "遇到模型的结束 token 也继续"},
+		{"no-bos", &o.NoBOS, "no begin-of-text before the prompt", "提示之前不加开始 token"},
+		{"special", &o.Special, "read the names of special tokens, such as <|eot|>, as those tokens", "把 <|eot|> 这样的名称当作特殊 token"},
+		{"trace", &o.Trace, "write captured values to `FILE.safetensors`", "把捕获的数值写入`文件.safetensors`"},
+		{"capture", &o.Capture, "`GLOB` of hook names to capture, repeatable (see chulengo hooks)", "要捕获的钩子名称`通配式`，可重复（见 chulengo hooks）"},
+		{"trace-limit", &o.TraceLimit, "`SIZE` that a trace may have at most", "捕获数据的`大小`上限"},
+		{"ids", &o.IDs, "token `IDS` to turn into text: 1,2,3", "要还原为文字的 token `编号`：1,2,3"},
+		{"revision", &o.Revision, "branch, tag or `COMMIT`", "分支、标签或`提交`"},
+		{"dir", &o.Dir, "`DIR` to download to (default: the cache)", "下载到`目录`（默认：缓存）"},
+		{"include", &o.Include, "only files that match `GLOB`, repeatable", "只下载匹配`通配式`的文件，可重复"},
+		{"exclude", &o.Exclude, "no files that match `GLOB`, repeatable", "不下载匹配`通配式`的文件，可重复"},
+		{"files", &o.Files, "`N` files at a time", "同时下载 `N` 个文件"},
+		{"rehash", &o.Rehash, "read files again that were verified before", "重新校验已经校验过的文件"},
+		{"format", &o.BenchFormat, "`table|json|go`", "`table|json|go`"},
+	}
+}
+
+// Groups of options that several commands have.
+var (
+	modelOptions    = []string{"model"}
+	deviceOptions   = []string{"model", "device", "threads", "context"}
+	samplingOptions = []string{"greedy", "seed", "temperature", "top-p", "top-k", "min-p", "repetition-penalty"}
+	chatOptions     = []string{"system", "chat-template"}
+)
+
+// key is an option's name in configuration files.
+func key(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// variable is an option's name in the environment.
+func variable(name string) string { return "CHULENGO_" + strings.ToUpper(key(name)) }
+
+// addFlags gives flags the options of the names, in their order.
+func (a *app) addFlags(flags *pflag.FlagSet, names ...[]string) {
+	rows := map[string]option{}
+	for _, row := range a.opts.table() {
+		rows[row.name] = row
+	}
+	for _, group := range names {
+		for _, name := range group {
+			row := rows[name]
+			a.addFlag(flags, row, a.say(row.en, row.zh))
+		}
+	}
+}
+
+func (a *app) addFlag(flags *pflag.FlagSet, row option, help string) {
+	switch v := row.value.(type) {
+	case *string:
+		flags.StringVar(v, row.name, *v, help)
+	case *bool:
+		flags.BoolVar(v, row.name, *v, help)
+	case *int:
+		flags.IntVar(v, row.name, *v, help)
+	case *[]string:
+		flags.StringArrayVar(v, row.name, *v, help)
+	case *time.Duration:
+		flags.DurationVar(v, row.name, *v, help)
+	case pflag.Value:
+		flags.Var(v, row.name, help)
+	default:
+		panic(fmt.Sprintf("option %s has a value of type %T", row.name, v))
+	}
+}
+
+// kinds names the forms of values for people, by the type words of pflag.
+var kinds = map[string]struct{ en, zh string }{
+	"string":      {"a text", "文字"},
+	"bool":        {"true or false", " true 或 false"},
+	"int":         {"an integer", "整数"},
+	"stringArray": {"a list of texts", "文字列表"},
+	"duration":    {"a time such as 30s or 2m", "时间，如 30s 或 2m"},
+	"uint64":      {"an integer of at least 0", "不小于 0 的整数"},
+	"float64":     {"a number", "数"},
+}
+
+// number is an option that may be unset: what it is then depends on the checkpoint.
+type number[T uint64 | int | float64] struct {
+	value T
+	set   bool
+}
+
+// or is the number, or what holds without it.
+func (n number[T]) or(unset T) T {
+	if n.set {
+		return n.value
+	}
+	return unset
+}
+
+// Set implements pflag.Value.
+func (n *number[T]) Set(s string) error {
+	var err error
+	switch v := any(&n.value).(type) {
+	case *uint64:
+		*v, err = strconv.ParseUint(s, 10, 64)
+	case *int:
+		*v, err = strconv.Atoi(s)
+	case *float64:
+		*v, err = strconv.ParseFloat(s, 64)
+	}
+	n.set = err == nil
+	return err
+}
+
+// String implements pflag.Value; "" is unset.
+func (n *number[T]) String() string {
+	if n == nil || !n.set {
+		return ""
+	}
+	return fmt.Sprint(n.value)
+}
+
+// Type implements pflag.Value.
+func (n *number[T]) Type() string { return fmt.Sprintf("%T", n.value) }
