@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"chulengo/demo"
 )
 
 // small measures something in well under a second.
@@ -79,6 +82,12 @@ func TestOptions(t *testing.T) {
 	o.NoStages = true
 	if _, err := Run(ctx, o); !errors.Is(err, enough) && !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func TestIsDemo(t *testing.T) {
+	if !isDemo(demo.FS()) || isDemo(os.DirFS("../model/testdata/micro-scout")) {
+		t.Error("the demo checkpoint is not told from others")
 	}
 }
 

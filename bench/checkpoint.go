@@ -1,8 +1,10 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -21,9 +23,9 @@ var (
 
 // model measures prefill and decode of the checkpoint.
 func (r *Report) model(ctx context.Context, o *Options) error {
-	dir, isDemo := o.Checkpoint, o.Checkpoint == nil
+	dir := o.Checkpoint
 	r.Checkpoint = o.Name
-	if isDemo {
+	if dir == nil {
 		dir, r.Checkpoint = demo.FS(), demo.Name
 	}
 	o.Progress("load " + r.Checkpoint)
@@ -53,7 +55,7 @@ func (r *Report) model(ctx context.Context, o *Options) error {
 	defer e.Close()
 
 	o.Progress("verify the answers")
-	if err := verify(ctx, e, cfg.Vocab, isDemo); err != nil {
+	if err := verify(ctx, e, cfg.Vocab, isDemo(dir)); err != nil {
 		return err
 	}
 	for _, n := range o.Prefill {
@@ -79,6 +81,13 @@ func (r *Report) model(ctx context.Context, o *Options) error {
 		r.Results = append(r.Results, newResult(Result{Name: fmt.Sprintf("Decode/depth=%d", d), Tokens: 1}, samples))
 	}
 	return nil
+}
+
+// isDemo says whether a folder holds the demo checkpoint, wherever it came from.
+func isDemo(dir fs.FS) bool {
+	got, err := fs.ReadFile(dir, "tokenizer.json")
+	want, errDemo := fs.ReadFile(demo.FS(), "tokenizer.json")
+	return err == nil && errDemo == nil && bytes.Equal(got, want)
 }
 
 // generate runs one greedy request to its full length. The result is never nil.
