@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, w world) int {
 	code := a.exitCode(err)
 	if code != exitInterrupted && code != exitTerminated {
 		fmt.Fprintln(a.err, a.say("error: ", "错误：")+a.describe(err))
-		if code == exitUsage {
+		if isMisuse(err) {
 			fmt.Fprintln(a.err, a.say("`chulengo help` shows the usage.", "运行 chulengo help 查看用法。"))
 		}
 	}

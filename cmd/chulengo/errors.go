@@ -13,6 +13,8 @@ import (
 
 	"chulengo/engine"
 	"chulengo/internal/hub"
+	"chulengo/model"
+	"chulengo/safetensors"
 	"chulengo/serve"
 )
 
@@ -32,6 +34,7 @@ type message struct {
 	code   int
 	en, zh string
 	cause  error
+	misuse bool // a look at the usage helps
 }
 
 func (m *message) Error() string { return m.text("en") }
@@ -56,14 +59,24 @@ func usage(en, zh string, args ...any) error {
 	return &message{code: exitUsage, en: fmt.Sprintf(en, args...), zh: fmt.Sprintf(zh, args...)}
 }
 
+// misuse is a usage error of somebody who does not know the command.
+func misuse(en, zh string, args ...any) error {
+	return &message{code: exitUsage, en: fmt.Sprintf(en, args...), zh: fmt.Sprintf(zh, args...), misuse: true}
+}
+
+func isMisuse(err error) bool {
+	var m *message
+	return errors.As(err, &m) && m.misuse || isFlagError(err)
+}
+
 // unusable says why a checkpoint cannot be used.
 func unusable(cause error, en, zh string, args ...any) error {
-	return &message{exitModel, fmt.Sprintf(en, args...), fmt.Sprintf(zh, args...), cause}
+	return &message{code: exitModel, en: fmt.Sprintf(en, args...), zh: fmt.Sprintf(zh, args...), cause: cause}
 }
 
 // failed is any other failure.
 func failed(cause error, en, zh string, args ...any) error {
-	return &message{exitFailed, fmt.Sprintf(en, args...), fmt.Sprintf(zh, args...), cause}
+	return &message{code: exitFailed, en: fmt.Sprintf(en, args...), zh: fmt.Sprintf(zh, args...), cause: cause}
 }
 
 func (a *app) exitCode(err error) int {
@@ -116,12 +129,18 @@ func localized(err error, lang string) string {
 	if own, ok := err.(interface{ Text(serve.Lang) string }); ok {
 		return own.Text(serve.Lang(lang))
 	}
+	if several, ok := err.(interface{ Unwrap() []error }); ok && strings.Contains(err.Error(), "\n") {
+		return localized(several.Unwrap()[0], lang) + map[bool]string{true: "（还有其他错误）", false: " (and more errors)"}[zh]
+	}
 	var (
 		unknown *pflag.NotExistError
 		missing *pflag.ValueRequiredError
 		invalid *pflag.InvalidValueError
 		param   *engine.ParamError
 		length  *engine.ContextError
+		config  *model.ConfigError
+		tensor  *model.TensorError
+		format  *safetensors.Error
 	)
 	switch {
 	case errors.As(err, &length):
@@ -140,6 +159,14 @@ func localized(err error, lang string) string {
 		return "option " + dashes(missing.GetSpecifiedName(), missing.GetSpecifiedShortnames()) + " needs a value"
 	case errors.As(err, &invalid):
 		return badValue("--"+invalid.GetFlag().Name, invalid.GetValue(), invalid.GetFlag().Value.Type(), lang)
+	case errors.As(err, &config) && zh:
+		return fmt.Sprintf("%s 的 %s 不合适：应为 %s，实为 %s", config.File, config.Key, config.Want, config.Got)
+	case errors.As(err, &tensor) && zh:
+		return fmt.Sprintf("张量 %s 不合适：应为 %s，实为 %s", tensor.Tensor, tensor.Want, tensor.Got)
+	case errors.Is(err, safetensors.NoCheckpoint) && zh:
+		return "没有 " + safetensors.IndexName + "，也没有 " + safetensors.SingleName
+	case errors.As(err, &format) && zh:
+		return formatText(format)
 	case errors.Is(err, fs.ErrNotExist) && zh, errors.Is(err, fs.ErrPermission) && zh:
 		var path *fs.PathError
 		if errors.As(err, &path) {
@@ -153,6 +180,15 @@ func localized(err error, lang string) string {
 		}
 	}
 	return text
+}
+
+// formatText says what is wrong with a safetensors file.
+func formatText(e *safetensors.Error) string {
+	text := e.File
+	if e.Tensor != "" {
+		text += " 的张量 " + e.Tensor
+	}
+	return fmt.Sprintf("%s 有误（%v）：应为 %s，实为 %s", text, e.Fault, e.Want, e.Got)
 }
 
 func lengthText(e *engine.ContextError, zh bool) string {

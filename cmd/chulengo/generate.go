@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,6 +45,11 @@ func (a *app) rawPrompt(args []string) (string, error) {
 	}
 	if a.opts.Trace != "" && len(a.opts.Capture) == 0 {
 		return "", usage("--trace needs --capture GLOB: what to write (chulengo hooks lists the names)", "--trace 需要用 --capture 指定捕获内容（chulengo hooks 列出名称）")
+	}
+	if dir := filepath.Dir(a.opts.Trace); a.opts.Trace != "" {
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return "", usage("--trace: there is no folder %s", "--trace：没有 %s 这个目录", dir)
+		}
 	}
 	if a.opts.PromptIDs != "" {
 		if len(args) > 0 {
@@ -101,7 +108,7 @@ func (a *app) generate(ctx context.Context, l *loaded, prompt string) error {
 		if err := t.write(a.opts.Trace, result); err != nil {
 			return err
 		}
-		a.note("wrote %s: %d values of %d tokens", "已写入 %s：%d 项数值，%d 个 token", a.opts.Trace, len(t.hooks), t.tokens())
+		a.note("wrote %s: %d hooks, %d tokens", "已写入 %s：%d 个钩子，%d 个 token", a.opts.Trace, len(t.hooks), t.tokens())
 	}
 	if a.opts.JSON {
 		if err := a.printJSON(generated{ids, orEmpty(result.IDs), result.Text, orEmpty(result.LogProbs)}); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,7 +27,7 @@ func (a *app) hooksCommand() *cobra.Command {
 		}
 		hooks, err := model.SelectHooks(d.config, globs)
 		if err != nil {
-			return &message{exitUsage, "hooks", "hooks", err}
+			return &message{code: exitUsage, en: "hooks", zh: "没有这样的钩子", cause: err}
 		}
 		if a.opts.JSON {
 			return a.printJSON(hookManifest(d, hooks))
@@ -56,7 +55,7 @@ type hookJSON struct {
 func hookManifest(d *described, hooks []model.Hook) manifest {
 	m := manifest{Version: model.HookManifest, Model: d.name}
 	for _, h := range hooks {
-		m.Hooks = append(m.Hooks, hookJSON{h.Name, slices.Concat([]int{}, h.Shape), h.Axes, dtype(h).String(), 4 * h.Width(), h.Means})
+		m.Hooks = append(m.Hooks, hookJSON{h.Name, orEmpty(h.Shape), h.Axes, dtype(h).String(), 4 * h.Width(), h.Means})
 	}
 	return m
 }

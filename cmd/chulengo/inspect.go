@@ -139,7 +139,7 @@ func (r *inspection) addTensors(weights *safetensors.Checkpoint, modules map[str
 		module := cmp.Or(modules[name], "vision")
 		bytes := int64(len(t.Data))
 		r.Parameters += int64(t.Len())
-		r.Tensors = append(r.Tensors, tensorJSON{name, module, t.DType.String(), slices.Concat([]int{}, t.Shape), bytes, t.File})
+		r.Tensors = append(r.Tensors, tensorJSON{name, module, t.DType.String(), orEmpty(t.Shape), bytes, t.File})
 		k := module + " " + t.DType.String()
 		if _, ok := index[k]; !ok {
 			index[k] = len(r.Modules)

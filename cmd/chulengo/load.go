@@ -36,7 +36,9 @@ type loaded struct {
 
 // Close frees everything, in the order in which one needs the other.
 func (l *loaded) Close() {
-	l.engine.Close()
+	if l.engine != nil {
+		l.engine.Close()
+	}
 	l.device.Close()
 	l.weights.Close()
 }
@@ -91,7 +93,7 @@ func (a *app) load(ctx context.Context, progress func(done, total int64)) (*load
 }
 
 // start is the part of load that takes time.
-func (a *app) start(ctx context.Context, d *described, progress func(done, total int64)) (l *loaded, err error) {
+func (a *app) start(ctx context.Context, d *described, progress func(done, total int64)) (*loaded, error) {
 	begin := time.Now()
 	if err := a.checkDevice(); err != nil {
 		return nil, err
@@ -99,34 +101,31 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 	if a.opts.Context < 0 || a.opts.Context > d.config.Context {
 		return nil, usage("--context: want 0 to the model's %d, got %d", "--context 的值 %[2]d 不合适：应在 0 与模型的 %[1]d 之间", d.config.Context, a.opts.Context)
 	}
-	l = &loaded{described: d}
-	defer func() {
-		if err != nil {
-			if l.device != nil {
-				l.device.Close()
-			}
-			if l.weights != nil {
-				l.weights.Close()
-			}
-		}
-	}()
-	if l.weights, err = safetensors.Open(d.files); err != nil {
-		return nil, bad(d.source, err)
-	}
-	l.device = cpu.New(cpu.Options{Threads: a.opts.Threads})
-	m, err := readWeights(ctx, l, progress)
+	weights, err := safetensors.Open(d.files)
 	if err != nil {
 		return nil, bad(d.source, err)
 	}
-	var decoders engine.Tokenizer
-	if d.tokenizer != nil {
-		decoders = engine.ForTokenizer(d.tokenizer)
-	}
-	if l.engine, err = engine.New(engine.ForModel(m, d.generation), decoders, l.device, engine.Options{Context: a.opts.Context}); err != nil {
+	l := &loaded{described: d, weights: weights, device: cpu.New(cpu.Options{Threads: a.opts.Threads})}
+	if err := l.run(ctx, a.opts.Context, progress); err != nil {
+		l.Close()
 		return nil, bad(d.source, err)
 	}
 	l.took = time.Since(begin)
 	return l, nil
+}
+
+// run brings the weights to the device and starts the engine.
+func (l *loaded) run(ctx context.Context, tokens int, progress func(done, total int64)) error {
+	m, err := readWeights(ctx, l, progress)
+	if err != nil {
+		return err
+	}
+	var decoders engine.Tokenizer
+	if l.tokenizer != nil {
+		decoders = engine.ForTokenizer(l.tokenizer)
+	}
+	l.engine, err = engine.New(engine.ForModel(m, l.generation), decoders, l.device, engine.Options{Context: tokens})
+	return err
 }
 
 // readWeights loads the model while another goroutine reads ahead of it at the disk's speed.

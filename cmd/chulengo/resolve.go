@@ -52,7 +52,7 @@ func (a *app) resolve(name string) (*source, error) {
 	}
 	dir, err := hub.Find(ref)
 	if err != nil {
-		return nil, &message{exitModel, "cannot use " + name, "无法使用 " + name, err}
+		return nil, &message{code: exitModel, en: "cannot use " + name, zh: "无法使用 " + name, cause: err}
 	}
 	s := folder(dir)
 	s.name = ref.Name

@@ -24,9 +24,9 @@ func (a *app) root() *cobra.Command {
 				return nil
 			}
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				return usage("there is no command %q; did you mean %s?", "没有 %q 这个命令，是不是 %s？", args[0], strings.Join(near, ", "))
+				return misuse("there is no command %q; did you mean %s?", "没有 %q 这个命令，是不是 %s？", args[0], strings.Join(near, ", "))
 			}
-			return usage("there is no command %q", "没有 %q 这个命令", args[0])
+			return misuse("there is no command %q", "没有 %q 这个命令", args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -48,11 +48,11 @@ func (a *app) arguments(min, max int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < min:
-			return usage("%s: %s is missing", "%s：缺少 %s", cmd.Name(), what)
+			return misuse("%s: %s is missing", "%s：缺少 %s", cmd.Name(), what)
 		case max == 0 && len(args) > 0:
-			return usage("%s takes no arguments, got %q", "%s 不需要参数，多了 %q", cmd.Name(), args[0])
+			return misuse("%s takes no arguments, got %q", "%s 不需要参数，多了 %q", cmd.Name(), args[0])
 		case max > 0 && len(args) > max:
-			return usage("%s: %q is too much; put texts with spaces into quotes", "%s：多了 %q；含空格的文字请加引号", cmd.Name(), args[max])
+			return misuse("%s: %q is too much; put texts with spaces into quotes", "%s：多了 %q；含空格的文字请加引号", cmd.Name(), args[max])
 		}
 		return nil
 	}
@@ -85,6 +85,12 @@ func (a *app) localize(root *cobra.Command) {
 		template = chinese.Replace(template)
 		for _, cmd := range append(descendants(root), root) {
 			cmd.InitDefaultHelpFlag()
+			if use := strings.ReplaceAll(cmd.Use, "[flags]", "[选项]"); use != cmd.Use {
+				cmd.Use = use
+			} else if cmd.Runnable() {
+				cmd.Use += " [选项]"
+			}
+			cmd.DisableFlagsInUseLine = true
 			cmd.Flags().Lookup("help").Usage = cmd.Name() + " 的用法"
 		}
 		root.InitDefaultVersionFlag()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,9 @@ Ctrl-C lets running answers finish; a second Ctrl-C ends at once.`,
 
 // serve opens the address before it looks at the weights, so that whatever can fail early does.
 func (a *app) serve(ctx context.Context) error {
+	if _, _, err := net.SplitHostPort(a.opts.Addr); err != nil {
+		return usage("--addr: want HOST:PORT such as 127.0.0.1:5000, got %q", "--addr 的值 %q 不合适：应为 主机:端口，如 127.0.0.1:5000", a.opts.Addr)
+	}
 	d, err := a.describeModel()
 	if err != nil {
 		return err

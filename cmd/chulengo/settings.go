@@ -106,7 +106,7 @@ func (a *app) readConfig(path string) (*viper.Viper, error) {
 	}
 	file.SetConfigFile(path)
 	if err := file.ReadInConfig(); err != nil {
-		return nil, &message{exitUsage, "cannot read the configuration " + path, "无法读取配置文件 " + path, err}
+		return nil, &message{code: exitUsage, en: "cannot read the configuration " + path, zh: "无法读取配置文件 " + path, cause: err}
 	}
 	var known []string
 	for _, row := range a.opts.table() {

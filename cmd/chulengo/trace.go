@@ -47,7 +47,7 @@ type traceSampler struct {
 func (a *app) newTrace(l *loaded, r *engine.Request) (*trace, error) {
 	hooks, err := model.SelectHooks(l.config, a.opts.Capture)
 	if err != nil {
-		return nil, &message{exitUsage, "--capture", "--capture", err}
+		return nil, &message{code: exitUsage, en: "--capture", zh: "--capture 的名称不合适（chulengo hooks 列出所有名称）", cause: err}
 	}
 	limit, err := parseSize(a.opts.TraceLimit)
 	if err != nil {
@@ -63,7 +63,7 @@ func (a *app) newTrace(l *loaded, r *engine.Request) (*trace, error) {
 		return nil, usage("the trace may take %s (%s for each of up to %d tokens), more than --trace-limit %s: capture less, lower --max-tokens or raise the limit",
 			"捕获的数据可能达 %s（每个 token %s，最多 %d 个），超过了 --trace-limit %s：请减少捕获内容、降低 --max-tokens 或提高上限", size(estimate), size(int64(perToken)), tokens, a.opts.TraceLimit)
 	}
-	a.note("capturing %d values, at most %s", "捕获 %d 项数值，最多 %s", len(hooks), size(estimate))
+	a.note("capturing at most %[2]s (hooks: %[1]d)", "捕获 %d 个钩子，最多 %s", len(hooks), size(estimate))
 	s := r.Sampling
 	t := &trace{hooks: hooks, values: make([][]byte, len(hooks)), run: traceRun{Manifest: model.HookManifest, Model: l.name, PromptIDs: r.Prompt,
 		Seed: s.Seed, Sampler: traceSampler{s.Temperature, s.TopK, s.TopP, s.MinP, s.RepetitionPenalty}}}

@@ -1,0 +1,164 @@
+//go:build unix
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestMain makes the test binary the program itself when it is started as such, so that signals and exit codes are
+// those of a process of its own.
+func TestMain(m *testing.M) {
+	if os.Getenv("CHULENGO_TEST_MAIN") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// process is the program in a process of its own.
+type process struct {
+	*exec.Cmd
+	out, errout bytes.Buffer // standard output; what lines read of standard error, complete after end
+	lines       chan string  // of standard error
+}
+
+func start(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := &process{Cmd: exec.Command(os.Args[0], args...), lines: make(chan string, 1000)}
+	p.Env = append(os.Environ(), "CHULENGO_TEST_MAIN=1", "LC_ALL=en_US.UTF-8", "HOME="+t.TempDir(), "XDG_DATA_HOME=")
+	p.Stdout = &p.out
+	pipe, err := p.StderrPipe()
+	if err == nil {
+		err = p.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Process.Kill() })
+	go func() {
+		defer close(p.lines)
+		for s := bufio.NewScanner(pipe); s.Scan(); {
+			p.lines <- s.Text()
+		}
+	}()
+	return p
+}
+
+// until reads standard error up to a line that matches, and gives what its group holds.
+func (p *process) until(t *testing.T, pattern string) string {
+	t.Helper()
+	re, deadline := regexp.MustCompile(pattern), time.After(30*time.Second)
+	for {
+		select {
+		case line, ok := <-p.lines:
+			if !ok {
+				t.Fatalf("ended before %s; standard error %q", pattern, p.errout.String())
+			}
+			p.errout.WriteString(line + "\n")
+			if m := re.FindStringSubmatch(line); m != nil {
+				return m[len(m)-1]
+			}
+		case <-deadline:
+			t.Fatalf("no %s; standard error %q", pattern, p.errout.String())
+		}
+	}
+}
+
+// end waits for the exit code.
+func (p *process) end(t *testing.T) int {
+	t.Helper()
+	for line := range p.lines {
+		p.errout.WriteString(line + "\n")
+	}
+	err := p.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return p.ProcessState.ExitCode()
+}
+
+func TestServe(t *testing.T) {
+	data := t.TempDir()
+	p := start(t, "serve", "--addr", "127.0.0.1:0", "--data-dir", data, "--greedy", "--page", file(t, "index.html", "<p>{{ chat_id }}</p>"))
+	url := p.until(t, `^(http://localhost:\d+)/$`)
+	p.until(t, "chulengo-demo is ready")
+	addr := strings.TrimPrefix(url, "http://localhost")
+
+	resp, err := http.Post("http://127.0.0.1"+addr+"/api/generate", "application/json", strings.NewReader(`{"user_input": "What is the capital of France?"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct{ Response string }
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Response != "The capital of France is Paris." {
+		t.Errorf("got %+v (%v)", answer, err)
+	}
+	resp.Body.Close()
+	if resp, err = http.Get("http://127.0.0.1" + addr + "/"); err != nil {
+		t.Fatal(err)
+	}
+	if page, _ := io.ReadAll(resp.Body); !regexp.MustCompile(`^<p>[0-9a-f-]{36}</p>$`).Match(page) {
+		t.Errorf("own page: %q", page)
+	}
+	resp.Body.Close()
+
+	taken := start(t, "serve", "--addr", "127.0.0.1"+addr, "--data-dir", t.TempDir())
+	if code := taken.end(t); code != exitBusy || strings.Count(taken.errout.String(), "\n") != 1 || !strings.Contains(taken.errout.String(), "already in use") {
+		t.Errorf("taken port: code %d, %q", code, taken.errout.String())
+	}
+	locked := start(t, "serve", "--addr", "127.0.0.1:0", "--data-dir", data)
+	if code := locked.end(t); code != exitBusy || strings.Count(locked.errout.String(), "\n") != 1 {
+		t.Errorf("taken folder: code %d, %q", code, locked.errout.String())
+	}
+
+	p.Process.Signal(syscall.SIGINT)
+	if code := p.end(t); code != 0 || p.out.Len() > 0 {
+		t.Errorf("after SIGINT: code %d, standard output %q, standard error %q", code, p.out.String(), p.errout.String())
+	}
+}
+
+func TestServeEverywhereWarns(t *testing.T) {
+	p := start(t, "serve", "--addr", "0.0.0.0:0", "--data-dir", t.TempDir())
+	p.until(t, "everyone who can reach this machine")
+	p.Process.Signal(syscall.SIGTERM)
+	if code := p.end(t); code != 0 {
+		t.Errorf("after SIGTERM: code %d, %q", code, p.errout.String())
+	}
+}
+
+func TestServeFailsWithTheModel(t *testing.T) {
+	dir := copyDemo(t, func(dir string) {
+		if err := os.Truncate(dir+"/model-00001-of-00004.safetensors", 1000); err != nil {
+			t.Fatal(err)
+		}
+	})
+	p := start(t, "serve", "--addr", "127.0.0.1:0", "--data-dir", t.TempDir(), "--model", dir, "--quiet")
+	if code := p.end(t); code != exitModel || strings.Count(p.errout.String(), "\n") != 1 || !strings.HasPrefix(p.errout.String(), "error: cannot use the checkpoint") {
+		t.Errorf("code %d, %q", code, p.errout.String())
+	}
+}
+
+// TestInterrupt ends a long answer: what was said is there, and the exit code says why it ended.
+func TestInterrupt(t *testing.T) {
+	for signal, want := range map[syscall.Signal]int{syscall.SIGINT: exitInterrupted, syscall.SIGTERM: exitTerminated} {
+		p := start(t, "generate", "--ignore-eos", "--max-tokens", "30000", "--trace", t.TempDir()+"/t", "--capture", "blocks.0.mlp.hook_expert_indices", "Hello")
+		p.until(t, "capturing")
+		time.Sleep(300 * time.Millisecond)
+		p.Process.Signal(signal)
+		if code := p.end(t); code != want || p.out.Len() == 0 || strings.Contains(p.errout.String(), "error") {
+			t.Errorf("%v: code %d, %d bytes of answer, standard error %q", signal, code, p.out.Len(), p.errout.String())
+		}
+	}
+}
