@@ -63,7 +63,7 @@ function showModel() {
   const name = model.scout ? 'Llama-4-Scout' : model.display || model.name;
   $('heading').textContent = document.title = text('heading', { name });
   $('built-with').hidden = !model.llama;
-  $('version').textContent = version ? `chulengo ${version}`.replace(/ go\S+$/, '') : '';
+  $('version').textContent = version ? `chulengo ${version.split(',')[0]}` : '';
   if (state.fresh) welcome();
 }
 
@@ -236,13 +236,17 @@ async function stop() {
 // ---- conversations
 
 // show brings a conversation onto the page; an answer that is being written goes on there.
-async function show(chat) {
+async function show(chat, isNew = false) {
   state.answering = null;
   state.chat = chat;
   remember(chat);
   $('chat-id').textContent = chat;
   conversations.select(chat);
   enable();
+  if (isNew) {
+    welcome();
+    return;
+  }
   let c;
   try {
     c = await json('GET', conversationPath(chat));
@@ -264,7 +268,7 @@ async function show(chat) {
 }
 
 function newChat() {
-  show(newID());
+  show(newID(), true);
   closeSidebar();
   input.focus();
 }
