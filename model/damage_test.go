@@ -98,8 +98,8 @@ func dirNames(t *testing.T, dir string) (names []string) {
 }
 
 const (
-	firstShard = "model-00001-of-00005.safetensors"
-	lastShard  = "model-00005-of-00005.safetensors"
+	firstShard = "model-00001-of-00004.safetensors"
+	lastShard  = "model-00004-of-00004.safetensors"
 	indexFile  = "model.safetensors.index.json"
 )
 
