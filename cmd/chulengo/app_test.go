@@ -236,7 +236,7 @@ func TestEveryTextHasTwoLanguages(t *testing.T) {
 		if i := strings.IndexFunc(en.out, func(r rune) bool { return r >= 0x3000 }); i >= 0 {
 			t.Errorf("%s: English help has Chinese: %.40s", name, en.out[i:])
 		}
-		for _, word := range []string{"Usage:", "Flags:", "[flags]", "help for"} {
+		for _, word := range []string{"Usage:", "Flags:", "[flags]", "help for", "(default"} {
 			if strings.Contains(zh.out, word) {
 				t.Errorf("%s: Chinese help has %q", name, word)
 			}

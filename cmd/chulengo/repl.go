@@ -35,6 +35,9 @@ func (a *app) converse(ctx context.Context) error {
 			a.note("(Ctrl-D or /bye leaves)", "（Ctrl-D 或 /bye 退出）")
 			continue
 		case errors.Is(err, io.EOF):
+			if terminal(a.in) {
+				fmt.Fprintln(a.err) // the shell's prompt gets a line of its own
+			}
 			return nil
 		case err != nil:
 			return failed(err, "cannot read the message", "无法读取输入")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -82,6 +83,7 @@ func (a *app) localize(root *cobra.Command) {
 		"每个选项也可写成环境变量或 --config 文件中的键：--max-tokens、CHULENGO_MAX_TOKENS、max_tokens。")
 	template := root.UsageTemplate()
 	if a.lang == "zh" {
+		cobra.AddTemplateFunc("chineseDefaults", func(usages string) string { return defaultNote.ReplaceAllString(usages, "（默认 $1）") })
 		template = chinese.Replace(template)
 		for _, cmd := range append(descendants(root), root) {
 			cmd.InitDefaultHelpFlag()
@@ -103,11 +105,14 @@ func (a *app) localize(root *cobra.Command) {
 	}
 }
 
+// defaultNote is what pflag appends to the description of an option.
+var defaultNote = regexp.MustCompile(`\(default ([^)]*)\)`)
+
 // chinese translates cobra's usage template.
 var chinese = strings.NewReplacer("Usage:", "用法：", "Aliases:", "别名：", "Examples:", "例子：", "Available Commands:", "命令：",
 	"Additional Commands:", "其他命令：", "Global Flags:", "通用选项：", "Flags:", "选项：", "Additional help topics:", "其他说明：",
 	`Use "{{.CommandPath}} [command] --help" for more information about a command.`, `运行 {{.CommandPath}} 命令 --help 查看该命令的用法。`,
-	"[flags]", "[选项]", "[command]", "[命令]")
+	"[flags]", "[选项]", "[command]", "[命令]", "| trimTrailingWhitespaces", "| chineseDefaults | trimTrailingWhitespaces")
 
 func descendants(cmd *cobra.Command) []*cobra.Command {
 	list := slices.Clone(cmd.Commands())
