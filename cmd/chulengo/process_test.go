@@ -162,3 +162,26 @@ func TestInterrupt(t *testing.T) {
 		}
 	}
 }
+
+// TestServeEndsAtTheSecondSignal asks for an answer of some seconds: at this temperature nothing ends it but its length.
+// The first signal waits for it, the second does not.
+func TestServeEndsAtTheSecondSignal(t *testing.T) {
+	p := start(t, "serve", "--addr", "127.0.0.1:0", "--data-dir", t.TempDir(), "--temperature", "100", "--top-p", "1", "--seed", "1", "--threads", "1")
+	addr := p.until(t, `^http://localhost(:\d+)/$`)
+	p.until(t, "is ready")
+	resp, err := http.Post("http://127.0.0.1"+addr+"/api/generate", "application/json",
+		strings.NewReader(`{"user_input": "Hello", "stream": true, "max_new_tokens": 2048}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if line, err := bufio.NewReader(resp.Body).ReadString('\n'); err != nil || !strings.HasPrefix(line, "data: ") {
+		t.Fatalf("stream began with %q (%v)", line, err)
+	}
+	p.Process.Signal(syscall.SIGINT)
+	p.until(t, "waiting for running answers")
+	p.Process.Signal(syscall.SIGINT)
+	if code := p.end(t); code != exitInterrupted {
+		t.Errorf("code %d, standard error %q", code, p.errout.String())
+	}
+}
