@@ -101,21 +101,31 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 	if a.opts.Context < 0 || a.opts.Context > d.config.Context {
 		return nil, usage("--context: want 0 to the model's %d, got %d", "--context 的值 %[2]d 不合适：应在 0 与模型的 %[1]d 之间", d.config.Context, a.opts.Context)
 	}
+	if a.opts.KVMemory < 0 {
+		return nil, usage("--kv-memory: want 0 or more, got %d", "--kv-memory 的值 %d 不合适：应不小于 0", a.opts.KVMemory)
+	}
 	weights, err := safetensors.Open(d.files)
 	if err != nil {
 		return nil, bad(d.source, err)
 	}
 	l := &loaded{described: d, weights: weights, device: cpu.New(cpu.Options{Threads: a.opts.Threads})}
-	if err := l.run(ctx, a.opts.Context, progress); err != nil {
+	if err := l.run(ctx, engine.Options{Context: a.opts.Context, KVBytes: int64(a.opts.KVMemory) << 20}, progress); err != nil {
 		l.Close()
 		return nil, bad(d.source, err)
 	}
 	l.took = time.Since(begin)
+	wanted := a.opts.Context
+	if wanted == 0 {
+		wanted = d.config.Context
+	}
+	if fits := l.engine.Context(); fits < wanted {
+		a.note("context: %d of %d tokens fit into the memory for keys and values (--kv-memory)", "上下文：键值缓存的内存（--kv-memory）可容纳 %d 个 token，所需为 %d", fits, wanted)
+	}
 	return l, nil
 }
 
 // run brings the weights to the device and starts the engine.
-func (l *loaded) run(ctx context.Context, tokens int, progress func(done, total int64)) error {
+func (l *loaded) run(ctx context.Context, o engine.Options, progress func(done, total int64)) error {
 	m, err := readWeights(ctx, l, progress)
 	if err != nil {
 		return err
@@ -124,7 +134,7 @@ func (l *loaded) run(ctx context.Context, tokens int, progress func(done, total 
 	if l.tokenizer != nil {
 		decoders = engine.ForTokenizer(l.tokenizer)
 	}
-	l.engine, err = engine.New(engine.ForModel(m, l.generation), decoders, l.device, engine.Options{Context: tokens})
+	l.engine, err = engine.New(engine.ForModel(m, l.generation), decoders, l.device, o)
 	return err
 }
 

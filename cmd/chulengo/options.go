@@ -73,6 +73,7 @@ func (o *options) table() []option {
 		{"model", &o.Model, "checkpoint `DIR`, hub address, or ORG/NAME in a local cache (default: the built-in demo)", "模型目录 `DIR`、模型站地址，或本机缓存中的 组织/名称（默认：内置演示模型）"},
 		{"device", &o.Device, "`auto|cpu`", "`auto|cpu`"},
 		{"threads", &o.Threads, "`N` threads of the CPU (0: one for each core)", "CPU 线程数 `N`（0：每核一个）"},
+		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096）"},
 		{"context", &o.Context, "`N` tokens that prompt and answer may have together (0: the model's)", "提示与回答合计的 token 上限 `N`（0：按模型）"},
 		{"data-dir", &o.DataDir, "`DIR` of chats, keys and histories", "保存对话、密钥和历史的目录 `DIR`"},
 		{"chat-template", &o.Template, "chat format: `native|checkpoint|FILE`", "对话模板：`native|checkpoint|FILE`"},
@@ -111,7 +112,7 @@ func (o *options) table() []option {
 // Groups of options that several commands have.
 var (
 	modelOptions    = []string{"model"}
-	deviceOptions   = []string{"model", "device", "threads", "context"}
+	deviceOptions   = []string{"model", "device", "threads", "context", "kv-memory"}
 	samplingOptions = []string{"greedy", "seed", "temperature", "top-p", "top-k", "min-p", "repetition-penalty"}
 	chatOptions     = []string{"system", "chat-template"}
 )
