@@ -16,6 +16,7 @@ type options struct {
 	Model, Device  string
 	Threads        int
 	Context        int
+	KVMemory       int
 	DataDir        string
 	Template       string
 	System         string
