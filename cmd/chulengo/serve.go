@@ -82,8 +82,8 @@ func (a *app) serve(ctx context.Context) error {
 		model.Store(l)
 		info := d.info()
 		info.Context = l.engine.Context()
-		a.note("%s is ready (%s, %.1f s)", "%s 已就绪（%s，%.1f 秒）", d.name, l.device.Name(), l.took.Seconds())
 		server.SetReady(serve.NewBackend(info, template, l.engine))
+		a.note("%s is ready (%s, %.1f s)", "%s 已就绪（%s，%.1f 秒）", d.name, l.device.Name(), l.took.Seconds())
 		<-ended
 		l.Close()
 	}()
