@@ -5,79 +5,79 @@
 package simd
 
 //go:noescape
-func dot4x1AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot4x1AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x1AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x1AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
 func mul1x64AVX512(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
 
 //go:noescape
-func dot4x2AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot4x2AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x2AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x2AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
 func mul2x64AVX512(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
 
 //go:noescape
-func dot4x3AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot4x3AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x3AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x3AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
 func mul3x64AVX512(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
 
 //go:noescape
-func dot4x4AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot4x4AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x4AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x4AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
 func mul4x64AVX512(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
 
 //go:noescape
-func dot4x5AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot4x5AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x5AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x5AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
 func mul5x64AVX512(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
 
 //go:noescape
-func dot4x6AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot4x6AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x6AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x6AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
 func mul6x64AVX512(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
 
 //go:noescape
-func dot2x1AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot2x1AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x1AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x1AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot2x2AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot2x2AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x2AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x2AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot2x3AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot2x3AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot1x3AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot1x3AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
-func dot4x1AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+func dot4x1AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 
 //go:noescape
 func mul1x16AVX2(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
@@ -96,6 +96,9 @@ func mul5x16AVX2(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, 
 
 //go:noescape
 func mul6x16AVX2(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
+
+//go:noescape
+func spread(dst *float32, step int, src *float32, n int)
 
 //go:noescape
 func axpy8BF16AVX512(y *float32, x *float32, w *byte, ldw int, n int)

@@ -4,54 +4,54 @@
 
 #include "textflag.h"
 
-// func dot4x1AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot4x1AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot4x1AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (AX)(CX*2), BX
-	ADDQ   CX, BX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	LEAQ         (AX)(CX*2), DI
+	ADDQ         CX, DI
+	MOVL         $0xffff0000, R8
+	VMOVD        R8, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
 
 loop:
-	VPMOVZXWD     (AX), Z4
-	VPSLLD        $0x10, Z4, Z4
-	VPMOVZXWD     (AX)(CX*1), Z5
-	VPSLLD        $0x10, Z5, Z5
-	VPMOVZXWD     (AX)(CX*2), Z6
-	VPSLLD        $0x10, Z6, Z6
-	VPMOVZXWD     (BX), Z7
-	VPSLLD        $0x10, Z7, Z7
-	VMOVUPS       (DX), Z8
-	VFMADD231PS   Z8, Z4, Z0
-	VFMADD231PS   Z8, Z5, Z1
-	VFMADD231PS   Z8, Z6, Z2
-	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000020, BX
-	ADDQ          $0x00000040, DX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z5
+	VPSLLD        $0x10, (AX)(CX*1), Z6
+	VPSLLD        $0x10, (AX)(CX*2), Z7
+	VPSLLD        $0x10, (DI), Z8
+	VMOVUPS       (DX), Z9
+	VFMADD231PS   Z9, Z5, Z1
+	VFMADD231PS   Z9, Z6, Z2
+	VFMADD231PS   Z9, Z7, Z3
+	VFMADD231PS   Z9, Z8, Z4
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z5
+	VPANDD        (AX)(CX*1), Z0, Z6
+	VPANDD        (AX)(CX*2), Z0, Z7
+	VPANDD        (DI), Z0, Z8
+	VMOVUPS       (DX), Z9
+	VFMADD231PS   Z9, Z5, Z1
+	VFMADD231PS   Z9, Z6, Z2
+	VFMADD231PS   Z9, Z7, Z3
+	VFMADD231PS   Z9, Z8, Z4
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000040, DI
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y4
-	VADDPS        Y4, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X4
-	VADDPS        X4, X0, X4
-	VPERMILPS     $0xb1, X4, X0
-	VADDPS        X0, X4, X4
-	VPERMILPS     $0x4e, X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSS        X4, (AX)
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -60,7 +60,7 @@ loop:
 	VADDPS        X0, X1, X1
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
-	VMOVSS        X1, 4(AX)
+	VMOVSS        X1, (AX)
 	VEXTRACTF64X4 $0x01, Z2, Y0
 	VADDPS        Y0, Y2, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -69,9 +69,18 @@ loop:
 	VADDPS        X0, X1, X1
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
-	VMOVSS        X1, 8(AX)
+	VMOVSS        X1, 4(AX)
 	VEXTRACTF64X4 $0x01, Z3, Y0
 	VADDPS        Y0, Y3, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VADDPS        Y0, Y4, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -82,31 +91,36 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot1x1AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x1AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot1x1AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VPXORD Z0, Z0, Z0
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
 
 loop:
-	VPMOVZXWD     (AX), Z1
-	VPSLLD        $0x10, Z1, Z1
-	VFMADD231PS   (DX), Z1, Z0
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000040, DX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z2
+	VFMADD231PS   (DX), Z2, Z1
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z2
+	VFMADD231PS   (DX), Z2, Z1
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -163,91 +177,68 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot4x2AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot4x2AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot4x2AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (AX)(CX*2), DI
-	ADDQ   CX, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	LEAQ         (AX)(CX*2), DI
+	ADDQ         CX, DI
+	MOVL         $0xffff0000, R8
+	VMOVD        R8, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
 
 loop:
-	VPMOVZXWD     (AX), Z8
-	VPSLLD        $0x10, Z8, Z8
-	VPMOVZXWD     (AX)(CX*1), Z9
-	VPSLLD        $0x10, Z9, Z9
-	VPMOVZXWD     (AX)(CX*2), Z10
-	VPSLLD        $0x10, Z10, Z10
-	VPMOVZXWD     (DI), Z11
-	VPSLLD        $0x10, Z11, Z11
-	VMOVUPS       (DX), Z12
-	VFMADD231PS   Z12, Z8, Z0
-	VFMADD231PS   Z12, Z9, Z2
-	VFMADD231PS   Z12, Z10, Z4
-	VFMADD231PS   Z12, Z11, Z6
-	VMOVUPS       (DX)(BX*1), Z12
-	VFMADD231PS   Z12, Z8, Z1
-	VFMADD231PS   Z12, Z9, Z3
-	VFMADD231PS   Z12, Z10, Z5
-	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000020, DI
-	ADDQ          $0x00000040, DX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z9
+	VPSLLD        $0x10, (AX)(CX*1), Z10
+	VPSLLD        $0x10, (AX)(CX*2), Z11
+	VPSLLD        $0x10, (DI), Z12
+	VMOVUPS       (DX), Z13
+	VFMADD231PS   Z13, Z9, Z1
+	VFMADD231PS   Z13, Z10, Z3
+	VFMADD231PS   Z13, Z11, Z5
+	VFMADD231PS   Z13, Z12, Z7
+	VMOVUPS       64(DX), Z13
+	VFMADD231PS   Z13, Z9, Z2
+	VFMADD231PS   Z13, Z10, Z4
+	VFMADD231PS   Z13, Z11, Z6
+	VFMADD231PS   Z13, Z12, Z8
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z9
+	VPANDD        (AX)(CX*1), Z0, Z10
+	VPANDD        (AX)(CX*2), Z0, Z11
+	VPANDD        (DI), Z0, Z12
+	VMOVUPS       (DX), Z13
+	VFMADD231PS   Z13, Z9, Z1
+	VFMADD231PS   Z13, Z10, Z3
+	VFMADD231PS   Z13, Z11, Z5
+	VFMADD231PS   Z13, Z12, Z7
+	VMOVUPS       64(DX), Z13
+	VFMADD231PS   Z13, Z9, Z2
+	VFMADD231PS   Z13, Z10, Z4
+	VFMADD231PS   Z13, Z11, Z6
+	VFMADD231PS   Z13, Z12, Z8
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000040, DI
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y8
-	VADDPS        Y8, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X8
-	VADDPS        X8, X0, X8
-	VPERMILPS     $0xb1, X8, X0
-	VADDPS        X0, X8, X8
-	VPERMILPS     $0x4e, X8, X0
-	VADDPS        X0, X8, X8
-	VMOVSS        X8, (AX)
-	VEXTRACTF64X4 $0x01, Z2, Y0
-	VADDPS        Y0, Y2, Y0
-	VEXTRACTF32X4 $0x01, Y0, X2
-	VADDPS        X2, X0, X2
-	VPERMILPS     $0xb1, X2, X0
-	VADDPS        X0, X2, X2
-	VPERMILPS     $0x4e, X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSS        X2, 4(AX)
-	VEXTRACTF64X4 $0x01, Z4, Y0
-	VADDPS        Y0, Y4, Y0
-	VEXTRACTF32X4 $0x01, Y0, X2
-	VADDPS        X2, X0, X2
-	VPERMILPS     $0xb1, X2, X0
-	VADDPS        X0, X2, X2
-	VPERMILPS     $0x4e, X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSS        X2, 8(AX)
-	VEXTRACTF64X4 $0x01, Z6, Y0
-	VADDPS        Y0, Y6, Y0
-	VEXTRACTF32X4 $0x01, Y0, X2
-	VADDPS        X2, X0, X2
-	VPERMILPS     $0xb1, X2, X0
-	VADDPS        X0, X2, X2
-	VPERMILPS     $0x4e, X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSS        X2, 12(AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -284,46 +275,89 @@ loop:
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
 	VMOVSS        X1, 12(AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z2, Y0
+	VADDPS        Y0, Y2, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VADDPS        Y0, Y4, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 4(AX)
+	VEXTRACTF64X4 $0x01, Z6, Y0
+	VADDPS        Y0, Y6, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z8, Y0
+	VADDPS        Y0, Y8, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 12(AX)
 	VZEROUPPER
 	RET
 
-// func dot1x2AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x2AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot1x2AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
 
 loop:
-	VPMOVZXWD     (AX), Z2
-	VPSLLD        $0x10, Z2, Z2
-	VFMADD231PS   (DX), Z2, Z0
-	VFMADD231PS   (DX)(BX*1), Z2, Z1
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000040, DX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z3
+	VFMADD231PS   (DX), Z3, Z1
+	VFMADD231PS   64(DX), Z3, Z2
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z3
+	VFMADD231PS   (DX), Z3, Z1
+	VFMADD231PS   64(DX), Z3, Z2
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y2
-	VADDPS        Y2, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X2
-	VADDPS        X2, X0, X2
-	VPERMILPS     $0xb1, X2, X0
-	VADDPS        X0, X2, X2
-	VPERMILPS     $0x4e, X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSS        X2, (AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z2, Y0
+	VADDPS        Y0, Y2, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -397,100 +431,82 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot4x3AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot4x3AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot4x3AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (AX)(CX*2), DI
-	ADDQ   CX, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	LEAQ         (AX)(CX*2), DI
+	ADDQ         CX, DI
+	MOVL         $0xffff0000, R8
+	VMOVD        R8, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
 
 loop:
-	VPMOVZXWD     (AX), Z12
-	VPSLLD        $0x10, Z12, Z12
-	VPMOVZXWD     (AX)(CX*1), Z13
-	VPSLLD        $0x10, Z13, Z13
-	VPMOVZXWD     (AX)(CX*2), Z14
-	VPSLLD        $0x10, Z14, Z14
-	VPMOVZXWD     (DI), Z15
-	VPSLLD        $0x10, Z15, Z15
-	VMOVUPS       (DX), Z16
-	VFMADD231PS   Z16, Z12, Z0
-	VFMADD231PS   Z16, Z13, Z3
-	VFMADD231PS   Z16, Z14, Z6
-	VFMADD231PS   Z16, Z15, Z9
-	VMOVUPS       (DX)(BX*1), Z16
-	VFMADD231PS   Z16, Z12, Z1
-	VFMADD231PS   Z16, Z13, Z4
-	VFMADD231PS   Z16, Z14, Z7
-	VFMADD231PS   Z16, Z15, Z10
-	VMOVUPS       (DX)(BX*2), Z16
-	VFMADD231PS   Z16, Z12, Z2
-	VFMADD231PS   Z16, Z13, Z5
-	VFMADD231PS   Z16, Z14, Z8
-	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000020, DI
-	ADDQ          $0x00000040, DX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z13
+	VPSLLD        $0x10, (AX)(CX*1), Z14
+	VPSLLD        $0x10, (AX)(CX*2), Z15
+	VPSLLD        $0x10, (DI), Z16
+	VMOVUPS       (DX), Z17
+	VFMADD231PS   Z17, Z13, Z1
+	VFMADD231PS   Z17, Z14, Z4
+	VFMADD231PS   Z17, Z15, Z7
+	VFMADD231PS   Z17, Z16, Z10
+	VMOVUPS       64(DX), Z17
+	VFMADD231PS   Z17, Z13, Z2
+	VFMADD231PS   Z17, Z14, Z5
+	VFMADD231PS   Z17, Z15, Z8
+	VFMADD231PS   Z17, Z16, Z11
+	VMOVUPS       128(DX), Z17
+	VFMADD231PS   Z17, Z13, Z3
+	VFMADD231PS   Z17, Z14, Z6
+	VFMADD231PS   Z17, Z15, Z9
+	VFMADD231PS   Z17, Z16, Z12
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z13
+	VPANDD        (AX)(CX*1), Z0, Z14
+	VPANDD        (AX)(CX*2), Z0, Z15
+	VPANDD        (DI), Z0, Z16
+	VMOVUPS       (DX), Z17
+	VFMADD231PS   Z17, Z13, Z1
+	VFMADD231PS   Z17, Z14, Z4
+	VFMADD231PS   Z17, Z15, Z7
+	VFMADD231PS   Z17, Z16, Z10
+	VMOVUPS       64(DX), Z17
+	VFMADD231PS   Z17, Z13, Z2
+	VFMADD231PS   Z17, Z14, Z5
+	VFMADD231PS   Z17, Z15, Z8
+	VFMADD231PS   Z17, Z16, Z11
+	VMOVUPS       128(DX), Z17
+	VFMADD231PS   Z17, Z13, Z3
+	VFMADD231PS   Z17, Z14, Z6
+	VFMADD231PS   Z17, Z15, Z9
+	VFMADD231PS   Z17, Z16, Z12
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000040, DI
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y12
-	VADDPS        Y12, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X12
-	VADDPS        X12, X0, X12
-	VPERMILPS     $0xb1, X12, X0
-	VADDPS        X0, X12, X12
-	VPERMILPS     $0x4e, X12, X0
-	VADDPS        X0, X12, X12
-	VMOVSS        X12, (AX)
-	VEXTRACTF64X4 $0x01, Z3, Y0
-	VADDPS        Y0, Y3, Y0
-	VEXTRACTF32X4 $0x01, Y0, X3
-	VADDPS        X3, X0, X3
-	VPERMILPS     $0xb1, X3, X0
-	VADDPS        X0, X3, X3
-	VPERMILPS     $0x4e, X3, X0
-	VADDPS        X0, X3, X3
-	VMOVSS        X3, 4(AX)
-	VEXTRACTF64X4 $0x01, Z6, Y0
-	VADDPS        Y0, Y6, Y0
-	VEXTRACTF32X4 $0x01, Y0, X3
-	VADDPS        X3, X0, X3
-	VPERMILPS     $0xb1, X3, X0
-	VADDPS        X0, X3, X3
-	VPERMILPS     $0x4e, X3, X0
-	VADDPS        X0, X3, X3
-	VMOVSS        X3, 8(AX)
-	VEXTRACTF64X4 $0x01, Z9, Y0
-	VADDPS        Y0, Y9, Y0
-	VEXTRACTF32X4 $0x01, Y0, X3
-	VADDPS        X3, X0, X3
-	VPERMILPS     $0xb1, X3, X0
-	VADDPS        X0, X3, X3
-	VPERMILPS     $0x4e, X3, X0
-	VADDPS        X0, X3, X3
-	VMOVSS        X3, 12(AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -564,46 +580,80 @@ loop:
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
 	VMOVSS        X1, 12(AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z3, Y0
+	VADDPS        Y0, Y3, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	VEXTRACTF64X4 $0x01, Z6, Y0
+	VADDPS        Y0, Y6, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 4(AX)
+	VEXTRACTF64X4 $0x01, Z9, Y0
+	VADDPS        Y0, Y9, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z12, Y0
+	VADDPS        Y0, Y12, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 12(AX)
 	VZEROUPPER
 	RET
 
-// func dot1x3AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x3AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot1x3AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
 
 loop:
-	VPMOVZXWD     (AX), Z3
-	VPSLLD        $0x10, Z3, Z3
-	VFMADD231PS   (DX), Z3, Z0
-	VFMADD231PS   (DX)(BX*1), Z3, Z1
-	VFMADD231PS   (DX)(BX*2), Z3, Z2
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000040, DX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z4
+	VFMADD231PS   (DX), Z4, Z1
+	VFMADD231PS   64(DX), Z4, Z2
+	VFMADD231PS   128(DX), Z4, Z3
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z4
+	VFMADD231PS   (DX), Z4, Z1
+	VFMADD231PS   64(DX), Z4, Z2
+	VFMADD231PS   128(DX), Z4, Z3
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y3
-	VADDPS        Y3, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X3
-	VADDPS        X3, X0, X3
-	VPERMILPS     $0xb1, X3, X0
-	VADDPS        X0, X3, X3
-	VPERMILPS     $0x4e, X3, X0
-	VADDPS        X0, X3, X3
-	VMOVSS        X3, (AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -616,6 +666,16 @@ loop:
 	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z2, Y0
 	VADDPS        Y0, Y2, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z3, Y0
+	VADDPS        Y0, Y3, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -706,112 +766,96 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot4x4AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot4x4AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot4x4AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (AX)(CX*2), DI
-	ADDQ   CX, DI
-	LEAQ   (DX)(BX*2), R8
-	ADDQ   BX, R8
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	LEAQ         (AX)(CX*2), DI
+	ADDQ         CX, DI
+	MOVL         $0xffff0000, R8
+	VMOVD        R8, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
 
 loop:
-	VPMOVZXWD     (AX), Z16
-	VPSLLD        $0x10, Z16, Z16
-	VPMOVZXWD     (AX)(CX*1), Z17
-	VPSLLD        $0x10, Z17, Z17
-	VPMOVZXWD     (AX)(CX*2), Z18
-	VPSLLD        $0x10, Z18, Z18
-	VPMOVZXWD     (DI), Z19
-	VPSLLD        $0x10, Z19, Z19
-	VMOVUPS       (DX), Z20
-	VFMADD231PS   Z20, Z16, Z0
-	VFMADD231PS   Z20, Z17, Z4
-	VFMADD231PS   Z20, Z18, Z8
-	VFMADD231PS   Z20, Z19, Z12
-	VMOVUPS       (DX)(BX*1), Z20
-	VFMADD231PS   Z20, Z16, Z1
-	VFMADD231PS   Z20, Z17, Z5
-	VFMADD231PS   Z20, Z18, Z9
-	VFMADD231PS   Z20, Z19, Z13
-	VMOVUPS       (DX)(BX*2), Z20
-	VFMADD231PS   Z20, Z16, Z2
-	VFMADD231PS   Z20, Z17, Z6
-	VFMADD231PS   Z20, Z18, Z10
-	VFMADD231PS   Z20, Z19, Z14
-	VMOVUPS       (R8), Z20
-	VFMADD231PS   Z20, Z16, Z3
-	VFMADD231PS   Z20, Z17, Z7
-	VFMADD231PS   Z20, Z18, Z11
-	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000020, DI
-	ADDQ          $0x00000040, DX
-	ADDQ          $0x00000040, R8
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z17
+	VPSLLD        $0x10, (AX)(CX*1), Z18
+	VPSLLD        $0x10, (AX)(CX*2), Z19
+	VPSLLD        $0x10, (DI), Z20
+	VMOVUPS       (DX), Z21
+	VFMADD231PS   Z21, Z17, Z1
+	VFMADD231PS   Z21, Z18, Z5
+	VFMADD231PS   Z21, Z19, Z9
+	VFMADD231PS   Z21, Z20, Z13
+	VMOVUPS       64(DX), Z21
+	VFMADD231PS   Z21, Z17, Z2
+	VFMADD231PS   Z21, Z18, Z6
+	VFMADD231PS   Z21, Z19, Z10
+	VFMADD231PS   Z21, Z20, Z14
+	VMOVUPS       128(DX), Z21
+	VFMADD231PS   Z21, Z17, Z3
+	VFMADD231PS   Z21, Z18, Z7
+	VFMADD231PS   Z21, Z19, Z11
+	VFMADD231PS   Z21, Z20, Z15
+	VMOVUPS       192(DX), Z21
+	VFMADD231PS   Z21, Z17, Z4
+	VFMADD231PS   Z21, Z18, Z8
+	VFMADD231PS   Z21, Z19, Z12
+	VFMADD231PS   Z21, Z20, Z16
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z17
+	VPANDD        (AX)(CX*1), Z0, Z18
+	VPANDD        (AX)(CX*2), Z0, Z19
+	VPANDD        (DI), Z0, Z20
+	VMOVUPS       (DX), Z21
+	VFMADD231PS   Z21, Z17, Z1
+	VFMADD231PS   Z21, Z18, Z5
+	VFMADD231PS   Z21, Z19, Z9
+	VFMADD231PS   Z21, Z20, Z13
+	VMOVUPS       64(DX), Z21
+	VFMADD231PS   Z21, Z17, Z2
+	VFMADD231PS   Z21, Z18, Z6
+	VFMADD231PS   Z21, Z19, Z10
+	VFMADD231PS   Z21, Z20, Z14
+	VMOVUPS       128(DX), Z21
+	VFMADD231PS   Z21, Z17, Z3
+	VFMADD231PS   Z21, Z18, Z7
+	VFMADD231PS   Z21, Z19, Z11
+	VFMADD231PS   Z21, Z20, Z15
+	VMOVUPS       192(DX), Z21
+	VFMADD231PS   Z21, Z17, Z4
+	VFMADD231PS   Z21, Z18, Z8
+	VFMADD231PS   Z21, Z19, Z12
+	VFMADD231PS   Z21, Z20, Z16
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000040, DI
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y16
-	VADDPS        Y16, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X16
-	VADDPS        X16, X0, X16
-	VPERMILPS     $0xb1, X16, X0
-	VADDPS        X0, X16, X16
-	VPERMILPS     $0x4e, X16, X0
-	VADDPS        X0, X16, X16
-	VMOVSS        X16, (AX)
-	VEXTRACTF64X4 $0x01, Z4, Y0
-	VADDPS        Y0, Y4, Y0
-	VEXTRACTF32X4 $0x01, Y0, X4
-	VADDPS        X4, X0, X4
-	VPERMILPS     $0xb1, X4, X0
-	VADDPS        X0, X4, X4
-	VPERMILPS     $0x4e, X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSS        X4, 4(AX)
-	VEXTRACTF64X4 $0x01, Z8, Y0
-	VADDPS        Y0, Y8, Y0
-	VEXTRACTF32X4 $0x01, Y0, X4
-	VADDPS        X4, X0, X4
-	VPERMILPS     $0xb1, X4, X0
-	VADDPS        X0, X4, X4
-	VPERMILPS     $0x4e, X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSS        X4, 8(AX)
-	VEXTRACTF64X4 $0x01, Z12, Y0
-	VADDPS        Y0, Y12, Y0
-	VEXTRACTF32X4 $0x01, Y0, X4
-	VADDPS        X4, X0, X4
-	VPERMILPS     $0xb1, X4, X0
-	VADDPS        X0, X4, X4
-	VPERMILPS     $0x4e, X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSS        X4, 12(AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -922,51 +966,83 @@ loop:
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
 	VMOVSS        X1, 12(AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VADDPS        Y0, Y4, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	VEXTRACTF64X4 $0x01, Z8, Y0
+	VADDPS        Y0, Y8, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 4(AX)
+	VEXTRACTF64X4 $0x01, Z12, Y0
+	VADDPS        Y0, Y12, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z16, Y0
+	VADDPS        Y0, Y16, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 12(AX)
 	VZEROUPPER
 	RET
 
-// func dot1x4AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x4AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot1x4AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (DX)(BX*2), CX
-	ADDQ   BX, CX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
 
 loop:
-	VPMOVZXWD     (AX), Z4
-	VPSLLD        $0x10, Z4, Z4
-	VFMADD231PS   (DX), Z4, Z0
-	VFMADD231PS   (DX)(BX*1), Z4, Z1
-	VFMADD231PS   (DX)(BX*2), Z4, Z2
-	VFMADD231PS   (CX), Z4, Z3
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000040, DX
-	ADDQ          $0x00000040, CX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z5
+	VFMADD231PS   (DX), Z5, Z1
+	VFMADD231PS   64(DX), Z5, Z2
+	VFMADD231PS   128(DX), Z5, Z3
+	VFMADD231PS   192(DX), Z5, Z4
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z5
+	VFMADD231PS   (DX), Z5, Z1
+	VFMADD231PS   64(DX), Z5, Z2
+	VFMADD231PS   128(DX), Z5, Z3
+	VFMADD231PS   192(DX), Z5, Z4
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y4
-	VADDPS        Y4, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X4
-	VADDPS        X4, X0, X4
-	VPERMILPS     $0xb1, X4, X0
-	VADDPS        X0, X4, X4
-	VPERMILPS     $0x4e, X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSS        X4, (AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -989,6 +1065,16 @@ loop:
 	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z3, Y0
 	VADDPS        Y0, Y3, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VADDPS        Y0, Y4, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -1101,121 +1187,110 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot4x5AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot4x5AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot4x5AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (AX)(CX*2), DI
-	ADDQ   CX, DI
-	LEAQ   (DX)(BX*2), R8
-	ADDQ   BX, R8
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	LEAQ         (AX)(CX*2), DI
+	ADDQ         CX, DI
+	MOVL         $0xffff0000, R8
+	VMOVD        R8, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+	VPXORD       Z20, Z20, Z20
 
 loop:
-	VPMOVZXWD     (AX), Z20
-	VPSLLD        $0x10, Z20, Z20
-	VPMOVZXWD     (AX)(CX*1), Z21
-	VPSLLD        $0x10, Z21, Z21
-	VPMOVZXWD     (AX)(CX*2), Z22
-	VPSLLD        $0x10, Z22, Z22
-	VPMOVZXWD     (DI), Z23
-	VPSLLD        $0x10, Z23, Z23
-	VMOVUPS       (DX), Z24
-	VFMADD231PS   Z24, Z20, Z0
-	VFMADD231PS   Z24, Z21, Z5
-	VFMADD231PS   Z24, Z22, Z10
-	VFMADD231PS   Z24, Z23, Z15
-	VMOVUPS       (DX)(BX*1), Z24
-	VFMADD231PS   Z24, Z20, Z1
-	VFMADD231PS   Z24, Z21, Z6
-	VFMADD231PS   Z24, Z22, Z11
-	VFMADD231PS   Z24, Z23, Z16
-	VMOVUPS       (DX)(BX*2), Z24
-	VFMADD231PS   Z24, Z20, Z2
-	VFMADD231PS   Z24, Z21, Z7
-	VFMADD231PS   Z24, Z22, Z12
-	VFMADD231PS   Z24, Z23, Z17
-	VMOVUPS       (R8), Z24
-	VFMADD231PS   Z24, Z20, Z3
-	VFMADD231PS   Z24, Z21, Z8
-	VFMADD231PS   Z24, Z22, Z13
-	VFMADD231PS   Z24, Z23, Z18
-	VMOVUPS       (R8)(BX*1), Z24
-	VFMADD231PS   Z24, Z20, Z4
-	VFMADD231PS   Z24, Z21, Z9
-	VFMADD231PS   Z24, Z22, Z14
-	VFMADD231PS   Z24, Z23, Z19
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000020, DI
-	ADDQ          $0x00000040, DX
-	ADDQ          $0x00000040, R8
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z21
+	VPSLLD        $0x10, (AX)(CX*1), Z22
+	VPSLLD        $0x10, (AX)(CX*2), Z23
+	VPSLLD        $0x10, (DI), Z24
+	VMOVUPS       (DX), Z25
+	VFMADD231PS   Z25, Z21, Z1
+	VFMADD231PS   Z25, Z22, Z6
+	VFMADD231PS   Z25, Z23, Z11
+	VFMADD231PS   Z25, Z24, Z16
+	VMOVUPS       64(DX), Z25
+	VFMADD231PS   Z25, Z21, Z2
+	VFMADD231PS   Z25, Z22, Z7
+	VFMADD231PS   Z25, Z23, Z12
+	VFMADD231PS   Z25, Z24, Z17
+	VMOVUPS       128(DX), Z25
+	VFMADD231PS   Z25, Z21, Z3
+	VFMADD231PS   Z25, Z22, Z8
+	VFMADD231PS   Z25, Z23, Z13
+	VFMADD231PS   Z25, Z24, Z18
+	VMOVUPS       192(DX), Z25
+	VFMADD231PS   Z25, Z21, Z4
+	VFMADD231PS   Z25, Z22, Z9
+	VFMADD231PS   Z25, Z23, Z14
+	VFMADD231PS   Z25, Z24, Z19
+	VMOVUPS       256(DX), Z25
+	VFMADD231PS   Z25, Z21, Z5
+	VFMADD231PS   Z25, Z22, Z10
+	VFMADD231PS   Z25, Z23, Z15
+	VFMADD231PS   Z25, Z24, Z20
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z21
+	VPANDD        (AX)(CX*1), Z0, Z22
+	VPANDD        (AX)(CX*2), Z0, Z23
+	VPANDD        (DI), Z0, Z24
+	VMOVUPS       (DX), Z25
+	VFMADD231PS   Z25, Z21, Z1
+	VFMADD231PS   Z25, Z22, Z6
+	VFMADD231PS   Z25, Z23, Z11
+	VFMADD231PS   Z25, Z24, Z16
+	VMOVUPS       64(DX), Z25
+	VFMADD231PS   Z25, Z21, Z2
+	VFMADD231PS   Z25, Z22, Z7
+	VFMADD231PS   Z25, Z23, Z12
+	VFMADD231PS   Z25, Z24, Z17
+	VMOVUPS       128(DX), Z25
+	VFMADD231PS   Z25, Z21, Z3
+	VFMADD231PS   Z25, Z22, Z8
+	VFMADD231PS   Z25, Z23, Z13
+	VFMADD231PS   Z25, Z24, Z18
+	VMOVUPS       192(DX), Z25
+	VFMADD231PS   Z25, Z21, Z4
+	VFMADD231PS   Z25, Z22, Z9
+	VFMADD231PS   Z25, Z23, Z14
+	VFMADD231PS   Z25, Z24, Z19
+	VMOVUPS       256(DX), Z25
+	VFMADD231PS   Z25, Z21, Z5
+	VFMADD231PS   Z25, Z22, Z10
+	VFMADD231PS   Z25, Z23, Z15
+	VFMADD231PS   Z25, Z24, Z20
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000040, DI
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y20
-	VADDPS        Y20, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X20
-	VADDPS        X20, X0, X20
-	VPERMILPS     $0xb1, X20, X0
-	VADDPS        X0, X20, X20
-	VPERMILPS     $0x4e, X20, X0
-	VADDPS        X0, X20, X20
-	VMOVSS        X20, (AX)
-	VEXTRACTF64X4 $0x01, Z5, Y0
-	VADDPS        Y0, Y5, Y0
-	VEXTRACTF32X4 $0x01, Y0, X5
-	VADDPS        X5, X0, X5
-	VPERMILPS     $0xb1, X5, X0
-	VADDPS        X0, X5, X5
-	VPERMILPS     $0x4e, X5, X0
-	VADDPS        X0, X5, X5
-	VMOVSS        X5, 4(AX)
-	VEXTRACTF64X4 $0x01, Z10, Y0
-	VADDPS        Y0, Y10, Y0
-	VEXTRACTF32X4 $0x01, Y0, X5
-	VADDPS        X5, X0, X5
-	VPERMILPS     $0xb1, X5, X0
-	VADDPS        X0, X5, X5
-	VPERMILPS     $0x4e, X5, X0
-	VADDPS        X0, X5, X5
-	VMOVSS        X5, 8(AX)
-	VEXTRACTF64X4 $0x01, Z15, Y0
-	VADDPS        Y0, Y15, Y0
-	VEXTRACTF32X4 $0x01, Y0, X5
-	VADDPS        X5, X0, X5
-	VPERMILPS     $0xb1, X5, X0
-	VADDPS        X0, X5, X5
-	VPERMILPS     $0x4e, X5, X0
-	VADDPS        X0, X5, X5
-	VMOVSS        X5, 12(AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -1363,53 +1438,86 @@ loop:
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
 	VMOVSS        X1, 12(AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z5, Y0
+	VADDPS        Y0, Y5, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	VEXTRACTF64X4 $0x01, Z10, Y0
+	VADDPS        Y0, Y10, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 4(AX)
+	VEXTRACTF64X4 $0x01, Z15, Y0
+	VADDPS        Y0, Y15, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z20, Y0
+	VADDPS        Y0, Y20, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 12(AX)
 	VZEROUPPER
 	RET
 
-// func dot1x5AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x5AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot1x5AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (DX)(BX*2), CX
-	ADDQ   BX, CX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
 
 loop:
-	VPMOVZXWD     (AX), Z5
-	VPSLLD        $0x10, Z5, Z5
-	VFMADD231PS   (DX), Z5, Z0
-	VFMADD231PS   (DX)(BX*1), Z5, Z1
-	VFMADD231PS   (DX)(BX*2), Z5, Z2
-	VFMADD231PS   (CX), Z5, Z3
-	VFMADD231PS   (CX)(BX*1), Z5, Z4
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000040, DX
-	ADDQ          $0x00000040, CX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z6
+	VFMADD231PS   (DX), Z6, Z1
+	VFMADD231PS   64(DX), Z6, Z2
+	VFMADD231PS   128(DX), Z6, Z3
+	VFMADD231PS   192(DX), Z6, Z4
+	VFMADD231PS   256(DX), Z6, Z5
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z6
+	VFMADD231PS   (DX), Z6, Z1
+	VFMADD231PS   64(DX), Z6, Z2
+	VFMADD231PS   128(DX), Z6, Z3
+	VFMADD231PS   192(DX), Z6, Z4
+	VFMADD231PS   256(DX), Z6, Z5
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y5
-	VADDPS        Y5, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X5
-	VADDPS        X5, X0, X5
-	VPERMILPS     $0xb1, X5, X0
-	VADDPS        X0, X5, X5
-	VPERMILPS     $0x4e, X5, X0
-	VADDPS        X0, X5, X5
-	VMOVSS        X5, (AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -1442,6 +1550,16 @@ loop:
 	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z4, Y0
 	VADDPS        Y0, Y4, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z5, Y0
+	VADDPS        Y0, Y5, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -1571,130 +1689,124 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot4x6AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot4x6AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot4x6AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (AX)(CX*2), DI
-	ADDQ   CX, DI
-	LEAQ   (DX)(BX*2), R8
-	ADDQ   BX, R8
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-	VPXORD Z11, Z11, Z11
-	VPXORD Z12, Z12, Z12
-	VPXORD Z13, Z13, Z13
-	VPXORD Z14, Z14, Z14
-	VPXORD Z15, Z15, Z15
-	VPXORD Z16, Z16, Z16
-	VPXORD Z17, Z17, Z17
-	VPXORD Z18, Z18, Z18
-	VPXORD Z19, Z19, Z19
-	VPXORD Z20, Z20, Z20
-	VPXORD Z21, Z21, Z21
-	VPXORD Z22, Z22, Z22
-	VPXORD Z23, Z23, Z23
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	LEAQ         (AX)(CX*2), DI
+	ADDQ         CX, DI
+	MOVL         $0xffff0000, R8
+	VMOVD        R8, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+	VPXORD       Z20, Z20, Z20
+	VPXORD       Z21, Z21, Z21
+	VPXORD       Z22, Z22, Z22
+	VPXORD       Z23, Z23, Z23
+	VPXORD       Z24, Z24, Z24
 
 loop:
-	VPMOVZXWD     (AX), Z24
-	VPSLLD        $0x10, Z24, Z24
-	VPMOVZXWD     (AX)(CX*1), Z25
-	VPSLLD        $0x10, Z25, Z25
-	VPMOVZXWD     (AX)(CX*2), Z26
-	VPSLLD        $0x10, Z26, Z26
-	VPMOVZXWD     (DI), Z27
-	VPSLLD        $0x10, Z27, Z27
-	VMOVUPS       (DX), Z28
-	VFMADD231PS   Z28, Z24, Z0
-	VFMADD231PS   Z28, Z25, Z6
-	VFMADD231PS   Z28, Z26, Z12
-	VFMADD231PS   Z28, Z27, Z18
-	VMOVUPS       (DX)(BX*1), Z28
-	VFMADD231PS   Z28, Z24, Z1
-	VFMADD231PS   Z28, Z25, Z7
-	VFMADD231PS   Z28, Z26, Z13
-	VFMADD231PS   Z28, Z27, Z19
-	VMOVUPS       (DX)(BX*2), Z28
-	VFMADD231PS   Z28, Z24, Z2
-	VFMADD231PS   Z28, Z25, Z8
-	VFMADD231PS   Z28, Z26, Z14
-	VFMADD231PS   Z28, Z27, Z20
-	VMOVUPS       (R8), Z28
-	VFMADD231PS   Z28, Z24, Z3
-	VFMADD231PS   Z28, Z25, Z9
-	VFMADD231PS   Z28, Z26, Z15
-	VFMADD231PS   Z28, Z27, Z21
-	VMOVUPS       (R8)(BX*1), Z28
-	VFMADD231PS   Z28, Z24, Z4
-	VFMADD231PS   Z28, Z25, Z10
-	VFMADD231PS   Z28, Z26, Z16
-	VFMADD231PS   Z28, Z27, Z22
-	VMOVUPS       (R8)(BX*2), Z28
-	VFMADD231PS   Z28, Z24, Z5
-	VFMADD231PS   Z28, Z25, Z11
-	VFMADD231PS   Z28, Z26, Z17
-	VFMADD231PS   Z28, Z27, Z23
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000020, DI
-	ADDQ          $0x00000040, DX
-	ADDQ          $0x00000040, R8
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z25
+	VPSLLD        $0x10, (AX)(CX*1), Z26
+	VPSLLD        $0x10, (AX)(CX*2), Z27
+	VPSLLD        $0x10, (DI), Z28
+	VMOVUPS       (DX), Z29
+	VFMADD231PS   Z29, Z25, Z1
+	VFMADD231PS   Z29, Z26, Z7
+	VFMADD231PS   Z29, Z27, Z13
+	VFMADD231PS   Z29, Z28, Z19
+	VMOVUPS       64(DX), Z29
+	VFMADD231PS   Z29, Z25, Z2
+	VFMADD231PS   Z29, Z26, Z8
+	VFMADD231PS   Z29, Z27, Z14
+	VFMADD231PS   Z29, Z28, Z20
+	VMOVUPS       128(DX), Z29
+	VFMADD231PS   Z29, Z25, Z3
+	VFMADD231PS   Z29, Z26, Z9
+	VFMADD231PS   Z29, Z27, Z15
+	VFMADD231PS   Z29, Z28, Z21
+	VMOVUPS       192(DX), Z29
+	VFMADD231PS   Z29, Z25, Z4
+	VFMADD231PS   Z29, Z26, Z10
+	VFMADD231PS   Z29, Z27, Z16
+	VFMADD231PS   Z29, Z28, Z22
+	VMOVUPS       256(DX), Z29
+	VFMADD231PS   Z29, Z25, Z5
+	VFMADD231PS   Z29, Z26, Z11
+	VFMADD231PS   Z29, Z27, Z17
+	VFMADD231PS   Z29, Z28, Z23
+	VMOVUPS       320(DX), Z29
+	VFMADD231PS   Z29, Z25, Z6
+	VFMADD231PS   Z29, Z26, Z12
+	VFMADD231PS   Z29, Z27, Z18
+	VFMADD231PS   Z29, Z28, Z24
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z25
+	VPANDD        (AX)(CX*1), Z0, Z26
+	VPANDD        (AX)(CX*2), Z0, Z27
+	VPANDD        (DI), Z0, Z28
+	VMOVUPS       (DX), Z29
+	VFMADD231PS   Z29, Z25, Z1
+	VFMADD231PS   Z29, Z26, Z7
+	VFMADD231PS   Z29, Z27, Z13
+	VFMADD231PS   Z29, Z28, Z19
+	VMOVUPS       64(DX), Z29
+	VFMADD231PS   Z29, Z25, Z2
+	VFMADD231PS   Z29, Z26, Z8
+	VFMADD231PS   Z29, Z27, Z14
+	VFMADD231PS   Z29, Z28, Z20
+	VMOVUPS       128(DX), Z29
+	VFMADD231PS   Z29, Z25, Z3
+	VFMADD231PS   Z29, Z26, Z9
+	VFMADD231PS   Z29, Z27, Z15
+	VFMADD231PS   Z29, Z28, Z21
+	VMOVUPS       192(DX), Z29
+	VFMADD231PS   Z29, Z25, Z4
+	VFMADD231PS   Z29, Z26, Z10
+	VFMADD231PS   Z29, Z27, Z16
+	VFMADD231PS   Z29, Z28, Z22
+	VMOVUPS       256(DX), Z29
+	VFMADD231PS   Z29, Z25, Z5
+	VFMADD231PS   Z29, Z26, Z11
+	VFMADD231PS   Z29, Z27, Z17
+	VFMADD231PS   Z29, Z28, Z23
+	VMOVUPS       320(DX), Z29
+	VFMADD231PS   Z29, Z25, Z6
+	VFMADD231PS   Z29, Z26, Z12
+	VFMADD231PS   Z29, Z27, Z18
+	VFMADD231PS   Z29, Z28, Z24
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000040, DI
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y24
-	VADDPS        Y24, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X24
-	VADDPS        X24, X0, X24
-	VPERMILPS     $0xb1, X24, X0
-	VADDPS        X0, X24, X24
-	VPERMILPS     $0x4e, X24, X0
-	VADDPS        X0, X24, X24
-	VMOVSS        X24, (AX)
-	VEXTRACTF64X4 $0x01, Z6, Y0
-	VADDPS        Y0, Y6, Y0
-	VEXTRACTF32X4 $0x01, Y0, X6
-	VADDPS        X6, X0, X6
-	VPERMILPS     $0xb1, X6, X0
-	VADDPS        X0, X6, X6
-	VPERMILPS     $0x4e, X6, X0
-	VADDPS        X0, X6, X6
-	VMOVSS        X6, 4(AX)
-	VEXTRACTF64X4 $0x01, Z12, Y0
-	VADDPS        Y0, Y12, Y0
-	VEXTRACTF32X4 $0x01, Y0, X6
-	VADDPS        X6, X0, X6
-	VPERMILPS     $0xb1, X6, X0
-	VADDPS        X0, X6, X6
-	VPERMILPS     $0x4e, X6, X0
-	VADDPS        X0, X6, X6
-	VMOVSS        X6, 8(AX)
-	VEXTRACTF64X4 $0x01, Z18, Y0
-	VADDPS        Y0, Y18, Y0
-	VEXTRACTF32X4 $0x01, Y0, X6
-	VADDPS        X6, X0, X6
-	VPERMILPS     $0xb1, X6, X0
-	VADDPS        X0, X6, X6
-	VPERMILPS     $0x4e, X6, X0
-	VADDPS        X0, X6, X6
-	VMOVSS        X6, 12(AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -1879,55 +1991,89 @@ loop:
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
 	VMOVSS        X1, 12(AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z6, Y0
+	VADDPS        Y0, Y6, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	VEXTRACTF64X4 $0x01, Z12, Y0
+	VADDPS        Y0, Y12, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 4(AX)
+	VEXTRACTF64X4 $0x01, Z18, Y0
+	VADDPS        Y0, Y18, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z24, Y0
+	VADDPS        Y0, Y24, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 12(AX)
 	VZEROUPPER
 	RET
 
-// func dot1x6AVX512(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x6AVX512(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, AVX512VL
 TEXT ·dot1x6AVX512(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (DX)(BX*2), CX
-	ADDQ   BX, CX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
 
 loop:
-	VPMOVZXWD     (AX), Z6
-	VPSLLD        $0x10, Z6, Z6
-	VFMADD231PS   (DX), Z6, Z0
-	VFMADD231PS   (DX)(BX*1), Z6, Z1
-	VFMADD231PS   (DX)(BX*2), Z6, Z2
-	VFMADD231PS   (CX), Z6, Z3
-	VFMADD231PS   (CX)(BX*1), Z6, Z4
-	VFMADD231PS   (CX)(BX*2), Z6, Z5
-	ADDQ          $0x00000020, AX
-	ADDQ          $0x00000040, DX
-	ADDQ          $0x00000040, CX
-	SUBQ          $0x00000010, SI
+	VPSLLD        $0x10, (AX), Z7
+	VFMADD231PS   (DX), Z7, Z1
+	VFMADD231PS   64(DX), Z7, Z2
+	VFMADD231PS   128(DX), Z7, Z3
+	VFMADD231PS   192(DX), Z7, Z4
+	VFMADD231PS   256(DX), Z7, Z5
+	VFMADD231PS   320(DX), Z7, Z6
+	ADDQ          BX, DX
+	VPANDD        (AX), Z0, Z7
+	VFMADD231PS   (DX), Z7, Z1
+	VFMADD231PS   64(DX), Z7, Z2
+	VFMADD231PS   128(DX), Z7, Z3
+	VFMADD231PS   192(DX), Z7, Z4
+	VFMADD231PS   256(DX), Z7, Z5
+	VFMADD231PS   320(DX), Z7, Z6
+	ADDQ          BX, DX
+	ADDQ          $0x00000040, AX
+	SUBQ          $0x00000020, SI
 	JNE           loop
 	MOVQ          y+0(FP), AX
 	MOVQ          ldy+8(FP), CX
 	SHLQ          $0x02, CX
-	VEXTRACTF64X4 $0x01, Z0, Y6
-	VADDPS        Y6, Y0, Y0
-	VEXTRACTF32X4 $0x01, Y0, X6
-	VADDPS        X6, X0, X6
-	VPERMILPS     $0xb1, X6, X0
-	VADDPS        X0, X6, X6
-	VPERMILPS     $0x4e, X6, X0
-	VADDPS        X0, X6, X6
-	VMOVSS        X6, (AX)
-	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z1, Y0
 	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
@@ -1970,6 +2116,16 @@ loop:
 	ADDQ          CX, AX
 	VEXTRACTF64X4 $0x01, Z5, Y0
 	VADDPS        Y0, Y5, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	ADDQ          CX, AX
+	VEXTRACTF64X4 $0x01, Z6, Y0
+	VADDPS        Y0, Y6, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -2116,44 +2272,58 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot2x1AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot2x1AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·dot2x1AVX2(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, DI
+	VMOVD        DI, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
 
 loop:
-	VPMOVZXWD    (AX), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VPMOVZXWD    (AX)(CX*1), Y5
+	VMOVDQU      (AX), Y5
 	VPSLLD       $0x10, Y5, Y5
-	VMOVUPS      (DX), Y6
-	VFMADD231PS  Y6, Y4, Y0
-	VFMADD231PS  Y6, Y5, Y2
-	VPMOVZXWD    16(AX), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VPMOVZXWD    16(AX)(CX*1), Y5
+	VMOVDQU      (AX)(CX*1), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      (DX), Y7
+	VFMADD231PS  Y7, Y5, Y1
+	VFMADD231PS  Y7, Y6, Y3
+	VMOVDQU      32(AX), Y5
 	VPSLLD       $0x10, Y5, Y5
-	VMOVUPS      32(DX), Y6
-	VFMADD231PS  Y6, Y4, Y1
-	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, AX
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, SI
+	VMOVDQU      32(AX)(CX*1), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VMOVUPS      32(DX), Y7
+	VFMADD231PS  Y7, Y5, Y2
+	VFMADD231PS  Y7, Y6, Y4
+	ADDQ         BX, DX
+	VPAND        (AX), Y0, Y5
+	VPAND        (AX)(CX*1), Y0, Y6
+	VMOVUPS      (DX), Y7
+	VFMADD231PS  Y7, Y5, Y1
+	VFMADD231PS  Y7, Y6, Y3
+	VPAND        32(AX), Y0, Y5
+	VPAND        32(AX)(CX*1), Y0, Y6
+	VMOVUPS      32(DX), Y7
+	VFMADD231PS  Y7, Y5, Y2
+	VFMADD231PS  Y7, Y6, Y4
+	ADDQ         BX, DX
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000020, SI
 	JNE          loop
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	SHLQ         $0x02, CX
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2161,7 +2331,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
-	VADDPS       Y3, Y2, Y0
+	VADDPS       Y4, Y3, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2172,34 +2342,42 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot1x1AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x1AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·dot1x1AVX2(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
 
 loop:
-	VPMOVZXWD    (AX), Y2
-	VPSLLD       $0x10, Y2, Y2
-	VFMADD231PS  (DX), Y2, Y0
-	VPMOVZXWD    16(AX), Y2
-	VPSLLD       $0x10, Y2, Y2
-	VFMADD231PS  32(DX), Y2, Y1
-	ADDQ         $0x00000020, AX
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, SI
+	VMOVDQU      (AX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  (DX), Y3, Y1
+	VMOVDQU      32(AX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  32(DX), Y3, Y2
+	ADDQ         BX, DX
+	VPAND        (AX), Y0, Y3
+	VFMADD231PS  (DX), Y3, Y1
+	VPAND        32(AX), Y0, Y3
+	VFMADD231PS  32(DX), Y3, Y2
+	ADDQ         BX, DX
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000020, SI
 	JNE          loop
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	SHLQ         $0x02, CX
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2210,54 +2388,74 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot2x2AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot2x2AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·dot2x2AVX2(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, DI
+	VMOVD        DI, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
 
 loop:
-	VPMOVZXWD    (AX), Y8
-	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    (AX)(CX*1), Y9
+	VMOVDQU      (AX), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VMOVUPS      (DX), Y10
-	VFMADD231PS  Y10, Y8, Y0
-	VFMADD231PS  Y10, Y9, Y4
-	VMOVUPS      (DX)(BX*1), Y10
-	VFMADD231PS  Y10, Y8, Y2
-	VFMADD231PS  Y10, Y9, Y6
-	VPMOVZXWD    16(AX), Y8
-	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(AX)(CX*1), Y9
+	VMOVDQU      (AX)(CX*1), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      (DX), Y11
+	VFMADD231PS  Y11, Y9, Y1
+	VFMADD231PS  Y11, Y10, Y5
+	VMOVUPS      64(DX), Y11
+	VFMADD231PS  Y11, Y9, Y3
+	VFMADD231PS  Y11, Y10, Y7
+	VMOVDQU      32(AX), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VMOVUPS      32(DX), Y10
-	VFMADD231PS  Y10, Y8, Y1
-	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      32(DX)(BX*1), Y10
-	VFMADD231PS  Y10, Y8, Y3
-	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, AX
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, SI
+	VMOVDQU      32(AX)(CX*1), Y10
+	VPSLLD       $0x10, Y10, Y10
+	VMOVUPS      32(DX), Y11
+	VFMADD231PS  Y11, Y9, Y2
+	VFMADD231PS  Y11, Y10, Y6
+	VMOVUPS      96(DX), Y11
+	VFMADD231PS  Y11, Y9, Y4
+	VFMADD231PS  Y11, Y10, Y8
+	ADDQ         BX, DX
+	VPAND        (AX), Y0, Y9
+	VPAND        (AX)(CX*1), Y0, Y10
+	VMOVUPS      (DX), Y11
+	VFMADD231PS  Y11, Y9, Y1
+	VFMADD231PS  Y11, Y10, Y5
+	VMOVUPS      64(DX), Y11
+	VFMADD231PS  Y11, Y9, Y3
+	VFMADD231PS  Y11, Y10, Y7
+	VPAND        32(AX), Y0, Y9
+	VPAND        32(AX)(CX*1), Y0, Y10
+	VMOVUPS      32(DX), Y11
+	VFMADD231PS  Y11, Y9, Y2
+	VFMADD231PS  Y11, Y10, Y6
+	VMOVUPS      96(DX), Y11
+	VFMADD231PS  Y11, Y9, Y4
+	VFMADD231PS  Y11, Y10, Y8
+	ADDQ         BX, DX
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000020, SI
 	JNE          loop
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	SHLQ         $0x02, CX
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2265,7 +2463,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
-	VADDPS       Y5, Y4, Y0
+	VADDPS       Y6, Y5, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2274,7 +2472,7 @@ loop:
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, 4(AX)
 	ADDQ         CX, AX
-	VADDPS       Y3, Y2, Y0
+	VADDPS       Y4, Y3, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2282,7 +2480,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
-	VADDPS       Y7, Y6, Y0
+	VADDPS       Y8, Y7, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2293,38 +2491,48 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot1x2AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x2AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·dot1x2AVX2(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
 
 loop:
-	VPMOVZXWD    (AX), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VFMADD231PS  (DX), Y4, Y0
-	VFMADD231PS  (DX)(BX*1), Y4, Y2
-	VPMOVZXWD    16(AX), Y4
-	VPSLLD       $0x10, Y4, Y4
-	VFMADD231PS  32(DX), Y4, Y1
-	VFMADD231PS  32(DX)(BX*1), Y4, Y3
-	ADDQ         $0x00000020, AX
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, SI
+	VMOVDQU      (AX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  (DX), Y5, Y1
+	VFMADD231PS  64(DX), Y5, Y3
+	VMOVDQU      32(AX), Y5
+	VPSLLD       $0x10, Y5, Y5
+	VFMADD231PS  32(DX), Y5, Y2
+	VFMADD231PS  96(DX), Y5, Y4
+	ADDQ         BX, DX
+	VPAND        (AX), Y0, Y5
+	VFMADD231PS  (DX), Y5, Y1
+	VFMADD231PS  64(DX), Y5, Y3
+	VPAND        32(AX), Y0, Y5
+	VFMADD231PS  32(DX), Y5, Y2
+	VFMADD231PS  96(DX), Y5, Y4
+	ADDQ         BX, DX
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000020, SI
 	JNE          loop
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	SHLQ         $0x02, CX
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2333,7 +2541,7 @@ loop:
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
 	ADDQ         CX, AX
-	VADDPS       Y3, Y2, Y0
+	VADDPS       Y4, Y3, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2344,64 +2552,90 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot2x3AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot2x3AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·dot2x3AVX2(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, DI
+	VMOVD        DI, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y10, Y10, Y10
+	VXORPS       Y11, Y11, Y11
+	VXORPS       Y12, Y12, Y12
 
 loop:
-	VPMOVZXWD    (AX), Y12
-	VPSLLD       $0x10, Y12, Y12
-	VPMOVZXWD    (AX)(CX*1), Y13
+	VMOVDQU      (AX), Y13
 	VPSLLD       $0x10, Y13, Y13
-	VMOVUPS      (DX), Y14
-	VFMADD231PS  Y14, Y12, Y0
-	VFMADD231PS  Y14, Y13, Y6
-	VMOVUPS      (DX)(BX*1), Y14
-	VFMADD231PS  Y14, Y12, Y2
-	VFMADD231PS  Y14, Y13, Y8
-	VMOVUPS      (DX)(BX*2), Y14
-	VFMADD231PS  Y14, Y12, Y4
-	VFMADD231PS  Y14, Y13, Y10
-	VPMOVZXWD    16(AX), Y12
-	VPSLLD       $0x10, Y12, Y12
-	VPMOVZXWD    16(AX)(CX*1), Y13
+	VMOVDQU      (AX)(CX*1), Y14
+	VPSLLD       $0x10, Y14, Y14
+	VMOVUPS      (DX), Y15
+	VFMADD231PS  Y15, Y13, Y1
+	VFMADD231PS  Y15, Y14, Y7
+	VMOVUPS      64(DX), Y15
+	VFMADD231PS  Y15, Y13, Y3
+	VFMADD231PS  Y15, Y14, Y9
+	VMOVUPS      128(DX), Y15
+	VFMADD231PS  Y15, Y13, Y5
+	VFMADD231PS  Y15, Y14, Y11
+	VMOVDQU      32(AX), Y13
 	VPSLLD       $0x10, Y13, Y13
-	VMOVUPS      32(DX), Y14
-	VFMADD231PS  Y14, Y12, Y1
-	VFMADD231PS  Y14, Y13, Y7
-	VMOVUPS      32(DX)(BX*1), Y14
-	VFMADD231PS  Y14, Y12, Y3
-	VFMADD231PS  Y14, Y13, Y9
-	VMOVUPS      32(DX)(BX*2), Y14
-	VFMADD231PS  Y14, Y12, Y5
-	VFMADD231PS  Y14, Y13, Y11
-	ADDQ         $0x00000020, AX
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, SI
+	VMOVDQU      32(AX)(CX*1), Y14
+	VPSLLD       $0x10, Y14, Y14
+	VMOVUPS      32(DX), Y15
+	VFMADD231PS  Y15, Y13, Y2
+	VFMADD231PS  Y15, Y14, Y8
+	VMOVUPS      96(DX), Y15
+	VFMADD231PS  Y15, Y13, Y4
+	VFMADD231PS  Y15, Y14, Y10
+	VMOVUPS      160(DX), Y15
+	VFMADD231PS  Y15, Y13, Y6
+	VFMADD231PS  Y15, Y14, Y12
+	ADDQ         BX, DX
+	VPAND        (AX), Y0, Y13
+	VPAND        (AX)(CX*1), Y0, Y14
+	VMOVUPS      (DX), Y15
+	VFMADD231PS  Y15, Y13, Y1
+	VFMADD231PS  Y15, Y14, Y7
+	VMOVUPS      64(DX), Y15
+	VFMADD231PS  Y15, Y13, Y3
+	VFMADD231PS  Y15, Y14, Y9
+	VMOVUPS      128(DX), Y15
+	VFMADD231PS  Y15, Y13, Y5
+	VFMADD231PS  Y15, Y14, Y11
+	VPAND        32(AX), Y0, Y13
+	VPAND        32(AX)(CX*1), Y0, Y14
+	VMOVUPS      32(DX), Y15
+	VFMADD231PS  Y15, Y13, Y2
+	VFMADD231PS  Y15, Y14, Y8
+	VMOVUPS      96(DX), Y15
+	VFMADD231PS  Y15, Y13, Y4
+	VFMADD231PS  Y15, Y14, Y10
+	VMOVUPS      160(DX), Y15
+	VFMADD231PS  Y15, Y13, Y6
+	VFMADD231PS  Y15, Y14, Y12
+	ADDQ         BX, DX
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000020, SI
 	JNE          loop
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	SHLQ         $0x02, CX
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2409,7 +2643,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
-	VADDPS       Y7, Y6, Y0
+	VADDPS       Y8, Y7, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2418,7 +2652,7 @@ loop:
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, 4(AX)
 	ADDQ         CX, AX
-	VADDPS       Y3, Y2, Y0
+	VADDPS       Y4, Y3, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2426,7 +2660,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
-	VADDPS       Y9, Y8, Y0
+	VADDPS       Y10, Y9, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2435,7 +2669,7 @@ loop:
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, 4(AX)
 	ADDQ         CX, AX
-	VADDPS       Y5, Y4, Y0
+	VADDPS       Y6, Y5, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2443,7 +2677,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
-	VADDPS       Y11, Y10, Y0
+	VADDPS       Y12, Y11, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2454,42 +2688,54 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot1x3AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot1x3AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·dot1x3AVX2(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	MOVL         $0xffff0000, CX
+	VMOVD        CX, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
 
 loop:
-	VPMOVZXWD    (AX), Y6
-	VPSLLD       $0x10, Y6, Y6
-	VFMADD231PS  (DX), Y6, Y0
-	VFMADD231PS  (DX)(BX*1), Y6, Y2
-	VFMADD231PS  (DX)(BX*2), Y6, Y4
-	VPMOVZXWD    16(AX), Y6
-	VPSLLD       $0x10, Y6, Y6
-	VFMADD231PS  32(DX), Y6, Y1
-	VFMADD231PS  32(DX)(BX*1), Y6, Y3
-	VFMADD231PS  32(DX)(BX*2), Y6, Y5
-	ADDQ         $0x00000020, AX
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, SI
+	VMOVDQU      (AX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VFMADD231PS  (DX), Y7, Y1
+	VFMADD231PS  64(DX), Y7, Y3
+	VFMADD231PS  128(DX), Y7, Y5
+	VMOVDQU      32(AX), Y7
+	VPSLLD       $0x10, Y7, Y7
+	VFMADD231PS  32(DX), Y7, Y2
+	VFMADD231PS  96(DX), Y7, Y4
+	VFMADD231PS  160(DX), Y7, Y6
+	ADDQ         BX, DX
+	VPAND        (AX), Y0, Y7
+	VFMADD231PS  (DX), Y7, Y1
+	VFMADD231PS  64(DX), Y7, Y3
+	VFMADD231PS  128(DX), Y7, Y5
+	VPAND        32(AX), Y0, Y7
+	VFMADD231PS  32(DX), Y7, Y2
+	VFMADD231PS  96(DX), Y7, Y4
+	VFMADD231PS  160(DX), Y7, Y6
+	ADDQ         BX, DX
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000020, SI
 	JNE          loop
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	SHLQ         $0x02, CX
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2498,7 +2744,7 @@ loop:
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
 	ADDQ         CX, AX
-	VADDPS       Y3, Y2, Y0
+	VADDPS       Y4, Y3, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2507,7 +2753,7 @@ loop:
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
 	ADDQ         CX, AX
-	VADDPS       Y5, Y4, Y0
+	VADDPS       Y6, Y5, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2518,63 +2764,85 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot4x1AVX2(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+// func dot4x1AVX2(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 // Requires: AVX, AVX2, FMA3
 TEXT ·dot4x1AVX2(SB), NOSPLIT, $0-56
-	MOVQ   w+32(FP), AX
-	MOVQ   ldw+40(FP), CX
-	MOVQ   x+16(FP), DX
-	MOVQ   ldx+24(FP), BX
-	MOVQ   n+48(FP), SI
-	SHLQ   $0x01, CX
-	SHLQ   $0x02, BX
-	LEAQ   (AX)(CX*2), BX
-	ADDQ   CX, BX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
+	MOVQ         w+32(FP), AX
+	MOVQ         ldw+40(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         step+24(FP), BX
+	MOVQ         n+48(FP), SI
+	SHLQ         $0x01, CX
+	SHLQ         $0x02, BX
+	LEAQ         (AX)(CX*2), DI
+	ADDQ         CX, DI
+	MOVL         $0xffff0000, R8
+	VMOVD        R8, X0
+	VPBROADCASTD X0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
 
 loop:
-	VPMOVZXWD    (AX), Y8
-	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    (AX)(CX*1), Y9
+	VMOVDQU      (AX), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VPMOVZXWD    (AX)(CX*2), Y10
+	VMOVDQU      (AX)(CX*1), Y10
 	VPSLLD       $0x10, Y10, Y10
-	VPMOVZXWD    (BX), Y11
+	VMOVDQU      (AX)(CX*2), Y11
 	VPSLLD       $0x10, Y11, Y11
-	VMOVUPS      (DX), Y12
-	VFMADD231PS  Y12, Y8, Y0
-	VFMADD231PS  Y12, Y9, Y2
-	VFMADD231PS  Y12, Y10, Y4
-	VFMADD231PS  Y12, Y11, Y6
-	VPMOVZXWD    16(AX), Y8
-	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(AX)(CX*1), Y9
+	VMOVDQU      (DI), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      (DX), Y13
+	VFMADD231PS  Y13, Y9, Y1
+	VFMADD231PS  Y13, Y10, Y3
+	VFMADD231PS  Y13, Y11, Y5
+	VFMADD231PS  Y13, Y12, Y7
+	VMOVDQU      32(AX), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VPMOVZXWD    16(AX)(CX*2), Y10
+	VMOVDQU      32(AX)(CX*1), Y10
 	VPSLLD       $0x10, Y10, Y10
-	VPMOVZXWD    16(BX), Y11
+	VMOVDQU      32(AX)(CX*2), Y11
 	VPSLLD       $0x10, Y11, Y11
-	VMOVUPS      32(DX), Y12
-	VFMADD231PS  Y12, Y8, Y1
-	VFMADD231PS  Y12, Y9, Y3
-	VFMADD231PS  Y12, Y10, Y5
-	VFMADD231PS  Y12, Y11, Y7
-	ADDQ         $0x00000020, AX
-	ADDQ         $0x00000020, BX
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, SI
+	VMOVDQU      32(DI), Y12
+	VPSLLD       $0x10, Y12, Y12
+	VMOVUPS      32(DX), Y13
+	VFMADD231PS  Y13, Y9, Y2
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y13, Y11, Y6
+	VFMADD231PS  Y13, Y12, Y8
+	ADDQ         BX, DX
+	VPAND        (AX), Y0, Y9
+	VPAND        (AX)(CX*1), Y0, Y10
+	VPAND        (AX)(CX*2), Y0, Y11
+	VPAND        (DI), Y0, Y12
+	VMOVUPS      (DX), Y13
+	VFMADD231PS  Y13, Y9, Y1
+	VFMADD231PS  Y13, Y10, Y3
+	VFMADD231PS  Y13, Y11, Y5
+	VFMADD231PS  Y13, Y12, Y7
+	VPAND        32(AX), Y0, Y9
+	VPAND        32(AX)(CX*1), Y0, Y10
+	VPAND        32(AX)(CX*2), Y0, Y11
+	VPAND        32(DI), Y0, Y12
+	VMOVUPS      32(DX), Y13
+	VFMADD231PS  Y13, Y9, Y2
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y13, Y11, Y6
+	VFMADD231PS  Y13, Y12, Y8
+	ADDQ         BX, DX
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, DI
+	SUBQ         $0x00000020, SI
 	JNE          loop
 	MOVQ         y+0(FP), AX
 	MOVQ         ldy+8(FP), CX
 	SHLQ         $0x02, CX
-	VADDPS       Y1, Y0, Y0
+	VADDPS       Y2, Y1, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2582,7 +2850,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, (AX)
-	VADDPS       Y3, Y2, Y0
+	VADDPS       Y4, Y3, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2590,7 +2858,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, 4(AX)
-	VADDPS       Y5, Y4, Y0
+	VADDPS       Y6, Y5, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2598,7 +2866,7 @@ loop:
 	VPERMILPS    $0x4e, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, 8(AX)
-	VADDPS       Y7, Y6, Y0
+	VADDPS       Y8, Y7, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
 	VPERMILPS    $0xb1, X1, X0
@@ -2972,6 +3240,40 @@ loop:
 	VMOVUPS      Y9, 32(R10)(DI*1)
 	VMOVUPS      Y10, (R10)(DI*2)
 	VMOVUPS      Y11, 32(R10)(DI*2)
+	VZEROUPPER
+	RET
+
+// func spread(dst *float32, step int, src *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·spread(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ step+8(FP), CX
+	MOVQ src+16(FP), DX
+	MOVQ n+24(FP), BX
+	SHLQ $0x02, CX
+
+loop:
+	VMOVUPS (DX), Y0
+	VSHUFPS $0x88, 32(DX), Y0, Y0
+	VPERMPD $0xd8, Y0, Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 64(DX), Y0
+	VSHUFPS $0x88, 96(DX), Y0, Y0
+	VPERMPD $0xd8, Y0, Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    CX, AX
+	VMOVUPS (DX), Y0
+	VSHUFPS $0xdd, 32(DX), Y0, Y0
+	VPERMPD $0xd8, Y0, Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 64(DX), Y0
+	VSHUFPS $0xdd, 96(DX), Y0, Y0
+	VPERMPD $0xd8, Y0, Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    CX, AX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, BX
+	JNE     loop
 	VZEROUPPER
 	RET
 

@@ -8,15 +8,8 @@ func plainDotBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int,
 		for i := range t {
 			v := x[i*ldx:][:k]
 			var lanes [16]float32
-			at := 0
-			for ; at+16 <= k; at += 16 {
-				a, b := v[at:at+16], row[2*at:2*at+32]
-				for l := range lanes {
-					lanes[l] += a[l] * widenOne(b, l)
-				}
-			}
-			for l := range k - at {
-				lanes[l] += v[at+l] * widenOne(row, at+l)
+			for at := range k {
+				lanes[at%32/2] += v[at] * widenOne(row, at)
 			}
 			y[i*ldy+j] = sum16(&lanes)
 		}

@@ -8,9 +8,10 @@
 // # Order of additions
 //
 // The value of an output depends on its own row and column alone: not on how many vectors a call multiplies, nor on
-// which other outputs it computes. Along K, DotBF16 and Dot have 16 lanes, lane j adding the terms j, j+16, and so on
-// with fused multiply-adds, and then one fixed tree; MulBF16 and AddScaled add term after term. AVX-512 and AVX2 give the
-// same bits. Plain Go has the same order but rounds every product, so it differs by rounding.
+// which other outputs it computes. Along K, DotBF16 and Dot have 16 lanes, which add terms with fused multiply-adds and
+// are added in one fixed tree at the end. Dot's lane j has the terms j, j+16, and so on; DotBF16's has 2j, 2j+1, 2j+32,
+// 2j+33, and so on, because pairs of weights are loaded together. MulBF16 and AddScaled add term after term. AVX-512 and
+// AVX2 give the same bits. Plain Go has the same order but rounds every product, so it differs by rounding.
 package simd
 
 import (
@@ -28,7 +29,7 @@ type set struct {
 	dotRows  int       // weight rows of dotTile
 	dotTile  []dotFunc // [tokens-1]
 	dotRow   []dotFunc // [tokens-1] one weight row
-	dotFour  dotFunc   // four weight rows, one token
+	dotFour  []dotFunc // four weight rows, one token
 	mulTile  []mulFunc // [tokens-1] mulColumns columns
 	mulWidth int
 
@@ -41,7 +42,7 @@ type set struct {
 }
 
 type (
-	dotFunc func(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)
+	dotFunc func(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)
 	mulFunc func(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, n int, resume bool)
 )
 
@@ -91,7 +92,7 @@ func DotBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n
 	switch {
 	case active == nil:
 		plainDotBF16(y, ldy, x, ldx, w, ldw, t, n, k)
-	case k%16 == 0:
+	case k%32 == 0:
 		active.dotBF16(y, ldy, x, ldx, w, ldw, t, n, k)
 	default:
 		active.paddedDotBF16(y, ldy, x, ldx, w, ldw, t, n, k)
@@ -99,47 +100,53 @@ func DotBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n
 }
 
 func (s *set) dotBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n, k int) {
-	if t == 1 {
-		j := 0
-		for ; j+4 <= n; j += 4 {
-			s.dotFour(&y[j], ldy, &x[0], ldx, &w[2*j*ldw], ldw, k)
-		}
-		for ; j < n; j++ {
-			s.dotRow[0](&y[j], ldy, &x[0], ldx, &w[2*j*ldw], ldw, k)
-		}
-		return
+	const group = 16 // floats of a row that lie together
+	// A single row needs no more than its own place, several are interleaved a tile at a time.
+	tile, block := 1, 1
+	if t > 1 {
+		tile = len(s.dotTile)
+		block = max(1, bufferBytes/(4*k)/tile) * tile
 	}
-	tile := len(s.dotTile)
-	block := max(1, bufferBytes/(4*k)/tile) * tile
+	p := buffers.Get().(*buffer)
+	defer buffers.Put(p)
+	p.tiles = grow(p.tiles, (min(t, block)+tile-1)/tile*tile*k)
 	for i0 := 0; i0 < t; i0 += block {
 		i1 := min(i0+block, t)
+		for i := i0; i < i1; i++ {
+			at := i - i0
+			spread(&p.tiles[at/tile*tile*k+at%tile*group], tile*group, &x[i*ldx], k)
+		}
 		for j := 0; j < n; {
 			kernel, rows := s.dotTile, s.dotRows
-			if j+rows > n {
+			switch {
+			case t == 1 && j+4 <= n:
+				kernel, rows = s.dotFour, 4
+			case j+rows > n:
 				kernel, rows = s.dotRow, 1
 			}
 			for i := i0; i < i1; i += tile {
-				kernel[min(tile, i1-i)-1](&y[i*ldy+j], ldy, &x[i*ldx], ldx, &w[2*j*ldw], ldw, k)
+				kernel[min(tile, i1-i)-1](&y[i*ldy+j], ldy, &p.tiles[(i-i0)*k], tile*group, &w[2*j*ldw], ldw, k)
 			}
 			j += rows
 		}
 	}
 }
 
-// padding are buffers for inputs whose length is no multiple of 16.
-var padding = sync.Pool{New: func() any { return new(padded) }}
+// buffers hold copies of inputs in the form that the routines take.
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
-type padded struct {
-	x []float32
-	w []byte
+type buffer struct {
+	x     []float32
+	w     []byte
+	tiles []float32 // rows of x, a tile at a time, interleaved
 }
 
 // paddedDotBF16 appends zeros to rows of x and w: they add nothing to any lane.
 func (s *set) paddedDotBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n, k int) {
 	const panel = 16 // weight rows copied at a time
-	p := padding.Get().(*padded)
-	defer padding.Put(p)
-	long := (k + 15) &^ 15
+	p := buffers.Get().(*buffer)
+	defer buffers.Put(p)
+	long := (k + 31) &^ 31
 	p.x, p.w = grow(p.x, t*long), grow(p.w, 2*panel*long)
 	for i := range t {
 		row := p.x[i*long:][:long]
@@ -214,8 +221,8 @@ func (s *set) streamMulBF16(y []float32, ldy int, x []float32, ldx int, w []byte
 
 // packedMulBF16 widens a block of weights once and takes all vectors past it. Sums are kept in y between blocks.
 func (s *set) packedMulBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n, k int) {
-	p := padding.Get().(*padded)
-	defer padding.Put(p)
+	p := buffers.Get().(*buffer)
+	defer buffers.Put(p)
 	width, tile := s.mulWidth, len(s.mulTile)
 	const edge = 8 * 64 // a tile of y that reaches beyond the last column
 	p.x = grow(p.x, packRows*packColumns+edge)
@@ -267,8 +274,8 @@ func Dot(a, b []float32) float32 {
 	if n%16 == 0 {
 		return active.dot(&a[0], &b[0], n)
 	}
-	p := padding.Get().(*padded)
-	defer padding.Put(p)
+	p := buffers.Get().(*buffer)
+	defer buffers.Put(p)
 	long := (n + 15) &^ 15
 	p.x = grow(p.x, 2*long)
 	clear(p.x[copy(p.x[:long], a):long])

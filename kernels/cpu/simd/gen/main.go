@@ -50,6 +50,25 @@ func (s isa) widen(m Mem, v reg.VecVirtual) {
 	VPSLLD(Imm(16), v, v)
 }
 
+// shift loads pairs of bfloat16 and makes the first of each a float32.
+func (s isa) shift(m Mem, v reg.VecVirtual) {
+	if s.lanes == 16 {
+		VPSLLD(Imm(16), m, v)
+		return
+	}
+	VMOVDQU(m, v)
+	VPSLLD(Imm(16), v, v)
+}
+
+// and loads pairs of bfloat16 and makes the second of each a float32; mask has its bits set.
+func (s isa) and(m Mem, mask, v reg.VecVirtual) {
+	if s.lanes == 16 {
+		VPANDD(m, mask, v)
+	} else {
+		VPAND(m, mask, v)
+	}
+}
+
 // sum16 adds the 16 lanes of acc: lanes 8 apart, then 4 apart, then neighbours twice.
 func (s isa) sum16(acc []reg.VecVirtual) reg.VecVirtual {
 	var y reg.VecVirtual
@@ -76,18 +95,23 @@ func (s isa) sum16(acc []reg.VecVirtual) reg.VecVirtual {
 	return x
 }
 
-// dot: y[t*ldy+r] = Σ x[t*ldx+k]·w[r*ldw+k] for rows weight rows and tokens tokens; n is a multiple of 16, strides are in
-// elements.
+// dot: y[t*ldy+r] = Σ x[t, k]·w[r*ldw+k] for rows weight rows and tokens tokens; n is a multiple of 32, strides are in
+// elements. A float32 of w holds an even and an odd weight, which a shift and a mask take apart, so x comes as spread
+// leaves it: even terms, odd terms, and so on, groups of 16 of every token beside each other, the next groups step on. That
+// makes x one stream from the second-level cache instead of many.
 func dot(s isa, rows, tokens int) {
-	TEXT(fmt.Sprintf("dot%dx%d%s", rows, tokens, s.name), NOSPLIT, "func(y *float32, ldy int, x *float32, ldx int, w *byte, ldw int, n int)")
+	TEXT(fmt.Sprintf("dot%dx%d%s", rows, tokens, s.name), NOSPLIT, "func(y *float32, ldy int, x *float32, step int, w *byte, ldw int, n int)")
 	Pragma("noescape")
 	w, ldw := Load(Param("w"), GP64()).(reg.GPVirtual), Load(Param("ldw"), GP64()).(reg.GPVirtual)
-	x, ldx := Load(Param("x"), GP64()).(reg.GPVirtual), Load(Param("ldx"), GP64()).(reg.GPVirtual)
+	x, step := Load(Param("x"), GP64()), Load(Param("step"), GP64())
 	n := Load(Param("n"), GP64())
 	SHLQ(Imm(1), ldw)
-	SHLQ(Imm(2), ldx)
-	// Scaled indexing reaches rows 0, 1, 2 and tokens 0, 1, 2 from one pointer each; three apart start another.
-	wp, xp := strided(w, ldw, rows), strided(x, ldx, tokens)
+	SHLQ(Imm(2), step)
+	wp := strided(w, ldw, rows)
+	high, bits := s.vec(), GP32()
+	MOVL(U32(0xffff0000), bits)
+	VMOVD(bits, high.AsX())
+	VPBROADCASTD(high.AsX(), high)
 	acc := make([][]reg.VecVirtual, rows*tokens)
 	for i := range acc {
 		for range s.halves() {
@@ -97,28 +121,35 @@ func dot(s isa, rows, tokens int) {
 		}
 	}
 	Label("loop")
-	for h := range s.halves() {
-		var wv []reg.VecVirtual
-		for r := range rows {
-			v := s.vec()
-			s.widen(wp[r].Offset(h*s.bytes()/2), v)
-			wv = append(wv, v)
-		}
-		for t := range tokens {
-			if rows == 1 {
-				VFMADD231PS(xp[t].Offset(h*s.bytes()), wv[0], acc[t][h])
-				continue
-			}
-			xv := s.vec()
-			VMOVUPS(xp[t].Offset(h*s.bytes()), xv)
+	for odd := range 2 {
+		for h := range s.halves() {
+			var wv []reg.VecVirtual
 			for r := range rows {
-				VFMADD231PS(xv, wv[r], acc[r*tokens+t][h])
+				v := s.vec()
+				if m := wp[r].Offset(h * s.bytes()); odd == 1 {
+					s.and(m, high, v)
+				} else {
+					s.shift(m, v)
+				}
+				wv = append(wv, v)
+			}
+			for t := range tokens {
+				m := Mem{Base: x, Disp: 64*t + h*s.bytes()}
+				if rows == 1 {
+					VFMADD231PS(m, wv[0], acc[t][h])
+					continue
+				}
+				xv := s.vec()
+				VMOVUPS(m, xv)
+				for r := range rows {
+					VFMADD231PS(xv, wv[r], acc[r*tokens+t][h])
+				}
 			}
 		}
+		ADDQ(step, x)
 	}
-	advance(wp, 32)
-	advance(xp, 64)
-	SUBQ(U32(16), n)
+	advance(wp, 64)
+	SUBQ(U32(32), n)
 	JNE(LabelRef("loop"))
 	y, ldy := Load(Param("y"), GP64()).(reg.GPVirtual), Load(Param("ldy"), GP64()).(reg.GPVirtual)
 	SHLQ(Imm(2), ldy)
@@ -134,7 +165,34 @@ func dot(s isa, rows, tokens int) {
 	RET()
 }
 
-// strided gives the addresses of n rows: base, base+stride, base+2·stride, and so on, with few registers.
+// spread puts the even terms of every 32 of src into dst, 16 together, the odd ones step on, and so on; n is a multiple of
+// 32.
+func spread() {
+	TEXT("spread", NOSPLIT, "func(dst *float32, step int, src *float32, n int)")
+	Pragma("noescape")
+	dst, step := Load(Param("dst"), GP64()), Load(Param("step"), GP64())
+	src, n := Load(Param("src"), GP64()), Load(Param("n"), GP64())
+	SHLQ(Imm(2), step)
+	Label("loop")
+	for _, pick := range []uint8{0b10001000, 0b11011101} { // even, odd
+		for h := range 2 {
+			v := YMM()
+			VMOVUPS(Mem{Base: src, Disp: 64 * h}, v)
+			VSHUFPS(Imm(uint64(pick)), Mem{Base: src, Disp: 64*h + 32}, v, v)
+			VPERMPD(Imm(0b11011000), v, v) // the middle two pairs change places
+			VMOVUPS(v, Mem{Base: dst, Disp: 32 * h})
+		}
+		ADDQ(step, dst)
+	}
+	ADDQ(U32(128), src)
+	SUBQ(U32(32), n)
+	JNE(LabelRef("loop"))
+	VZEROUPPER()
+	RET()
+}
+
+// strided gives the addresses of n rows: base, base+stride, base+2·stride, and so on, with few registers: scaled indexing
+// reaches three from one pointer.
 func strided(base, stride reg.GPVirtual, n int) []Mem {
 	var out []Mem
 	p := base
@@ -435,6 +493,7 @@ func main() {
 	for tokens := 1; tokens <= 6; tokens++ {
 		mulTile(avx2, tokens, 2)
 	}
+	spread()
 	for _, s := range []isa{avx512, avx2} {
 		axpy(s, 8, true)
 		axpy(s, 1, true)
