@@ -20,8 +20,10 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 			d.fail("%s: token at row %d: want an id below %d, got %d", w.spec.Tensor(0), i, m.N, id)
 			return nil
 		}
-		convert(x.row(i), m.Format, m.Data[int(id)*m.RowStride()*m.Format.Size():])
 	}
+	d.eachRow(x, func(i int) {
+		convert(x.row(i), m.Format, m.Data[int(d.batch.Token[i])*m.RowStride()*m.Format.Size():])
+	})
 	d.tap(0, kernels.HookEmbed, x)
 	return x
 }
@@ -178,9 +180,7 @@ func (d *Device) AttnOut(l *kernels.Attn, xa, za kernels.Act) {
 	d.part(o, z, 0, l.Out, 0, 0)
 	d.multiply()
 	d.tap(l.Layer, kernels.HookAttnOut, o)
-	for i, v := range o.data {
-		x.data[i] += v
-	}
+	d.add(x, o)
 	d.tap(l.Layer, kernels.HookResidMid, x)
 }
 
@@ -188,9 +188,7 @@ func (d *Device) AttnOut(l *kernels.Attn, xa, za kernels.Act) {
 func (d *Device) normRows(into, x *act, w kernels.Weight, eps float32) *act {
 	n := into.resize(len(x.data)/x.width, x.width)
 	g := weightOf(w).vector
-	for i := range len(x.data) / x.width {
-		rmsNorm(n.row(i), x.row(i), g, eps)
-	}
+	d.eachRow(x, func(i int) { rmsNorm(n.row(i), x.row(i), g, eps) })
 	return n
 }
 

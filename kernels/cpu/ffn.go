@@ -87,16 +87,15 @@ func (d *Device) Experts(l *kernels.MoE, xa, ha, ra kernels.Act) {
 	t, f := len(d.batch.Token), weightOf(l.GateUp).spec.Parts[0]
 
 	in := d.work.expertIn.resize(t, h.width)
-	for row, gate := range r.gate {
+	d.eachRow(in, func(row int) {
+		out, gate := in.row(row), r.gate[row]
 		for i, v := range h.row(row) {
-			in.row(row)[i] = gate * v
+			out[i] = gate * v
 		}
-	}
+	})
 	d.tap(l.Layer, kernels.HookExpertIn, in)
 	sorted := d.work.sorted.resize(t, h.width)
-	for i, row := range r.order {
-		copy(sorted.row(i), in.row(row))
-	}
+	d.eachRow(sorted, func(i int) { copy(sorted.row(i), in.row(r.order[i])) })
 
 	gateUp, shared := d.work.gateUp.resize(t, 2*f), d.work.sharedGateUp.resize(t, 2*f)
 	for e := range len(r.from) - 1 {
@@ -119,14 +118,10 @@ func (d *Device) Experts(l *kernels.MoE, xa, ha, ra kernels.Act) {
 	d.multiply()
 
 	routed := d.work.routed.resize(t, x.width)
-	for i, row := range r.order {
-		copy(routed.row(row), sortedOut.row(i))
-	}
+	d.eachRow(routed, func(i int) { copy(routed.row(r.order[i]), sortedOut.row(i)) })
 	d.tap(l.Layer, kernels.HookRoutedOut, routed)
 	d.tap(l.Layer, kernels.HookSharedOut, sharedOut)
-	for i, v := range routed.data {
-		sharedOut.data[i] += v
-	}
+	d.add(sharedOut, routed)
 	d.addFFN(l.Layer, x, sharedOut)
 }
 
@@ -153,9 +148,7 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 // addFFN adds a feed-forward's output [T, D] to the residual.
 func (d *Device) addFFN(layer int, x, out *act) {
 	d.tap(layer, kernels.HookFFNOut, out)
-	for i, v := range out.data {
-		x.data[i] += v
-	}
+	d.add(x, out)
 	d.tap(layer, kernels.HookResidPost, x)
 }
 

@@ -74,4 +74,16 @@ func (t *task) work(worker int) {
 	}
 }
 
+// eachRow runs do for every row of a, on all threads if there is enough to do.
+func (d *Device) eachRow(a *act, do func(row int)) {
+	rows := len(a.data) / a.width
+	if len(a.data) >= serialWork {
+		d.pool.each(rows, func(_, row int) { do(row) })
+		return
+	}
+	for row := range rows {
+		do(row)
+	}
+}
+
 func (p *pool) close() { p.once.Do(func() { close(p.tasks) }) }

@@ -16,6 +16,10 @@ type product struct {
 // unitBytes is about how much of a weight one thread takes at a time: enough to stream, few enough to balance.
 const unitBytes = 256 << 10
 
+// manyOutputs is how many outputs a thread takes at least, if there are so many, when several rows multiply: the routines
+// rearrange the rows for each call, and that must stay a small part of it.
+const manyOutputs = 512
+
 // serialWork is the number of multiplications below which waking the other threads costs more than it saves.
 const serialWork = 1 << 15
 
@@ -44,6 +48,9 @@ func (d *Device) multiply() {
 		work += t * p.m.N * p.m.K
 		// Bands are multiples of 64 outputs: a cache line of y, a tile of the routines.
 		band := max(64, unitBytes/(p.m.K*p.m.Format.Size()))
+		if t > 1 {
+			band = max(band, manyOutputs)
+		}
 		if share := (p.m.N + d.pool.size - 1) / d.pool.size; p.m.InOut || band > share {
 			band = share // a stored row of [K, N] is read in as few pieces as there are threads
 		}
@@ -101,6 +108,11 @@ func (d *Device) band(worker int, p *product, from, to int) {
 			}
 		}
 	}
+}
+
+// add adds y [T, N] to x.
+func (d *Device) add(x, y *act) {
+	d.eachRow(x, func(i int) { simd.AddScaled(x.row(i), 1, y.row(i)) })
 }
 
 // scratch is a worker's buffer of at least n values.
