@@ -172,8 +172,8 @@ func grow[T any](s []T, n int) []T {
 const (
 	streamTokens = 8    // up to so many vectors, MulBF16 streams the weights instead of packing them (measured: equal at about 12)
 	streamBand   = 4096 // columns at a time: y stays in the first-level cache
-	packRows     = 128  // rows of a packed block: 32 KiB for 64 columns
-	packColumns  = 256  // columns read at a time: half a KiB of every row
+	packRows     = 512  // rows of a packed block: long runs over a tile of y, whose lines lie far apart
+	packColumns  = 512  // columns of it: one KiB of every row is read at a time, and the block, one MiB, fits the second-level cache
 )
 
 // MulBF16 computes y[i·ldy+j] = Σ x[i·ldx+k]·w[k, j] for i < t, j < n. w is bfloat16, stored [k, n] with rows ldw elements
