@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"chulengo/kernels"
+	"chulengo/kernels/cpu/simd"
 )
 
 // routing is the choice of a step: an expert and a gate for every row, and the rows of each expert side by side.
@@ -161,10 +162,8 @@ func (d *Device) swiGLU(a *act) {
 	do := func(_, i int) {
 		row := a.row(i / pieces)
 		from := i % pieces * piece
-		gate, up := row[from:min(from+piece, f)], row[f+from:]
-		for j, g := range gate {
-			gate[j] = float32(float64(g)/(1+math.Exp(-float64(g)))) * up[j]
-		}
+		to := min(from+piece, f)
+		simd.SwiGLU(row[from:to], row[f+from:f+to])
 	}
 	if rows*pieces < 4 {
 		for i := range rows * pieces {

@@ -101,6 +101,12 @@ func mul6x16AVX2(y *float32, ldy int, x *float32, ldx int, w *float32, ldw int, 
 func spread(dst *float32, step int, src *float32, n int)
 
 //go:noescape
+func swiGLUAVX512(gate *float32, up *float32, n int)
+
+//go:noescape
+func swiGLUAVX2(gate *float32, up *float32, n int)
+
+//go:noescape
 func axpy8BF16AVX512(y *float32, x *float32, w *byte, ldw int, n int)
 
 //go:noescape

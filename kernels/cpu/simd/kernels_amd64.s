@@ -3277,6 +3277,392 @@ loop:
 	VZEROUPPER
 	RET
 
+DATA swiGLUConstants<>+0(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+4(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+8(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+12(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+16(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+20(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+24(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+28(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+32(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+36(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+40(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+44(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+48(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+52(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+56(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+60(SB)/4, $0x42d00000
+DATA swiGLUConstants<>+64(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+68(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+72(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+76(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+80(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+84(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+88(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+92(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+96(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+100(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+104(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+108(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+112(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+116(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+120(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+124(SB)/4, $0xc2d00000
+DATA swiGLUConstants<>+128(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+132(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+136(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+140(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+144(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+148(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+152(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+156(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+160(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+164(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+168(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+172(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+176(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+180(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+184(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+188(SB)/4, $0x3fb8aa3b
+DATA swiGLUConstants<>+192(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+196(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+200(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+204(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+208(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+212(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+216(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+220(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+224(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+228(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+232(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+236(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+240(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+244(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+248(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+252(SB)/4, $0x4b400000
+DATA swiGLUConstants<>+256(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+260(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+264(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+268(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+272(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+276(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+280(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+284(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+288(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+292(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+296(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+300(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+304(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+308(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+312(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+316(SB)/4, $0x3f318000
+DATA swiGLUConstants<>+320(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+324(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+328(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+332(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+336(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+340(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+344(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+348(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+352(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+356(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+360(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+364(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+368(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+372(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+376(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+380(SB)/4, $0xb95e8083
+DATA swiGLUConstants<>+384(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+388(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+392(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+396(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+400(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+404(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+408(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+412(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+416(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+420(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+424(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+428(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+432(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+436(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+440(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+444(SB)/4, $0x0000007f
+DATA swiGLUConstants<>+448(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+452(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+456(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+460(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+464(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+468(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+472(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+476(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+480(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+484(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+488(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+492(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+496(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+500(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+504(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+508(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+512(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+516(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+520(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+524(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+528(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+532(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+536(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+540(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+544(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+548(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+552(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+556(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+560(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+564(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+568(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+572(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+576(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+580(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+584(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+588(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+592(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+596(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+600(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+604(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+608(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+612(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+616(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+620(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+624(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+628(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+632(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+636(SB)/4, $0x3f800000
+DATA swiGLUConstants<>+640(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+644(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+648(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+652(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+656(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+660(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+664(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+668(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+672(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+676(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+680(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+684(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+688(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+692(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+696(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+700(SB)/4, $0x3f000000
+DATA swiGLUConstants<>+704(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+708(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+712(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+716(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+720(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+724(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+728(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+732(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+736(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+740(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+744(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+748(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+752(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+756(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+760(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+764(SB)/4, $0x3e2aaaab
+DATA swiGLUConstants<>+768(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+772(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+776(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+780(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+784(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+788(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+792(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+796(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+800(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+804(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+808(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+812(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+816(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+820(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+824(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+828(SB)/4, $0x3d2aaaab
+DATA swiGLUConstants<>+832(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+836(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+840(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+844(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+848(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+852(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+856(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+860(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+864(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+868(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+872(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+876(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+880(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+884(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+888(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+892(SB)/4, $0x3c088889
+DATA swiGLUConstants<>+896(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+900(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+904(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+908(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+912(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+916(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+920(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+924(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+928(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+932(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+936(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+940(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+944(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+948(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+952(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+956(SB)/4, $0x3ab60b61
+DATA swiGLUConstants<>+960(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+964(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+968(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+972(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+976(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+980(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+984(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+988(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+992(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+996(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+1000(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+1004(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+1008(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+1012(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+1016(SB)/4, $0x39500d01
+DATA swiGLUConstants<>+1020(SB)/4, $0x39500d01
+GLOBL swiGLUConstants<>(SB), RODATA|NOPTR, $1024
+
+// func swiGLUAVX512(gate *float32, up *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·swiGLUAVX512(SB), NOSPLIT, $0-24
+	MOVQ   gate+0(FP), AX
+	MOVQ   up+8(FP), CX
+	MOVQ   n+16(FP), DX
+	VPXORD Z0, Z0, Z0
+
+loop:
+	VMOVUPS      (AX), Z1
+	VSUBPS       Z1, Z0, Z2
+	VMOVUPS      swiGLUConstants<>+0(SB), Z3
+	VMINPS       Z2, Z3, Z2
+	VMOVUPS      swiGLUConstants<>+64(SB), Z3
+	VMAXPS       Z2, Z3, Z2
+	VMOVUPS      swiGLUConstants<>+128(SB), Z3
+	VFMADD213PS  swiGLUConstants<>+192(SB), Z2, Z3
+	VPSUBD       swiGLUConstants<>+192(SB), Z3, Z4
+	VSUBPS       swiGLUConstants<>+192(SB), Z3, Z3
+	VFNMADD231PS swiGLUConstants<>+256(SB), Z3, Z2
+	VFNMADD231PS swiGLUConstants<>+320(SB), Z3, Z2
+	VMOVUPS      swiGLUConstants<>+960(SB), Z3
+	VFMADD213PS  swiGLUConstants<>+896(SB), Z2, Z3
+	VFMADD213PS  swiGLUConstants<>+832(SB), Z2, Z3
+	VFMADD213PS  swiGLUConstants<>+768(SB), Z2, Z3
+	VFMADD213PS  swiGLUConstants<>+704(SB), Z2, Z3
+	VFMADD213PS  swiGLUConstants<>+640(SB), Z2, Z3
+	VFMADD213PS  swiGLUConstants<>+576(SB), Z2, Z3
+	VFMADD213PS  swiGLUConstants<>+512(SB), Z2, Z3
+	VPSRAD       $0x01, Z4, Z2
+	VPSUBD       Z2, Z4, Z4
+	VPADDD       swiGLUConstants<>+384(SB), Z2, Z2
+	VPSLLD       $0x17, Z2, Z2
+	VMULPS       Z2, Z3, Z3
+	VPADDD       swiGLUConstants<>+384(SB), Z4, Z4
+	VPSLLD       $0x17, Z4, Z4
+	VMULPS       Z4, Z3, Z3
+	VADDPS       swiGLUConstants<>+448(SB), Z3, Z3
+	VDIVPS       Z3, Z1, Z1
+	VMULPS       (CX), Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, DX
+	JNE          loop
+	VZEROUPPER
+	RET
+
+// func swiGLUAVX2(gate *float32, up *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·swiGLUAVX2(SB), NOSPLIT, $0-24
+	MOVQ   gate+0(FP), AX
+	MOVQ   up+8(FP), CX
+	MOVQ   n+16(FP), DX
+	VXORPS Y0, Y0, Y0
+
+loop:
+	VMOVUPS      (AX), Y1
+	VSUBPS       Y1, Y0, Y2
+	VMOVUPS      swiGLUConstants<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMOVUPS      swiGLUConstants<>+64(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      swiGLUConstants<>+128(SB), Y3
+	VFMADD213PS  swiGLUConstants<>+192(SB), Y2, Y3
+	VPSUBD       swiGLUConstants<>+192(SB), Y3, Y4
+	VSUBPS       swiGLUConstants<>+192(SB), Y3, Y3
+	VFNMADD231PS swiGLUConstants<>+256(SB), Y3, Y2
+	VFNMADD231PS swiGLUConstants<>+320(SB), Y3, Y2
+	VMOVUPS      swiGLUConstants<>+960(SB), Y3
+	VFMADD213PS  swiGLUConstants<>+896(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+832(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+768(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+704(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+640(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+576(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+512(SB), Y2, Y3
+	VPSRAD       $0x01, Y4, Y2
+	VPSUBD       Y2, Y4, Y4
+	VPADDD       swiGLUConstants<>+384(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VPADDD       swiGLUConstants<>+384(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VADDPS       swiGLUConstants<>+448(SB), Y3, Y3
+	VDIVPS       Y3, Y1, Y1
+	VMULPS       (CX), Y1, Y1
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      32(AX), Y1
+	VSUBPS       Y1, Y0, Y2
+	VMOVUPS      swiGLUConstants<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMOVUPS      swiGLUConstants<>+64(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMOVUPS      swiGLUConstants<>+128(SB), Y3
+	VFMADD213PS  swiGLUConstants<>+192(SB), Y2, Y3
+	VPSUBD       swiGLUConstants<>+192(SB), Y3, Y4
+	VSUBPS       swiGLUConstants<>+192(SB), Y3, Y3
+	VFNMADD231PS swiGLUConstants<>+256(SB), Y3, Y2
+	VFNMADD231PS swiGLUConstants<>+320(SB), Y3, Y2
+	VMOVUPS      swiGLUConstants<>+960(SB), Y3
+	VFMADD213PS  swiGLUConstants<>+896(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+832(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+768(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+704(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+640(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+576(SB), Y2, Y3
+	VFMADD213PS  swiGLUConstants<>+512(SB), Y2, Y3
+	VPSRAD       $0x01, Y4, Y2
+	VPSUBD       Y2, Y4, Y4
+	VPADDD       swiGLUConstants<>+384(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VPADDD       swiGLUConstants<>+384(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y3, Y3
+	VADDPS       swiGLUConstants<>+448(SB), Y3, Y3
+	VDIVPS       Y3, Y1, Y1
+	VMULPS       32(CX), Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, DX
+	JNE          loop
+	VZEROUPPER
+	RET
+
 // func axpy8BF16AVX512(y *float32, x *float32, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, FMA3
 TEXT ·axpy8BF16AVX512(SB), NOSPLIT, $0-40

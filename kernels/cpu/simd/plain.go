@@ -1,5 +1,7 @@
 package simd
 
+import "math"
+
 // The twins in plain Go: the same order of additions, without fused multiply-adds.
 
 func plainDotBF16(y []float32, ldy int, x []float32, ldx int, w []byte, ldw int, t, n, k int) {
@@ -46,6 +48,12 @@ func plainDot(a, b []float32) float32 {
 func plainAddScaled(y []float32, a float32, x []float32) {
 	for i, v := range x {
 		y[i] += a * v
+	}
+}
+
+func plainSwiGLU(gate, up []float32) {
+	for i, g := range gate {
+		gate[i] = float32(float64(g)/(1+math.Exp(-float64(g)))) * up[i]
 	}
 }
 

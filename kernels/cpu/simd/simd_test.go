@@ -196,6 +196,66 @@ func TestVectors(t *testing.T) {
 	})
 }
 
+// The bound of SwiGLU: exp(-g) is off by 2⁻²⁴ for each of its last addition and its scaled argument, and a little for the
+// polynomial; the sum, the quotient and the product add 2⁻²⁴ each. All is below 6·2⁻²⁴.
+func TestSwiGLU(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	var first []float32
+	inputs := []float32{0, float32(math.Copysign(0, -1)), 1e-40, -1e-40, 87, -87, 88, -88, 88.8, -88.8, 103.9, -104, 104, -1e4, 1e4, -3e38, 3e38, float32(math.Inf(1)), float32(math.Inf(-1)), float32(math.NaN())}
+	for x := float32(-120); x <= 120; x += 0.037 {
+		inputs = append(inputs, x)
+	}
+	for range 20000 {
+		inputs = append(inputs, float32(r.NormFloat64()*4))
+	}
+	ups := make([]float32, len(inputs))
+	for i := range ups {
+		ups[i] = float32(r.NormFloat64())
+	}
+	every(t, func(t *testing.T) {
+		got := append([]float32(nil), inputs...)
+		SwiGLU(got, ups)
+		for i, g := range inputs {
+			x, v := float64(g), float64(got[i])
+			want := x / (1 + math.Exp(-x)) * float64(ups[i])
+			if math.IsInf(want, 0) || math.Abs(want) > math.MaxFloat32 {
+				if math.Abs(v) < math.MaxFloat32/2 || v*want < 0 {
+					t.Errorf("silu(%v)·%v = %v, want %v", g, ups[i], v, want)
+				}
+				continue
+			}
+			if math.IsNaN(want) != math.IsNaN(v) || math.Abs(v-want) > 3*0x1p-23*math.Abs(want)+0x1p-119*math.Abs(float64(ups[i]))+0x1p-149 {
+				t.Errorf("silu(%v)·%v = %v, want %v", g, ups[i], v, want)
+			}
+		}
+		if active == nil {
+			return
+		}
+		if first == nil {
+			first = got
+		}
+		for i := range got {
+			if math.Float32bits(got[i]) != math.Float32bits(first[i]) && got[i] == got[i] {
+				t.Fatalf("silu(%v) differs from another instruction set's", inputs[i])
+			}
+		}
+		// A value is the same wherever it stands; nothing beyond the slice changes.
+		for n := range 40 {
+			part := append([]float32(nil), inputs[100:100+n+16]...)
+			SwiGLU(part[3:3+n], ups[103:103+n])
+			for i, v := range part {
+				want := inputs[100+i]
+				if i >= 3 && i < 3+n {
+					want = got[100+i]
+				}
+				if math.Float32bits(v) != math.Float32bits(want) {
+					t.Fatalf("SwiGLU of %d: value %d is %v, want %v", n, i-3, v, want)
+				}
+			}
+		}
+	})
+}
+
 // NaN and infinities come through: no routine may hide a damaged activation.
 func TestNotFinite(t *testing.T) {
 	every(t, func(t *testing.T) {
@@ -226,7 +286,7 @@ func TestBounds(t *testing.T) {
 			"y": func() { DotBF16(y[:31], 16, x, 16, w, 16, 2, 16, 16) }, "x": func() { DotBF16(y, 16, x[:31], 16, w, 16, 2, 16, 16) },
 			"w": func() { DotBF16(y, 16, x, 16, w[:511], 16, 2, 16, 16) }, "y, transposed": func() { MulBF16(y[:31], 16, x, 16, w, 16, 2, 16, 16) },
 			"x, transposed": func() { MulBF16(y, 16, x[:31], 16, w, 16, 2, 16, 16) }, "w, transposed": func() { MulBF16(y, 16, x, 16, w[:511], 16, 2, 16, 16) },
-			"b of Dot": func() { Dot(x, y[:31]) }, "x of AddScaled": func() { AddScaled(y, 1, x[:31]) }, "odd ReadSum": func() { ReadSum(w[:255]) },
+			"b of Dot": func() { Dot(x, y[:31]) }, "x of AddScaled": func() { AddScaled(y, 1, x[:31]) }, "up": func() { SwiGLU(x, y[:31]) }, "odd ReadSum": func() { ReadSum(w[:255]) },
 		} {
 			func() {
 				defer func() {

@@ -7,6 +7,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
@@ -452,6 +453,92 @@ func readSum(s isa) {
 	RET()
 }
 
+// constants of swiGLU, each as often as a register has lanes.
+type constants struct {
+	at   Mem
+	size int
+}
+
+func newConstants(name string) *constants { return &constants{at: GLOBL(name, RODATA|NOPTR)} }
+
+func (c *constants) bits(v uint32) Mem {
+	m := c.at.Offset(c.size)
+	for range 16 {
+		DATA(c.size, U32(v))
+		c.size += 4
+	}
+	return m
+}
+
+func (c *constants) float(v float64) Mem { return c.bits(math.Float32bits(float32(v))) }
+
+// swiGLU: gate[i] = gate[i]/(1+exp(-gate[i]))·up[i] for n values, a multiple of 16. exp(z) is 2ⁿ·exp(r) with
+// n = round(z/ln 2) and Taylor's polynomial of degree 7 for exp(r): |r| ≤ ln 2/2, so it is off by at most 5e-9.
+func swiGLU(sets ...isa) {
+	c := newConstants("swiGLUConstants")
+	limit, floor := c.float(104), c.float(-104) // exp is infinite and 0 there; n stays small
+	perLn2 := c.float(math.Log2E)
+	magic := c.float(3 << 22) // added to a small number it rounds it, and leaves it in the lowest bits
+	ln2High := c.float(0.693359375)
+	ln2Low := c.float(math.Ln2 - 0.693359375)
+	bias, one := c.bits(127), c.float(1)
+	var coefficients []Mem // of rising powers
+	for f, i := 1.0, 0.0; i <= 7; i++ {
+		f *= max(i, 1)
+		coefficients = append(coefficients, c.float(1/f))
+	}
+	for _, s := range sets {
+		TEXT("swiGLU"+s.name, NOSPLIT, "func(gate, up *float32, n int)")
+		Pragma("noescape")
+		gate, up, n := Load(Param("gate"), GP64()), Load(Param("up"), GP64()), Load(Param("n"), GP64())
+		zero := s.vec()
+		s.zero(zero)
+		Label("loop")
+		for h := range s.halves() {
+			g, z, rounded, e := s.vec(), s.vec(), s.vec(), s.vec()
+			exponent, half := s.vec(), s.vec()
+			VMOVUPS(Mem{Base: gate, Disp: h * s.bytes()}, g)
+			VSUBPS(g, zero, z)
+			for _, edge := range []Mem{limit, floor} { // z is the second operand: a NaN stays
+				VMOVUPS(edge, e)
+				if edge == limit {
+					VMINPS(z, e, z)
+				} else {
+					VMAXPS(z, e, z)
+				}
+			}
+			VMOVUPS(perLn2, rounded)
+			VFMADD213PS(magic, z, rounded)
+			VPSUBD(magic, rounded, exponent)
+			VSUBPS(magic, rounded, rounded)
+			VFNMADD231PS(ln2High, rounded, z)
+			VFNMADD231PS(ln2Low, rounded, z)
+			VMOVUPS(coefficients[7], e)
+			for i := 6; i >= 0; i-- {
+				VFMADD213PS(coefficients[i], z, e)
+			}
+			// 2ⁿ in two factors: one alone could not become infinite or 0.
+			VPSRAD(Imm(1), exponent, half)
+			VPSUBD(half, exponent, exponent)
+			for _, v := range []reg.VecVirtual{half, exponent} {
+				VPADDD(bias, v, v)
+				VPSLLD(Imm(23), v, v)
+				VMULPS(v, e, e)
+			}
+			VADDPS(one, e, e)
+			VDIVPS(e, g, g)
+			VMULPS(Mem{Base: up, Disp: h * s.bytes()}, g, g)
+			VMOVUPS(g, Mem{Base: gate, Disp: h * s.bytes()})
+		}
+		ADDQ(U32(64), gate)
+		ADDQ(U32(64), up)
+		SUBQ(U32(16), n)
+		JNE(LabelRef("loop"))
+		VZEROUPPER()
+		RET()
+	}
+}
+
 // fmaChains are the independent multiply-adds of one round of fmaLoop: latency times ports, and some.
 const fmaChains = 12
 
@@ -494,6 +581,7 @@ func main() {
 		mulTile(avx2, tokens, 2)
 	}
 	spread()
+	swiGLU(avx512, avx2)
 	for _, s := range []isa{avx512, avx2} {
 		axpy(s, 8, true)
 		axpy(s, 1, true)
