@@ -65,7 +65,7 @@ func (a *app) printHooks(hooks []model.Hook) error {
 	t.add(a.say("NAME", "名称"), a.say("SHAPE", "形状"), a.say("DTYPE", "类型"), a.say("BYTES/TOKEN", "字节/token"), a.say("MEANING", "含义"))
 	sum := 0
 	for _, h := range hooks {
-		t.add(h.Name, shape(h.Shape), dtype(h).String(), fmt.Sprint(4*h.Width()), h.Means)
+		t.add(h.Name, shape(h.Shape), dtype(h).String(), fmt.Sprint(4*h.Width()), a.term(h.Means))
 		sum += 4 * h.Width()
 	}
 	if err := t.write(a.out); err != nil {

@@ -210,7 +210,7 @@ func (a *app) printInspection(r *inspection) error {
 	modules := table{right: []bool{false, true, false, true}}
 	modules.add(a.say("MODULE", "模块"), a.say("TENSORS", "张量"), a.say("DTYPE", "类型"), a.say("SIZE", "大小"))
 	for _, m := range r.Modules {
-		modules.add(m.Module, fmt.Sprint(m.Tensors), m.DType, size(m.Bytes))
+		modules.add(a.term(m.Module), fmt.Sprint(m.Tensors), m.DType, size(m.Bytes))
 	}
 	memory := table{right: []bool{true, true, true, true}}
 	memory.add(a.say("TOKENS", "TOKEN 数"), a.say("KV GLOBAL", "全局 KV"), a.say("KV CHUNKED", "分块 KV"), a.say("WITH WEIGHTS", "连同权重"))

@@ -32,5 +32,5 @@ func (a *app) timings(l *loaded, s engine.Sampling, r *engine.Result) {
 	if s.Temperature > 0 {
 		line("seed", "随机种子", fmt.Sprint(s.Seed))
 	}
-	line("finish reason", "结束原因", string(r.Finish))
+	line("finish reason", "结束原因", a.term(string(r.Finish)))
 }
