@@ -145,6 +145,12 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
 template <int N> __device__ __forceinline__ void setmaxnreg_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void setmaxnreg_dec() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+// wgmma_descriptor names a K-major, 128-byte swizzled operand: lines of 128 bytes, groups of 8 lines one after the other.
+// start is 1024-byte aligned, plus 32 bytes for every 16 columns.
+__device__ __forceinline__ uint64_t wgmma_descriptor(const void *start) {
+    constexpr uint64_t group = 1024, swizzle128 = 1;
+    return uint64_t((smem_addr(start) & 0x3ffff) >> 4) | uint64_t(1) << 16 | (group >> 4) << 32 | swizzle128 << 62;
+}
 #include "wgmma.cuh"
 #endif
 

@@ -1,0 +1,157 @@
+// Decode attention: every row has its own context, cut into splits whose length depends on the context alone. A block takes
+// a split of one key/value head; its four warps take keys in turns of 16, each with its own ring of copies.
+#include "attend.cuh"
+
+struct DecodeParams {
+    Pages pages;
+    const bf16 *q;          // [rows, H·Hd]
+    const int *list;        // [rows] where a row's page numbers begin in pages.table
+    const int *length;      // [rows] keys that the row sees
+    const int *first_split; // [rows+1] number of the row's first split; the last: all splits
+    const int *rows;
+    float *out;             // [splits][H][Hd] weighted values, relative to the split's maximum
+    float2 *norm;           // [splits][H] maximum (of log2 weights) and sum
+    u8 *z;                  // image [H·Hd/64][R], written by attend_combine
+    float scale;            // log2(e)/√Hd
+    int heads, R, z_tiles;
+};
+
+namespace {
+
+constexpr int WARPS = 4;
+constexpr int KEYS = 16; // of a warp at a time
+constexpr int STAGES = 3;
+constexpr int MAX_ROWS = 64;
+
+// split_keys is the length of the splits of a context: at most 512 splits, whole rounds of the four warps.
+__device__ __forceinline__ int split_keys(int length) {
+    constexpr int ROUND = WARPS * KEYS, MOST = 512, LEAST = 512;
+    return max(LEAST, ceil_div(ceil_div(length, ROUND), MOST) * ROUND);
+}
+
+template <int HD> struct Shared {
+    union {
+        u8 kv[WARPS][STAGES][2][KEYS * HD * 2];
+        float out[WARPS][16][HD + 4]; // when the warps' results meet
+    };
+    float largest[WARPS][16], sum[WARPS][16];
+};
+
+// load_keys copies keys [first, first+KEYS) of a head and their values; zeros from `end` on.
+template <int HD> __device__ __forceinline__ void load_keys(const Pages &p, const int *table, int head, int first, int end, u8 *keys, u8 *values) {
+    constexpr int PIECES = HD / 8;
+    for (int i = lane_id(); i < KEYS * PIECES; i += WARP) {
+        const int line = i / PIECES, piece = i % PIECES, slot = first + line;
+        const bool valid = slot < end && piece * 8 < p.head_dim;
+        const int page = valid ? table[slot / p.page_tokens] : 0;
+        const int at = valid ? slot % p.page_tokens * p.head_dim + piece * 8 : 0;
+        cp_async16(keys + kv_at<HD>(line, piece), kv_head(p, page, 0, head) + at, valid);
+        cp_async16(values + kv_at<HD>(line, piece), kv_head(p, page, 1, head) + at, valid);
+    }
+}
+
+template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, u8 *memory) {
+    Shared<HD> &s = *reinterpret_cast<Shared<HD> *>(memory);
+    __shared__ int first_split[MAX_ROWS + 1];
+    griddep_wait();
+    griddep_launch();
+    const int rows = *p.rows, w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
+    for (int i = threadIdx.x; i <= rows; i += blockDim.x) first_split[i] = p.first_split[i];
+    __syncthreads();
+    const int items = first_split[rows] * p.pages.kv_heads;
+    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        const int split = item / p.pages.kv_heads, head = item % p.pages.kv_heads;
+        int row = 0;
+        while (first_split[row + 1] <= split) row++;
+        const int length = p.length[row], each = split_keys(length);
+        const int begin = (split - first_split[row]) * each, end = min(begin + each, length);
+        const int *table = p.pages.table + p.list[row];
+
+        u32 q[HD / 16][4];
+        attention_query<HD>(q, p.pages.head_dim, [&](int r) -> const bf16 * {
+            return r < group ? p.q + (u64(row) * p.heads + head * group + r) * p.pages.head_dim : nullptr;
+        });
+        Attention<HD> a;
+        attention_begin(a);
+        const int rounds = ceil_div(end - begin, WARPS * KEYS);
+        for (int i = 0; i < STAGES - 1; i++) {
+            if (i < rounds) load_keys<HD>(p.pages, table, head, begin + (i * WARPS + w) * KEYS, end, s.kv[w][i][0], s.kv[w][i][1]);
+            cp_async_commit();
+        }
+        for (int i = 0; i < rounds; i++) {
+            cp_async_wait<STAGES - 2>();
+            __syncwarp();
+            const int first = begin + (i * WARPS + w) * KEYS, seen = min(max(end - first, 0), KEYS);
+            const int limit[2] = {seen, seen};
+            attention_keys<HD, KEYS>(a, q, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1], p.scale, limit);
+            __syncwarp();
+            const int next = i + STAGES - 1;
+            if (next < rounds) load_keys<HD>(p.pages, table, head, begin + (next * WARPS + w) * KEYS, end, s.kv[w][next % STAGES][0], s.kv[w][next % STAGES][1]);
+            cp_async_commit();
+        }
+        cp_async_wait<0>();
+        __syncthreads(); // the ring becomes the meeting place
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const float sum = attention_total(a.sum[r]);
+            if (t == 0) s.largest[w][g + 8 * r] = a.largest[r], s.sum[w][g + 8 * r] = sum;
+#pragma unroll
+            for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < group * p.pages.head_dim; i += blockDim.x) {
+            const int r = i / p.pages.head_dim, d = i % p.pages.head_dim;
+            float largest = s.largest[0][r];
+            for (int v = 1; v < WARPS; v++) largest = fmaxf(largest, s.largest[v][r]);
+            float sum = 0, out = 0;
+            for (int v = 0; v < WARPS; v++) {
+                const float share = exp2_approx(s.largest[v][r] - largest); // a split has keys: the first warp saw one
+                sum += s.sum[v][r] * share;
+                out += s.out[v][r][d] * share;
+            }
+            const u64 at = u64(split) * p.heads + head * group + r;
+            p.out[at * p.pages.head_dim + d] = out;
+            if (d == 0) p.norm[at] = make_float2(largest, sum);
+        }
+        __syncthreads(); // before the ring is filled again
+    }
+}
+
+} // namespace
+
+#define ATTEND(HD)                                         \
+    KERNEL(WARPS *WARP, 1, attend_decode_##HD, DecodeParams) { \
+        DYNAMIC_SHARED(memory);                            \
+        attend<HD>(p, memory);                             \
+    }
+
+ATTEND(32)
+ATTEND(64)
+ATTEND(128)
+
+// attend_combine: adds the splits of a row in their order and writes z. Grid (rows of the image, heads); a thread has one
+// or more columns. Rows that are not there become zero.
+KERNEL(128, 1, attend_combine, DecodeParams) {
+    griddep_wait();
+    griddep_launch();
+    const int row = blockIdx.x, head = blockIdx.y, rows = *p.rows, hd = p.pages.head_dim;
+    for (int d = threadIdx.x; d < hd; d += blockDim.x) {
+        float out = 0;
+        if (row < rows) {
+            const int from = p.first_split[row], to = p.first_split[row + 1];
+            float largest = -INFINITY, sum = 0;
+            for (int i = from; i < to; i++) largest = fmaxf(largest, p.norm[u64(i) * p.heads + head].x);
+            for (int i = from; i < to; i++) {
+                const float2 n = p.norm[u64(i) * p.heads + head];
+                const float share = exp2_approx(n.x - largest);
+                sum += n.y * share;
+                out += p.out[(u64(i) * p.heads + head) * hd + d] * share;
+            }
+            out /= sum;
+        }
+        *(bf16 *)(p.z + image_at(p.R, row, head * hd + d)) = __float2bfloat16_rn(out);
+    }
+    // The image's columns beyond H·Hd are zero.
+    if (head == 0)
+        for (int k = p.heads * hd + threadIdx.x; k < p.z_tiles * TILE; k += blockDim.x) *(bf16 *)(p.z + image_at(p.R, row, k)) = __float2bfloat16_rn(0.0f);
+}

@@ -1,0 +1,88 @@
+// Prefill products with mma.sync and cp.async, for every GPU from 8.0 on: 128 outputs x 128 rows a block, stages of one
+// 64-column tile. gemm90.cu does the same work with the instructions of 9.0.
+#include "gemm.cuh"
+
+namespace {
+
+constexpr int WIDTH = 128; // rows of activations in a tile
+constexpr int STAGES = 3;
+constexpr int STAGE = 2 * WEIGHT_TILE + WIDTH * LINE;
+constexpr int THREADS = 256;
+
+// load fills a stage with tile k of both operands: lines beyond the tile's rows keep what they had, and so do the second
+// 64 outputs where the matrix has an odd number of blocks.
+__device__ __forceinline__ void load(const GemmParams &p, const Tile &tile, int pair, int k, u8 *stage) {
+    const int blocks = min(2, p.blocks - 2 * pair);
+    const u8 *w = p.weight + u64(tile.expert) * p.expert_stride + (u64(2 * pair) * p.tiles + k) * WEIGHT_TILE;
+#pragma unroll 1
+    for (int i = threadIdx.x * PIECE; i < blocks * WEIGHT_TILE; i += THREADS * PIECE)
+        cp_async16(stage + i, w + (i / WEIGHT_TILE) * u64(p.tiles) * WEIGHT_TILE + i % WEIGHT_TILE);
+    const u8 *a = p.act + (u64(k) * p.R + tile.row) * LINE;
+#pragma unroll 1
+    for (int i = threadIdx.x * PIECE; i < tile.rows * LINE; i += THREADS * PIECE) cp_async16(stage + 2 * WEIGHT_TILE + i, a + i);
+}
+
+// gemm: warp w computes outputs 32·(w%4).. of 64 rows from 64·(w/4) on.
+template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const GemmParams &p, u8 *memory) {
+    griddep_wait();
+    griddep_launch();
+    const int l = lane_id(), outputs = warp_id() % 4 * 32, rows = warp_id() / 4 * 64;
+    const int pairs = ceil_div(p.blocks, 2), count = gemm_count(p, WIDTH);
+    for (int i = blockIdx.x; i < count * pairs; i += gridDim.x) {
+        int pair;
+        const Tile tile = gemm_tile(p, WIDTH, count, pairs, i, pair);
+        float acc[2][8][4] = {};
+        __syncthreads(); // the stages of the last piece of work were read
+        for (int k = 0; k < STAGES - 1; k++) {
+            if (k < p.tiles) load(p, tile, pair, k, memory + k * STAGE);
+            cp_async_commit();
+        }
+        for (int k = 0; k < p.tiles; k++) {
+            cp_async_wait<STAGES - 2>();
+            __syncthreads();
+            if (k + STAGES - 1 < p.tiles) load(p, tile, pair, k + STAGES - 1, memory + (k + STAGES - 1) % STAGES * STAGE);
+            cp_async_commit();
+            const u8 *weight = memory + k % STAGES * STAGE, *act = weight + 2 * WEIGHT_TILE;
+#pragma unroll
+            for (int step = 0; step < 4; step++) { // 16 columns
+                u32 a[2][4];
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    const int row = outputs + m * 16 + l % 16;
+                    ldmatrix_x4(a[m], weight + row * LINE + (((2 * step + l / 16) ^ (row & 7)) * PIECE));
+                }
+#pragma unroll
+                for (int j = 0; j < 8; j += 2) {
+                    u32 b[4]; // 16 rows
+                    ldmatrix_x4(b, act + (rows + j * 8 + l / 16 * 8 + l % 8) * LINE + (((2 * step + l / 8 % 2) ^ (l % 8)) * PIECE));
+#pragma unroll
+                    for (int m = 0; m < 2; m++) {
+                        mma_bf16(acc[m][j], a[m], b[0], b[1]);
+                        mma_bf16(acc[m][j + 1], a[m], b[2], b[3]);
+                    }
+                }
+            }
+        }
+        cp_async_wait<0>();
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            const int block = 2 * pair + outputs / TILE, rows16 = (outputs % TILE) / 16 + m;
+            if (block >= p.blocks) continue;
+#pragma unroll
+            for (int j = 0; j < 8; j++) gemm_store<EPILOGUE>(p, tile, block, rows16, rows + j * 8 + l % 4 * 2, acc[m][j]);
+        }
+    }
+}
+
+} // namespace
+
+#define GEMM(NAME, EPILOGUE)                 \
+    KERNEL(THREADS, 2, NAME, GemmParams) {   \
+        DYNAMIC_SHARED(memory);              \
+        gemm<EPILOGUE>(p, memory);           \
+    }
+
+GEMM(gemm_store_80, STORE)
+GEMM(gemm_add_80, ADD)
+GEMM(gemm_swiglu_80, SWIGLU)
+GEMM(gemm_routed_80, ROUTED)

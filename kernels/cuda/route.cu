@@ -1,0 +1,181 @@
+// Norm, router and choice of a layer of experts; for prefill, the order of rows by expert.
+#include "gemm.cuh"
+#include "norm.cuh"
+
+constexpr int MAX_ROUTER_EXPERTS = 1024;
+
+struct RouteParams {
+    NormParams norm;
+    const u8 *router; // packed [E, D]
+    float *logits;    // [rows, E]
+    int *expert;      // [rows]; -1 for rows beyond norm.rows
+    float *gate;      // [rows] sigmoid of the chosen logit
+    u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads; null: none
+    u32 *status;      // bit 0 is set if a logit is not a number
+    int experts;
+    int steps;        // which of RouteStep this launch does
+};
+
+enum RouteStep { ROUTE_NORM = 1, ROUTE_LOGITS = 2, ROUTE_CHOOSE = 4, ROUTE_SCALE = 8 };
+
+namespace {
+
+// piece_dot is the dot product of eight pairs of bfloat16, in order.
+__device__ __forceinline__ float piece_dot(uint4 a, uint4 b, float sum) {
+    sum = fmaf(lo(a.x), lo(b.x), sum), sum = fmaf(hi(a.x), hi(b.x), sum);
+    sum = fmaf(lo(a.y), lo(b.y), sum), sum = fmaf(hi(a.y), hi(b.y), sum);
+    sum = fmaf(lo(a.z), lo(b.z), sum), sum = fmaf(hi(a.z), hi(b.z), sum);
+    sum = fmaf(lo(a.w), lo(b.w), sum), sum = fmaf(hi(a.w), hi(b.w), sum);
+    return sum;
+}
+
+__device__ __forceinline__ const uint4 *activation_piece(const u8 *image, int R, int row, int i) {
+    return (const uint4 *)(image + (u64(i / 8) * R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE);
+}
+
+} // namespace
+
+// route_rows: one block a row; D floats of shared memory. Each warp has its experts, each lane its pieces of the row.
+KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
+    DYNAMIC_SHARED(memory);
+    __shared__ float scratch[32];
+    __shared__ float chosen_gate;
+    griddep_wait();
+    griddep_launch();
+    const NormParams &n = p.norm;
+    const int row = blockIdx.x;
+    const bool padding = n.rows && row >= *n.rows;
+    if (p.steps & ROUTE_NORM) norm_row(n, row, (float *)memory, scratch);
+    if (padding) {
+        if (p.steps & ROUTE_CHOOSE && threadIdx.x == 0) p.expert[row] = -1, p.gate[row] = 0;
+        for (int i = threadIdx.x; p.steps & ROUTE_SCALE && p.scaled && i < n.tiles * 8; i += blockDim.x)
+            *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + i % 8 * PIECE) = make_uint4(0, 0, 0, 0);
+        return;
+    }
+    __syncthreads();
+    if (p.steps & ROUTE_LOGITS) {
+        for (int e = warp_id(); e < p.experts; e += blockDim.x / WARP) {
+            const u8 *w = p.router + u64(e / TILE) * n.tiles * WEIGHT_TILE + e % TILE * LINE;
+            float sum = 0;
+            for (int i = lane_id(); i < n.tiles * 8; i += WARP)
+                sum = piece_dot(*activation_piece(n.image, n.R, row, i), *(const uint4 *)(w + u64(i / 8) * WEIGHT_TILE + ((i % 8) ^ (e & 7)) * PIECE), sum);
+            sum = warp_sum(sum);
+            if (lane_id() == 0) p.logits[u64(row) * p.experts + e] = sum;
+        }
+    }
+    __syncthreads();
+    if (p.steps & ROUTE_CHOOSE && warp_id() == 0) {
+        float best = -INFINITY;
+        int at = MAX_ROUTER_EXPERTS;
+        bool nan = false;
+        for (int e = lane_id(); e < p.experts; e += WARP) {
+            const float v = p.logits[u64(row) * p.experts + e];
+            nan |= v != v;
+            if (v > best) best = v, at = e;
+        }
+#pragma unroll
+        for (int d = WARP / 2; d > 0; d /= 2) { // the largest; the lowest expert among equals
+            const float v = __shfl_xor_sync(0xffffffffu, best, d);
+            const int e = __shfl_xor_sync(0xffffffffu, at, d);
+            if (v > best || (v == best && e < at)) best = v, at = e;
+        }
+        nan = __any_sync(0xffffffffu, nan);
+        if (lane_id() == 0) {
+            if (nan || at >= p.experts) atomicOr(p.status, 1u), at = 0, best = 0;
+            p.expert[row] = at;
+            p.gate[row] = 1.0f / (1.0f + expf(-best));
+        }
+    }
+    __syncthreads();
+    if (!(p.steps & ROUTE_SCALE) || !p.scaled) return;
+    if (threadIdx.x == 0) chosen_gate = p.gate[row];
+    __syncthreads();
+    const float g = chosen_gate;
+    for (int i = threadIdx.x; i < n.tiles * 8; i += blockDim.x) {
+        const uint4 h = *activation_piece(n.image, n.R, row, i);
+        *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) =
+            make_uint4(pack(g * lo(h.x), g * hi(h.x)), pack(g * lo(h.y), g * hi(h.y)), pack(g * lo(h.z), g * hi(h.z)), pack(g * lo(h.w), g * hi(h.w)));
+    }
+}
+
+struct SortParams {
+    const int *expert; // [rows]
+    int *sorted;       // [rows] the row's place in the sorted image
+    int *token_of;     // [capacity] the row at a place; -1: padding
+    Tile *tiles;       // pieces of up to `width` places of one expert
+    int *tile_count;
+    int rows, experts, capacity, width;
+};
+
+// sort_rows gives every row a place so that the rows of an expert lie together, in their order, each expert's first place a
+// multiple of 16. One block.
+KERNEL(1024, 1, sort_rows, SortParams) {
+    __shared__ int count[MAX_ROUTER_EXPERTS], first[MAX_ROUTER_EXPERTS], seen[MAX_ROUTER_EXPERTS];
+    __shared__ unsigned short of_warp[32][MAX_ROUTER_EXPERTS / 4]; // rows of a round of 1,024, by warp; experts in quarters
+    griddep_wait();
+    griddep_launch();
+    for (int e = threadIdx.x; e < p.experts; e += blockDim.x) count[e] = 0, seen[e] = 0;
+    for (int i = threadIdx.x; i < p.capacity; i += blockDim.x) p.token_of[i] = -1;
+    __syncthreads();
+    for (int r = threadIdx.x; r < p.rows; r += blockDim.x) atomicAdd(&count[p.expert[r]], 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int place = 0, n = 0;
+        for (int e = 0; e < p.experts; e++) {
+            first[e] = place;
+            for (int at = 0; at < count[e]; at += p.width) p.tiles[n++] = Tile{e, place + at, min(p.width, count[e] - at)};
+            place += ceil_div(count[e], 16) * 16;
+        }
+        *p.tile_count = n;
+    }
+    __syncthreads();
+    constexpr int QUARTER = MAX_ROUTER_EXPERTS / 4;
+    for (int from = 0; from < p.rows; from += 1024) {
+        const int r = from + threadIdx.x;
+        const int e = r < p.rows ? p.expert[r] : -1;
+        const u32 same = __match_any_sync(0xffffffffu, e); // lanes of this warp with the same expert
+        const int rank = __popc(same & ((1u << lane_id()) - 1));
+        for (int q = 0; q < p.experts; q += QUARTER) {
+            for (int i = threadIdx.x; i < 32 * QUARTER; i += blockDim.x) of_warp[i / QUARTER][i % QUARTER] = 0;
+            __syncthreads();
+            const bool mine = e >= q && e < q + QUARTER;
+            if (mine && rank == 0) of_warp[warp_id()][e - q] = __popc(same);
+            __syncthreads();
+            if (mine) {
+                int place = first[e] + seen[e] + rank;
+                for (int w = 0; w < warp_id(); w++) place += of_warp[w][e - q];
+                p.sorted[r] = place;
+                p.token_of[place] = r;
+            }
+            __syncthreads();
+            if (threadIdx.x < QUARTER && q + int(threadIdx.x) < p.experts) {
+                int n = 0;
+                for (int w = 0; w < 32; w++) n += of_warp[w][threadIdx.x];
+                seen[q + threadIdx.x] += n;
+            }
+            __syncthreads();
+        }
+    }
+}
+
+struct GatherParams {
+    const u8 *h;         // image [D/64][R]
+    const int *token_of; // [capacity]
+    const float *gate;   // [rows]
+    u8 *out;             // image [D/64][out_R]: gate·h at the row's place; zeros at padding
+    int R, out_R, tiles;
+};
+
+// gather_rows: what the experts read, in sorted order. One block a place.
+KERNEL(128, 1, gather_rows, GatherParams) {
+    griddep_wait();
+    griddep_launch();
+    const int place = blockIdx.x, row = p.token_of[place];
+    const float g = row < 0 ? 0.0f : p.gate[row];
+    for (int i = threadIdx.x; i < p.tiles * 8; i += blockDim.x) {
+        uint4 h = make_uint4(0, 0, 0, 0);
+        if (row >= 0) h = *activation_piece(p.h, p.R, row, i);
+        *(uint4 *)(p.out + (u64(i / 8) * p.out_R + place) * LINE + ((i % 8) ^ (place & 7)) * PIECE) =
+            make_uint4(pack(g * lo(h.x), g * hi(h.x)), pack(g * lo(h.y), g * hi(h.y)), pack(g * lo(h.z), g * hi(h.z)), pack(g * lo(h.w), g * hi(h.w)));
+    }
+}

@@ -1,0 +1,266 @@
+// The decode engine: products of large matrices with few rows of activations (at most 64), as fast as the weights can be
+// read. Weights are the 16-row operand of the tensor cores and tokens the 8-column one, so that one row and eight rows
+// are the same instructions.
+//
+// One producer warp keeps a ring of stages full; eight consumer warps multiply. A stage is two weight tiles (64 rows x
+// 128 columns, 16 KiB in one copy) with the matching tiles of all activations. Warp w multiplies rows 16·(w%4).. of tile
+// w/4; the two halves of K are added at the end.
+//
+// The order of every sum is a function of the matrix alone (columns, then tile halves, then splits of K in the reader),
+// so a row's result does not depend on which other rows are there.
+#pragma once
+#include "image.cuh"
+
+constexpr int STREAM_WARPS = 8;
+constexpr int STREAM_THREADS = (STREAM_WARPS + 1) * WARP;
+constexpr int STREAM_TILES = 2;    // weight tiles along K in a stage
+constexpr int MAX_DECODE_ROWS = 64;
+constexpr int MAX_EXPERTS = 1024;
+
+// StreamParams: out = dense·aᵀ for all rows, and routed[expert of the row]·bᵀ likewise; either part may be absent.
+// The decode rows are 0..*rows-1; images have R = 8·NT rows.
+struct StreamParams {
+    const u8 *dense;      // packed [blocks·64, K] or null
+    const u8 *routed;     // packed [E][blocks·64, K] or null
+    u64 expert_stride;    // bytes
+    const u8 *a;          // image [K/64][R] of the dense part
+    const u8 *b;          // image [K/64][R] of the routed part
+    const int *expert;    // [rows] of the routed part; negative: none
+    const int *rows;      // one number
+    void *dense_out;      // float [splits][R][ld], or image [F/64][R] after SwiGLU
+    void *routed_out;     // likewise
+    int experts;          // E
+    int blocks;           // blocks of 64 rows in each matrix
+    int tiles;            // tiles along K
+    int splits;           // cuts of K; 1 with SwiGLU
+    int ld;               // of the float outputs
+    int features;         // F: rows of the image that SwiGLU writes (the padding above it gets zeros)
+};
+
+enum Epilogue { PARTIAL, SWIGLU };
+
+template <int NT> constexpr int stream_stage_bytes() { return STREAM_TILES * (WEIGHT_TILE + NT * 8 * LINE); }
+template <int NT> constexpr int stream_stages() { return NT <= 2 ? 5 : NT <= 4 ? 4 : 3; }
+
+template <int NT> struct StreamShared {
+    static constexpr int STAGES = stream_stages<NT>();
+    u8 stage[STAGES][stream_stage_bytes<NT>()];
+    float half[4][NT][WARP][4]; // the second half of K of a unit, on its way to the first
+    u64 full[STAGES], empty[STAGES];
+    int hits[MAX_EXPERTS];      // experts that some row chose, ascending
+    int expert[MAX_DECODE_ROWS];
+    int hit_count;
+};
+
+// Unit is what one block computes at a time: 64 outputs over one split of K.
+struct Unit {
+    const u8 *weight; // first tile
+    const u8 *act;    // first tile
+    int expert;       // -1: dense
+    int block, split, tiles;
+};
+
+template <int NT> __device__ __forceinline__ Unit stream_unit(const StreamParams &p, const StreamShared<NT> &s, int i) {
+    Unit u;
+    const int dense = p.dense ? p.blocks * p.splits : 0;
+    const u8 *base = p.dense, *act = p.a;
+    u.expert = -1;
+    if (i >= dense) {
+        i -= dense;
+        u.expert = s.hits[i / (p.blocks * p.splits)];
+        i %= p.blocks * p.splits;
+        base = p.routed + u64(u.expert) * p.expert_stride;
+        act = p.b;
+    }
+    u.block = i / p.splits;
+    u.split = i % p.splits;
+    // Splits are whole stages, the first ones one stage longer where they do not divide.
+    const int stages = ceil_div(p.tiles, STREAM_TILES), each = stages / p.splits, longer = stages % p.splits;
+    const int first = (u.split * each + min(u.split, longer)) * STREAM_TILES;
+    u.tiles = min((each + (u.split < longer)) * STREAM_TILES, p.tiles - first);
+    u.weight = base + (u64(u.block) * p.tiles + first) * WEIGHT_TILE;
+    u.act = act + u64(first) * NT * 8 * LINE;
+    return u;
+}
+
+// stream_copy moves bytes with the producer warp: one bulk copy on 9.0, pieces by every lane before.
+__device__ __forceinline__ void stream_copy(u8 *dst, const u8 *src, int bytes, u64 *bar, bool once) {
+#if __CUDA_ARCH__ >= 900
+    if (lane_id() == 0) {
+        if (once) bulk_load_once(dst, src, bytes, bar);
+        else bulk_load(dst, src, bytes, bar);
+    }
+#else
+    for (int i = lane_id() * PIECE; i < bytes; i += WARP * PIECE) cp_async16(dst + i, src + i);
+#endif
+}
+
+// stream_begin announces a stage's bytes, stream_end says that its copies were issued.
+__device__ __forceinline__ void stream_begin(u64 *bar, int bytes) {
+#if __CUDA_ARCH__ >= 900
+    if (lane_id() == 0) mbar_expect_tx(bar, bytes);
+    __syncwarp();
+#endif
+}
+__device__ __forceinline__ void stream_end(u64 *bar) {
+#if __CUDA_ARCH__ < 900
+    cp_async_mbar_arrive(bar);
+#endif
+}
+// Arrivals that complete a full stage: the announcement, or every lane of the producer.
+#if __CUDA_ARCH__ >= 900
+constexpr int STREAM_FULL_ARRIVALS = 1;
+#else
+constexpr int STREAM_FULL_ARRIVALS = WARP;
+#endif
+
+__device__ __forceinline__ float silu(float v) { return v / (1.0f + __expf(-v)); }
+
+// stream_hits lists the experts that the rows chose. All threads take part.
+template <int NT> __device__ __forceinline__ void stream_hits(const StreamParams &p, StreamShared<NT> &s, int rows) {
+    for (int i = threadIdx.x; i < NT * 8; i += blockDim.x) s.expert[i] = i < rows && p.routed ? p.expert[i] : -1;
+    __syncthreads();
+    if (warp_id() == 0) {
+        int n = 0;
+        for (int first = 0; p.routed && first < p.experts; first += WARP) {
+            const int e = first + lane_id();
+            bool hit = false;
+            for (int r = 0; r < NT * 8; r++) hit |= s.expert[r] == e;
+            const u32 ballot = __ballot_sync(0xffffffffu, hit && e < p.experts);
+            if (hit && e < p.experts) s.hits[n + __popc(ballot & ((1u << lane_id()) - 1))] = e;
+            n += __popc(ballot);
+        }
+        if (lane_id() == 0) s.hit_count = n;
+    }
+    __syncthreads();
+}
+
+template <int NT> __device__ __forceinline__ void stream_produce(const StreamParams &p, StreamShared<NT> &s, int units, int filled) {
+    constexpr int STAGES = StreamShared<NT>::STAGES;
+    int n = 0; // stages issued
+    for (int i = blockIdx.x; i < units; i += gridDim.x) {
+        const Unit u = stream_unit<NT>(p, s, i);
+        for (int t = 0; t < u.tiles; t += STREAM_TILES, n++) {
+            const int slot = n % STAGES, tiles = min(STREAM_TILES, u.tiles - t);
+            u8 *stage = s.stage[slot];
+            if (n >= STAGES) mbar_wait(&s.empty[slot], (n / STAGES - 1) & 1);
+            if (n >= filled) {
+                stream_begin(&s.full[slot], tiles * (WEIGHT_TILE + NT * 8 * LINE));
+                stream_copy(stage, u.weight + u64(t) * WEIGHT_TILE, tiles * WEIGHT_TILE, &s.full[slot], true);
+            }
+            stream_copy(stage + STREAM_TILES * WEIGHT_TILE, u.act + u64(t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
+            stream_end(&s.full[slot]);
+        }
+    }
+}
+
+template <int NT> __device__ __forceinline__ void stream_tile(float (&acc)[NT][4], const u8 *weight, const u8 *act, int rows16) {
+    const int l = lane_id();
+    const int row = rows16 * 16 + l % 16;
+#pragma unroll
+    for (int pair = 0; pair < 2; pair++) { // 32 columns
+        u32 a[2][4];
+#pragma unroll
+        for (int k = 0; k < 2; k++) ldmatrix_x4(a[k], weight + row * LINE + (((4 * pair + 2 * k + l / 16) ^ (row & 7)) * PIECE));
+#pragma unroll
+        for (int j = 0; j < NT; j++) {
+            u32 b[4];
+            ldmatrix_x4(b, act + (j * 8 + l % 8) * LINE + (((4 * pair + l / 8) ^ (l % 8)) * PIECE));
+            mma_bf16(acc[j], a[0], b[0], b[1]);
+            mma_bf16(acc[j], a[1], b[2], b[3]);
+        }
+    }
+}
+
+// stream_store writes 16 rows of outputs of a unit. Lane (g, t) holds rows g and g+8 of tokens 8j+2t and 8j+2t+1.
+template <int NT, Epilogue EPILOGUE>
+__device__ __forceinline__ void stream_store(const StreamParams &p, const StreamShared<NT> &s, const Unit &u, const float (&acc)[NT][4], int rows16, int rows) {
+    const int g = lane_id() / 4, t = lane_id() % 4;
+    void *out = u.expert < 0 ? p.dense_out : p.routed_out;
+#pragma unroll
+    for (int j = 0; j < NT; j++) {
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            const int token = j * 8 + t * 2 + c;
+            if (u.expert >= 0 ? s.expert[token] != u.expert : token >= rows) continue;
+            if (EPILOGUE == PARTIAL) {
+                float *y = (float *)out + (u64(u.split) * NT * 8 + token) * p.ld + u.block * TILE + rows16 * 16 + g;
+                y[0] = acc[j][c];
+                y[8] = acc[j][c + 2];
+            } else {
+                const int f = u.block * (TILE / 2) + rows16 * 8 + g; // rows g are gates, g+8 their ups
+                if (f < p.features)
+                    *(bf16 *)((u8 *)out + image_at(NT * 8, token, f)) = __float2bfloat16_rn(silu(acc[j][c]) * acc[j][c + 2]);
+            }
+        }
+    }
+}
+
+template <int NT, Epilogue EPILOGUE>
+__device__ __forceinline__ void stream_consume(const StreamParams &p, StreamShared<NT> &s, int units, int rows) {
+    constexpr int STAGES = StreamShared<NT>::STAGES;
+    const int rows16 = warp_id() % 4, half = warp_id() / 4;
+    int n = 0;
+    for (int i = blockIdx.x; i < units; i += gridDim.x) {
+        const Unit u = stream_unit<NT>(p, s, i);
+        float acc[NT][4] = {};
+        for (int t = 0; t < u.tiles; t += STREAM_TILES, n++) {
+            const int slot = n % STAGES;
+            mbar_wait(&s.full[slot], (n / STAGES) & 1);
+            if (t + half < u.tiles)
+                stream_tile<NT>(acc, s.stage[slot] + half * WEIGHT_TILE, s.stage[slot] + STREAM_TILES * WEIGHT_TILE + half * NT * 8 * LINE, rows16);
+            __syncwarp();
+            if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
+        }
+        if (half == 1) {
+#pragma unroll
+            for (int j = 0; j < NT; j++) *(float4 *)s.half[rows16][j][lane_id()] = make_float4(acc[j][0], acc[j][1], acc[j][2], acc[j][3]);
+        }
+        bar_sync(1, STREAM_WARPS * WARP);
+        if (half == 0) {
+#pragma unroll
+            for (int j = 0; j < NT; j++) {
+                const float4 v = *(const float4 *)s.half[rows16][j][lane_id()];
+                acc[j][0] += v.x, acc[j][1] += v.y, acc[j][2] += v.z, acc[j][3] += v.w;
+            }
+            stream_store<NT, EPILOGUE>(p, s, u, acc, rows16, rows);
+        }
+        bar_sync(1, STREAM_WARPS * WARP); // before the next unit overwrites half
+    }
+}
+
+template <int NT, Epilogue EPILOGUE> __device__ __forceinline__ void stream(const StreamParams &p, u8 *memory) {
+    StreamShared<NT> &s = *reinterpret_cast<StreamShared<NT> *>(memory);
+    constexpr int STAGES = StreamShared<NT>::STAGES;
+    griddep_launch();
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            mbar_init(&s.full[i], STREAM_FULL_ARRIVALS);
+            mbar_init(&s.empty[i], STREAM_WARPS);
+        }
+        mbar_init_fence();
+    }
+    __syncthreads();
+
+    // The weights of a dense first unit depend on nothing that earlier kernels write: they are on their way before those
+    // kernels have ended.
+    const bool producer = warp_id() == STREAM_WARPS;
+    const int dense = p.dense ? p.blocks * p.splits : 0;
+    int filled = 0;
+#if __CUDA_ARCH__ >= 900
+    if (producer && int(blockIdx.x) < dense) {
+        const Unit u = stream_unit<NT>(p, s, blockIdx.x);
+        for (int t = 0; t < u.tiles && filled < STAGES; t += STREAM_TILES, filled++) {
+            const int tiles = min(STREAM_TILES, u.tiles - t);
+            stream_begin(&s.full[filled], tiles * (WEIGHT_TILE + NT * 8 * LINE));
+            stream_copy(s.stage[filled], u.weight + u64(t) * WEIGHT_TILE, tiles * WEIGHT_TILE, &s.full[filled], true);
+        }
+    }
+#endif
+    griddep_wait();
+    const int rows = min(*p.rows, NT * 8);
+    stream_hits<NT>(p, s, rows);
+    const int units = dense + s.hit_count * p.blocks * p.splits;
+    if (producer) stream_produce<NT>(p, s, units, filled);
+    else stream_consume<NT, EPILOGUE>(p, s, units, rows);
+}
