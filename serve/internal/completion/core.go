@@ -1,0 +1,87 @@
+package completion
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"chulengo/engine"
+	"chulengo/tokenizer"
+)
+
+// Model is what the core needs of a loaded model; serve.Backend is one. Its methods are called concurrently.
+type Model interface {
+	// Tokenizer turns texts into ids and back.
+	Tokenizer() Tokenizer
+	// Template renders chats.
+	Template() tokenizer.ChatTemplate
+	// GenerateChoices continues a prompt as engine.Engine does.
+	GenerateChoices(ctx context.Context, r engine.Request, emit func(engine.Event) error) ([]*engine.Result, error)
+	// Stats are the engine's counters.
+	Stats() engine.Stats
+}
+
+// Tokenizer is what the core needs of a tokenizer.Tokenizer.
+type Tokenizer interface {
+	VocabSize() int
+	BOS() int32
+	Encode(text string) []int32
+	EncodeAllowing(text string, special func(name string, id int32) bool) []int32
+	Decode(ids []int32) string
+	DecodeText(ids []int32) string
+	Bytes(id int32) []byte
+	IsSpecial(id int32) bool
+	Name(id int32) string
+}
+
+// Options describe a model to the core.
+type Options struct {
+	Name     string   // by which clients ask for it
+	Aliases  []string // other names that clients may use
+	Root     string   // where it came from: a hub's id or a folder's name
+	Created  time.Time
+	Context  int // tokens of prompt and answer together
+	Sampling engine.Sampling
+	StopIDs  []int32 // the checkpoint's
+	Meta     Meta
+}
+
+// Meta are sizes that clients show.
+type Meta struct {
+	TrainContext int   // tokens
+	Dim          int   // model width
+	Params       int64 // weights
+	Bytes        int64 // of the checkpoint
+}
+
+// Core answers requests with one model.
+type Core struct {
+	model   Model
+	options Options
+}
+
+// New gives a core for a loaded model.
+func New(m Model, o Options) *Core { return &Core{model: m, options: o} }
+
+// Options are those given to New.
+func (c *Core) Options() Options { return c.options }
+
+// Model is the one given to New.
+func (c *Core) Model() Model { return c.model }
+
+// Host is what the server lends to the protocols.
+type Host struct {
+	// Begin counts an answer in, which a graceful end of the server waits for until done is called. The context that
+	// it gives is the request's, and ends as well when the server must not wait any longer. Errors are *Error:
+	// KindLoading, KindDraining, KindInternal.
+	Begin func(ctx context.Context) (core *Core, answer context.Context, done func(), err error)
+	// Ready gives the model for questions that need no answer from it (lists, counting tokens). Errors are *Error.
+	Ready func() (*Core, error)
+	// Log is a request's own logger; contents of messages do not belong there.
+	Log func(r *http.Request) *slog.Logger
+
+	BodyLimit int64         // bytes
+	KeepAlive time.Duration // silence on a stream before a comment line
+	Version   string        // of the program
+}
