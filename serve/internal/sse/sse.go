@@ -22,17 +22,19 @@ type Writer struct {
 	silence  time.Duration
 	ping     *time.Timer
 
-	mu     sync.Mutex
-	err    error // of the connection
-	closed bool
+	mu    sync.Mutex
+	err   error // of the connection
+	quiet bool  // no more comments
 }
 
 // New gives the writer of a response. After every silence of the given length it writes a comment, the first one
 // included: where a model is silent for so long before its first token, the comment commits the response. Close ends
-// that.
+// that; it must be called.
 func New(c echo.Context, silence time.Duration) *Writer {
 	w := &Writer{response: c.Response(), control: http.NewResponseController(c.Response()), silence: silence}
-	w.ping = time.AfterFunc(silence, func() { _ = w.write([]byte(": ping\n\n")) }) // Send tells of a broken connection
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ping = time.AfterFunc(silence, w.comment)
 	return w
 }
 
@@ -55,26 +57,40 @@ func (w *Writer) Send(event string, v any) error {
 // Raw writes one event whose data is a line of text.
 func (w *Writer) Raw(line string) error { return w.write([]byte("data: " + line + "\n\n")) }
 
-// Committed says that the status has been sent.
-func (w *Writer) Committed() bool {
+// Quiet ends the comments and says whether the status has been sent. If not, the response is the caller's to use
+// otherwise.
+func (w *Writer) Quiet() (committed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.quiet = true
+	w.ping.Stop()
 	return w.response.Committed
 }
 
-// Close ends the comments. Nothing is written after it.
+// Close ends the stream.
 func (w *Writer) Close() {
+	w.Quiet()
+	_ = w.control.SetWriteDeadline(time.Time{}) // the connection outlives the stream
+}
+
+// comment is what keeps proxies from giving up.
+func (w *Writer) comment() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.closed = true
-	w.ping.Stop()
-	_ = w.control.SetWriteDeadline(time.Time{}) // the connection outlives the stream
+	if !w.quiet {
+		w.frame([]byte(": ping\n\n"))
+	}
 }
 
 func (w *Writer) write(frame []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || w.err != nil {
+	return w.frame(frame)
+}
+
+// frame writes a frame, or gives the error of an earlier one; w.mu is held.
+func (w *Writer) frame(frame []byte) error {
+	if w.err != nil {
 		return w.err
 	}
 	if !w.response.Committed {
@@ -91,6 +107,8 @@ func (w *Writer) write(frame []byte) error {
 	} else {
 		w.err = w.control.Flush()
 	}
-	w.ping.Reset(w.silence)
+	if !w.quiet {
+		w.ping.Reset(w.silence)
+	}
 	return w.err
 }
