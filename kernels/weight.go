@@ -1,15 +1,19 @@
 package kernels
 
-import "fmt"
+import (
+	"fmt"
+	"hash/fnv"
+	"math"
+)
 
 // Weight is a group of matrices that read one input: the parts q, k, v, or gate and up, of every expert.
 type Weight interface {
 	// Put hands over one matrix as the checkpoint has it, in any order, from any goroutine. The device cuts, packs or
 	// copies it as it needs; the CPU keeps m.Data in place, so it must stay mapped until the device is closed.
 	Put(part, expert int, m Matrix) error
-	// Fill makes every part random, normal with deviation std, the same for a seed on every device: for timing without
-	// a checkpoint.
-	Fill(seed uint64, std float32) error
+	// Fill makes one matrix random, the same values on every device: for timing without a checkpoint. Its layout is that
+	// of the tensor that f describes.
+	Fill(part, expert int, f Fill) error
 	// Seal checks that everything is there and finite. A weight must be sealed before a stage reads it.
 	Seal() error
 	// Get is the inverse of Put: the matrix in the layout in which it came. Values are exact.
@@ -22,6 +26,7 @@ type WeightSpec struct {
 	Parts   []int    // outputs N of each part
 	K       int      // inputs
 	Experts int      // at least 1
+	Pairs   bool     // the two parts are gate and up of a feed-forward: output i of one belongs to output i of the other
 	Split   Split    // how several ranks share it
 }
 
@@ -85,6 +90,41 @@ func (m Matrix) Check(s WeightSpec, part, expert int) error {
 		return fmt.Errorf("kernels: %s expert %d: want %d bytes, got %d", s.Tensor(part), expert, want, len(m.Data))
 	}
 	return nil
+}
+
+// Fill describes random values for a matrix as a function of where each would lie in its checkpoint, so that packing,
+// sharding, CPU and GPU agree bit for bit: the value at output n and input k is
+//
+//	bfloat16(Std · (s - 1020) / 209.02)
+//
+// where s is the sum of the 8 bytes of number Index + n·NStep + k·KStep of the splitmix64 generator that starts at Seed:
+// nearly normal, since a sum of eight uniform bytes has mean 1020 and deviation 209.02.
+type Fill struct {
+	Seed         uint64 // mixed with the tensor's name (see FillSeed)
+	Index        uint64 // of n 0, k 0 in the checkpoint's tensor
+	NStep, KStep uint64 // what the next n, the next k adds to it; KStep 1: rows [N, K], else stored [K, N]
+	Std          float32
+}
+
+// FillSeed mixes a seed with the name of a tensor (FNV-1a, 64 bits).
+func FillSeed(seed uint64, tensor string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(tensor))
+	return seed ^ h.Sum64()
+}
+
+// Value is one value, rounded to bfloat16.
+func (f Fill) Value(n, k int) float32 {
+	z := f.Seed + (f.Index+uint64(n)*f.NStep+uint64(k)*f.KStep+1)*0x9E3779B97F4A7C15
+	z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
+	z = (z ^ z>>27) * 0x94D049BB133111EB
+	z ^= z >> 31
+	sum := int32(0)
+	for i := range 8 {
+		sum += int32(z >> (8 * i) & 255)
+	}
+	v := math.Float32bits(f.Std * (float32(sum-1020) / 209.02))
+	return math.Float32frombits((v + 0x7fff + v>>16&1) &^ 0xffff)
 }
 
 // Format is how numbers are stored.

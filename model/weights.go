@@ -65,7 +65,7 @@ func (m *Model) table(names layout) []weight {
 		if d := l.Dense; d != nil {
 			rows = append(rows,
 				vector(&d.Norm, "norms", c.Dim, norm),
-				parts(&d.GateUp, "dense feed-forward", kernels.Outputs, c.Dim, []int{f, f}, ffn+"gate_proj.weight", ffn+"up_proj.weight"),
+				pairs(parts(&d.GateUp, "dense feed-forward", kernels.Outputs, c.Dim, []int{f, f}, ffn+"gate_proj.weight", ffn+"up_proj.weight")),
 				matrix(&d.Down, "dense feed-forward", kernels.Inputs, f, c.Dim, ffn+"down_proj.weight"))
 			continue
 		}
@@ -73,9 +73,9 @@ func (m *Model) table(names layout) []weight {
 		rows = append(rows,
 			vector(&e.Norm, "norms", c.Dim, norm),
 			matrix(&e.Router, "router", kernels.Replicated, c.Dim, c.Experts, ffn+"router.weight"),
-			experts(&e.GateUp, kernels.Outputs, c.Experts, c.Dim, []int{f, f}, ffn+"experts.gate_up_proj"),
+			pairs(experts(&e.GateUp, kernels.Outputs, c.Experts, c.Dim, []int{f, f}, ffn+"experts.gate_up_proj")),
 			experts(&e.Down, kernels.Inputs, c.Experts, f, []int{c.Dim}, ffn+"experts.down_proj"),
-			parts(&e.SharedGateUp, "shared expert", kernels.Outputs, c.Dim, []int{f, f}, shared+"gate_proj.weight", shared+"up_proj.weight"),
+			pairs(parts(&e.SharedGateUp, "shared expert", kernels.Outputs, c.Dim, []int{f, f}, shared+"gate_proj.weight", shared+"up_proj.weight")),
 			matrix(&e.SharedDown, "shared expert", kernels.Inputs, f, c.Dim, shared+"down_proj.weight"))
 	}
 	rows = append(rows, vector(&m.Head.Norm, "norms", c.Dim, names.text+"norm.weight"))
@@ -139,6 +139,12 @@ func parts(into *kernels.Weight, module string, s kernels.Split, in int, outs []
 	for i, name := range names {
 		w.tensors = append(w.tensors, Tensor{Name: name, Shape: []int{outs[i], in}, Module: module, part: i})
 	}
+	return w
+}
+
+// pairs says that the two parts are gate and up.
+func pairs(w weight) weight {
+	w.spec.Pairs = true
 	return w
 }
 

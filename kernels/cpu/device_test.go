@@ -363,7 +363,7 @@ func TestWeights(t *testing.T) {
 	defer b.Close()
 	fill := func(d *Device, seed uint64) kernels.Matrix {
 		w, _ := d.NewWeight(kernels.WeightSpec{Names: []string{"w"}, Parts: []int{64}, K: 100, Experts: 1})
-		if err := w.Fill(seed, 0.5); err != nil {
+		if err := w.Fill(0, 0, kernels.Fill{Seed: seed, NStep: 100, KStep: 1, Std: 0.5}); err != nil {
 			t.Fatal(err)
 		}
 		m, err := w.Get(0, 0)

@@ -89,34 +89,27 @@ func (w *weight) Get(part, expert int) (kernels.Matrix, error) {
 	return w.parts[expert][part], nil
 }
 
-// Fill makes bfloat16 matrices [N, K] of normal values: value i, counted over experts, parts, rows and columns, comes from
-// block i/2 of Philox under the seed (Box and Muller's method).
-func (w *weight) Fill(seed uint64, std float32) error {
-	i := uint64(0)
-	for e := range w.parts {
-		for p, n := range w.spec.Parts {
-			data := make([]byte, 2*n*w.spec.K)
-			for at := 0; at < len(data); at += 2 {
-				binary.LittleEndian.PutUint16(data[at:], toBF16(std*normal(seed, i)))
-				i++
+// Fill implements kernels.Weight.
+func (w *weight) Fill(part, expert int, f kernels.Fill) error {
+	if part < 0 || part >= len(w.spec.Parts) || expert < 0 || expert >= w.spec.Experts {
+		return fmt.Errorf("kernels/cpu: %s: want part < %d, expert < %d, got %d, %d", w.spec.Tensor(0), len(w.spec.Parts), w.spec.Experts, part, expert)
+	}
+	m := kernels.Matrix{Format: kernels.BF16, N: w.spec.Parts[part], K: w.spec.K, InOut: f.KStep != 1}
+	rows, cols := m.N, m.K
+	if m.InOut {
+		rows, cols = cols, rows
+	}
+	m.Data = make([]byte, 2*rows*cols)
+	for r := range rows {
+		for c := range cols {
+			n, k := r, c
+			if m.InOut {
+				n, k = c, r
 			}
-			if err := w.Put(p, e, kernels.Matrix{Format: kernels.BF16, N: n, K: w.spec.K, Data: data}); err != nil {
-				return err
-			}
+			binary.LittleEndian.PutUint16(m.Data[2*(r*cols+c):], toBF16(f.Value(n, k)))
 		}
 	}
-	return nil
-}
-
-func normal(seed, i uint64) float32 {
-	r := philox(seed, i/2)
-	u := (float64(r[0]) + 1) / (1 << 32) // (0, 1]
-	sin, cos := math.Sincos(2 * math.Pi * float64(r[1]) / (1 << 32))
-	radius := math.Sqrt(-2 * math.Log(u))
-	if i%2 == 0 {
-		return float32(radius * cos)
-	}
-	return float32(radius * sin)
+	return w.Put(part, expert, m)
 }
 
 // value reads one number.
