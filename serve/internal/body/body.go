@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"chulengo/serve/internal/completion"
 )
@@ -45,6 +46,8 @@ func Read(w http.ResponseWriter, r *http.Request, limit int64) (Value, error) {
 			EN: "the Content-Type of the request must be application/json"}
 	}
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	// A deadline that outlived the body would end the request's context in the midst of an answer.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	if err != nil {
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 			e := completion.Invalid("", "请求体太大，最多 %d 字节", "the request's body is too large: at most %d bytes", limit)

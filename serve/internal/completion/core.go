@@ -2,8 +2,11 @@ package completion
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"chulengo/engine"
@@ -59,10 +62,29 @@ type Meta struct {
 type Core struct {
 	model   Model
 	options Options
+	stops   map[int32]bool // Options.StopIDs
 }
 
 // New gives a core for a loaded model.
-func New(m Model, o Options) *Core { return &Core{model: m, options: o} }
+func New(m Model, o Options) *Core { return &Core{model: m, options: o, stops: set(o.StopIDs)} }
+
+func set(ids []int32) map[int32]bool {
+	s := make(map[int32]bool, len(ids))
+	for _, id := range ids {
+		s[id] = true
+	}
+	return s
+}
+
+// Named gives a KindNotFound error unless a client's name for the model is one of this model's. "" is any model.
+func (c *Core) Named(model string) error {
+	o := &c.options
+	if model == "" || model == o.Name || model == o.Root || slices.ContainsFunc(o.Aliases, func(a string) bool { return strings.EqualFold(a, model) }) {
+		return nil
+	}
+	return &Error{Kind: KindNotFound, Param: "model", ZH: fmt.Sprintf("没有名为 %q 的模型，这里只有 %q", model, o.Name),
+		EN: fmt.Sprintf("there is no model %q here, only %q", model, o.Name)}
+}
 
 // Options are those given to New.
 func (c *Core) Options() Options { return c.options }

@@ -40,6 +40,8 @@ type Request struct {
 	KeepStop  bool // the stop string that ended the answer is part of its text
 	Specials  bool // special tokens are part of the text, by their names
 	Choices   int  // 0: one
+	// OnlyPrompt asks for the prompt's log-probabilities and no answer.
+	OnlyPrompt bool
 
 	Format Format
 

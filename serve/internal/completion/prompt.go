@@ -1,0 +1,98 @@
+package completion
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"chulengo/tokenizer"
+)
+
+// prompt renders what the model is to continue.
+func (c *Core) prompt(r *Request) ([]int32, error) {
+	switch {
+	case r.Messages != nil:
+		return c.chat(r)
+	case r.IDs != nil:
+		return r.IDs, nil
+	}
+	t := c.model.Tokenizer()
+	ids := t.EncodeAllowing(r.Text, func(string, int32) bool { return true })
+	if bos := t.BOS(); bos >= 0 && !r.NoBOS && (len(ids) == 0 || ids[0] != bos) {
+		ids = append([]int32{bos}, ids...)
+	}
+	return ids, nil
+}
+
+// chat renders messages through the chat template.
+func (c *Core) chat(r *Request) ([]int32, error) {
+	chat := tokenizer.Chat{NoGenerationPrompt: r.NoGenerationPrompt || r.ContinueFinal}
+	if len(r.Messages) == 0 {
+		return nil, Invalid("messages", "至少要有一条消息", "want at least one message")
+	}
+	for i, m := range r.Messages {
+		rendered, err := m.render()
+		if err != nil {
+			if err.Param = fmt.Sprintf("messages[%d]%s", i, err.Param); err.Param == "" {
+				err.Param = "messages"
+			}
+			return nil, err
+		}
+		chat.Messages = append(chat.Messages, rendered)
+	}
+	if r.ToolChoice.Mode != ToolNone {
+		for _, tool := range r.Tools {
+			if tool.Definition == nil {
+				tool = NewTool(tool.Name, "", tool.Parameters)
+			}
+			chat.Tools = append(chat.Tools, tool.Definition)
+		}
+	}
+	ids, err := c.model.Template().Render(chat)
+	if err != nil {
+		return nil, &Error{Kind: KindInvalid, Param: "messages", ZH: "聊天模板不接受这些消息：" + err.Error(),
+			EN: "the chat template does not take these messages: " + err.Error(), Cause: err}
+	}
+	if r.ContinueFinal {
+		return c.open(r, ids)
+	}
+	return ids, nil
+}
+
+// open takes the end of the last turn off a rendered chat.
+func (c *Core) open(r *Request, ids []int32) ([]int32, error) {
+	last := r.Messages[len(r.Messages)-1]
+	if last.Role != RoleAssistant || len(last.Calls) > 0 {
+		return nil, Invalid("continue_final_message", "最后一条消息必须是助手的文字", "the last message must be a text of the assistant's")
+	}
+	for i := len(ids) - 1; i >= 0; i-- {
+		if c.stops[ids[i]] {
+			return ids[:i], nil
+		}
+	}
+	return nil, Invalid("continue_final_message", "这个模型的聊天模板不给消息加结束标记", "this model's chat template does not mark the end of a message")
+}
+
+// render gives a message as the template takes it. The path of an error begins within the message.
+func (m *Message) render() (tokenizer.Message, *Error) {
+	out := tokenizer.Message{Role: m.Role}
+	for i, part := range m.Parts {
+		if part.Image != nil {
+			return out, Invalid(fmt.Sprintf(".content[%d]", i), "这个版本还不能看图片，请只发文字",
+				"this build has no vision yet: want text only")
+		}
+		out.Content = append(out.Content, tokenizer.Part{Type: "text", Text: part.Text})
+	}
+	for i, call := range m.Calls {
+		arguments := strings.TrimSpace(call.Arguments)
+		if arguments == "" {
+			arguments = "{}"
+		}
+		if !json.Valid([]byte(arguments)) {
+			return out, Invalid(fmt.Sprintf(".tool_calls[%d].function.arguments", i), "应为 JSON 文本", "want the text of a JSON value")
+		}
+		out.HasToolCalls = true
+		out.ToolCalls = append(out.ToolCalls, tokenizer.ToolCall{Name: call.Name, Arguments: json.RawMessage(arguments)})
+	}
+	return out, nil
+}
