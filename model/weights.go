@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"math"
 
 	"chulengo/kernels"
 )
@@ -24,6 +25,7 @@ type weight struct {
 	into    *kernels.Weight // nil: checked, but not put on the device
 	spec    kernels.WeightSpec
 	tensors []Tensor
+	std     float64 // deviation of random values in place of a checkpoint's (LoadDummy); 0: all values are 1
 }
 
 // layout is how a checkpoint prefixes its names.
@@ -50,7 +52,9 @@ func findLayout(has func(name string) bool) (layout, error) {
 // table lists the weights of a model in the order of the forward pass, with the places in m where they go.
 func (m *Model) table(names layout) []weight {
 	c := m.Config
-	rows := []weight{matrix(&m.Embed, "embedding", kernels.Outputs, c.Dim, c.Vocab, names.text+"embed_tokens.weight")}
+	rows := []weight{matrix(&m.Embed, "embedding", kernels.Outputs, c.Dim, c.Vocab, names.text+"embed_tokens.weight").random(1)}
+	// What is added to the residual shrinks with the number of additions, so that random weights keep its size.
+	added := 1 / math.Sqrt(float64(2*c.Layers))
 	for i := range m.Layers {
 		l := &m.Layers[i]
 		prefix := fmt.Sprintf("%slayers.%d.", names.text, i)
@@ -60,13 +64,13 @@ func (m *Model) table(names layout) []weight {
 		rows = append(rows,
 			vector(&a.Norm, "norms", c.Dim, prefix+"input_layernorm.weight"),
 			parts(&a.QKV, "attention", kernels.Outputs, c.Dim, []int{heads, kv, kv}, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight"),
-			matrix(&a.Out, "attention", kernels.Inputs, heads, c.Dim, attn+"o_proj.weight"))
+			matrix(&a.Out, "attention", kernels.Inputs, heads, c.Dim, attn+"o_proj.weight").random(added/math.Sqrt(float64(heads))))
 		f, norm := c.FFNDim(i), prefix+"post_attention_layernorm.weight"
 		if d := l.Dense; d != nil {
 			rows = append(rows,
 				vector(&d.Norm, "norms", c.Dim, norm),
 				pairs(parts(&d.GateUp, "dense feed-forward", kernels.Outputs, c.Dim, []int{f, f}, ffn+"gate_proj.weight", ffn+"up_proj.weight")),
-				matrix(&d.Down, "dense feed-forward", kernels.Inputs, f, c.Dim, ffn+"down_proj.weight"))
+				matrix(&d.Down, "dense feed-forward", kernels.Inputs, f, c.Dim, ffn+"down_proj.weight").random(downGain*added/math.Sqrt(float64(f))))
 			continue
 		}
 		e, shared := l.MoE, ffn+"shared_expert."
@@ -74,9 +78,9 @@ func (m *Model) table(names layout) []weight {
 			vector(&e.Norm, "norms", c.Dim, norm),
 			matrix(&e.Router, "router", kernels.Replicated, c.Dim, c.Experts, ffn+"router.weight"),
 			pairs(experts(&e.GateUp, kernels.Outputs, c.Experts, c.Dim, []int{f, f}, ffn+"experts.gate_up_proj")),
-			experts(&e.Down, kernels.Inputs, c.Experts, f, []int{c.Dim}, ffn+"experts.down_proj"),
+			experts(&e.Down, kernels.Inputs, c.Experts, f, []int{c.Dim}, ffn+"experts.down_proj").random(downGain*added/math.Sqrt(float64(f))),
 			pairs(parts(&e.SharedGateUp, "shared expert", kernels.Outputs, c.Dim, []int{f, f}, shared+"gate_proj.weight", shared+"up_proj.weight")),
-			matrix(&e.SharedDown, "shared expert", kernels.Inputs, f, c.Dim, shared+"down_proj.weight"))
+			matrix(&e.SharedDown, "shared expert", kernels.Inputs, f, c.Dim, shared+"down_proj.weight").random(downGain*added/math.Sqrt(float64(f))))
 	}
 	rows = append(rows, vector(&m.Head.Norm, "norms", c.Dim, names.text+"norm.weight"))
 	if !c.TiedHead {
@@ -124,9 +128,18 @@ func (c *Config) visionTable(prefix string) []weight {
 	return rows
 }
 
+// downGain makes up for silu(gate)·up of normal values being smaller than normal.
+const downGain = 1.67
+
+// random sets the deviation of random values.
+func (w weight) random(std float64) weight {
+	w.std = std
+	return w
+}
+
 func vector(into *kernels.Weight, module string, n int, name string) weight {
-	return weight{into, kernels.WeightSpec{Names: []string{name}, Parts: []int{1}, K: n, Experts: 1},
-		[]Tensor{{Name: name, Shape: []int{n}, Module: module}}}
+	return weight{into: into, spec: kernels.WeightSpec{Names: []string{name}, Parts: []int{1}, K: n, Experts: 1},
+		tensors: []Tensor{{Name: name, Shape: []int{n}, Module: module}}}
 }
 
 func matrix(into *kernels.Weight, module string, s kernels.Split, in, out int, name string) weight {
@@ -135,7 +148,7 @@ func matrix(into *kernels.Weight, module string, s kernels.Split, in, out int, n
 
 // parts are matrices [out, in] that read one input.
 func parts(into *kernels.Weight, module string, s kernels.Split, in int, outs []int, names ...string) weight {
-	w := weight{into: into, spec: kernels.WeightSpec{Names: names, Parts: outs, K: in, Experts: 1, Split: s}}
+	w := weight{into: into, spec: kernels.WeightSpec{Names: names, Parts: outs, K: in, Experts: 1, Split: s}, std: 1 / math.Sqrt(float64(in))}
 	for i, name := range names {
 		w.tensors = append(w.tensors, Tensor{Name: name, Shape: []int{outs[i], in}, Module: module, part: i})
 	}
@@ -154,6 +167,6 @@ func experts(into *kernels.Weight, s kernels.Split, n, in int, outs []int, name 
 	for _, o := range outs {
 		total += o
 	}
-	return weight{into, kernels.WeightSpec{Names: []string{name}, Parts: outs, K: in, Experts: n, Split: s},
-		[]Tensor{{Name: name, Shape: []int{n, in, total}, Module: "experts", fused: true}}}
+	return weight{into: into, spec: kernels.WeightSpec{Names: []string{name}, Parts: outs, K: in, Experts: n, Split: s},
+		tensors: []Tensor{{Name: name, Shape: []int{n, in, total}, Module: "experts", fused: true}}, std: 1 / math.Sqrt(float64(in))}
 }
