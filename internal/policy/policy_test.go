@@ -21,7 +21,7 @@ var rooms = map[string]struct{ ours, theirs []string }{
 	"tokenizer":    {nil, []string{"github.com/nlpodyssey/gotokenizers", "github.com/nikolalohinski/gonja/v2"}},
 	"kernels":      {nil, nil},
 	"kernels/cpu":  {[]string{"kernels"}, []string{"golang.org/x/sys/cpu", "github.com/x448/float16"}},
-	"kernels/cuda": {[]string{"kernels"}, []string{"gorgonia.org/cu"}},
+	"kernels/cuda": {[]string{"kernels"}, []string{"gorgonia.org/cu", "github.com/x448/float16"}},
 	"model":        {[]string{"kernels", "safetensors"}, []string{"golang.org/x/image", "golang.org/x/sync"}},
 	"engine":       {[]string{"model", "tokenizer", "kernels"}, nil},
 	"serve":        {[]string{"engine", "tokenizer", "serve"}, []string{"github.com/labstack/echo/v4", "modernc.org/sqlite", "github.com/prometheus", "github.com/google/uuid", "golang.org/x/net", "golang.org/x/sync"}},

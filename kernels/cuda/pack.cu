@@ -77,13 +77,13 @@ struct FillParams {
     float std;
 };
 
-// fill_weight: value = bf16(std·(s - 1020)/209.02), s the sum of the 8 bytes of splitmix64(seed + index·golden ratio).
+// fill_weight: value = bf16(std·(s - 1020)/209.02), s the sum of the 8 bytes of a number of splitmix64 (kernels.Fill).
 // Grid as pack_weight's.
 KERNEL(256, 1, fill_weight, FillParams) {
     for (int i = threadIdx.x; i < TILE * TILE; i += blockDim.x) {
         const int n = blockIdx.y * TILE + i / TILE, k = blockIdx.x * TILE + i % TILE;
         if (n >= p.to.N || k >= p.to.K) continue;
-        u64 z = p.seed + (p.index + n * p.n_step + k * p.k_step) * 0x9E3779B97F4A7C15ull;
+        u64 z = p.seed + (p.index + n * p.n_step + k * p.k_step + 1) * 0x9E3779B97F4A7C15ull;
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
         z = (z ^ z >> 27) * 0x94D049BB133111EBull;
         z ^= z >> 31;

@@ -1,0 +1,292 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"math"
+
+	"chulengo/kernels"
+)
+
+// residual is the stream x [T, D] float32. In decode, what the last stage added may still be in slots.
+type residual struct {
+	at      ptr
+	d       int
+	pending [2]slots
+}
+
+// of is the address of a phase's first row.
+func (x *residual) of(p *phase) ptr { return x.at + ptr(4*p.first*x.d) }
+
+// queries is q [rows, H·Hd] bfloat16 of each phase; heads is z, likewise, as images.
+type queries struct{ at [2]ptr }
+type heads struct{ at [2]image }
+
+// normalised is the normalised rows of each phase.
+type normalised struct{ at [2]image }
+
+// Embed implements kernels.Device.
+func (d *Device) Embed(table kernels.Weight) kernels.Act {
+	if d.err != nil {
+		return nil
+	}
+	w := weightOf(table)
+	x := &residual{d: w.spec.K}
+	x.at = d.mem("x", 4*max(grow(len(d.batch.Token)), maxDecodeRows)*x.d)
+	for i, id := range d.batch.Token {
+		if id < 0 || int(id) >= w.spec.Parts[0] {
+			d.fail("%s: token at row %d: want an id below %d, got %d", w.spec.Tensor(0), i, w.spec.Parts[0], id)
+			return nil
+		}
+	}
+	for _, p := range d.phases {
+		launch(d, "embed_rows", p.grid, 1, 0, &embedParams{table: w.data, token: p.token, x: x.of(p), d: int32(x.d), tiles: int32(w.tiles)})
+	}
+	d.tapResidual(0, kernels.HookEmbed, x)
+	return x
+}
+
+// norm resolves what is pending and normalises a phase's rows.
+func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, eps float32) (image, normParams) {
+	h := d.imageOf(p, name, p.lines, x.d)
+	return h, normParams{
+		x: x.of(p), pending: x.due(p), rows: p.decodeCount(), weight: weightOf(w).data, image: h.at,
+		lines: int32(h.lines), d: int32(x.d), tiles: int32(h.tiles), eps: eps,
+	}
+}
+
+// due is what is pending for a phase: prefill adds at once.
+func (x *residual) due(p *phase) [2]slots {
+	if p.decode {
+		return x.pending
+	}
+	return [2]slots{}
+}
+
+// decodeCount is the device's number of rows where the grid may have more.
+func (p *phase) decodeCount() ptr {
+	if p.decode {
+		return p.count
+	}
+	return 0
+}
+
+// AttnIn implements kernels.Device.
+func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
+	if d.err != nil {
+		return nil
+	}
+	x := xa.(*residual)
+	d.tapResidual(l.Layer, kernels.HookResidPre, x)
+	q := &queries{}
+	w := weightOf(l.QKV)
+	for i, p := range d.phases {
+		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
+		launch(d, "rms_norm", p.grid, 1, 4*x.d, &n)
+		d.tapImage(p, l.Layer, kernels.HookAttnNorm, h, x.d)
+
+		var qkv slots
+		if p.decode {
+			qkv = d.partial(p, "qkv", w, h)
+		} else {
+			out := d.floats(p, "qkv", p.rows, w.rows)
+			d.gemm("store", w, h, p.rows, gemmParams{out: out, ld: int32(w.rows)})
+			qkv = slots{values: out, count: 1, ld: int32(w.rows)}
+		}
+		if d.open {
+			qkv = d.resolve(p, "qkv.open", qkv, w.rows)
+			for part, hook := range []kernels.Hook{kernels.HookQ, kernels.HookK, kernels.HookV} {
+				d.tapFloats(p, l.Layer, hook, qkv.values+ptr(4*w.first[part]), w.rows, w.spec.Parts[part])
+			}
+		}
+		q.at[i] = d.mem(p.name+"q", 2*d.capacity(p)*l.Heads*l.HeadDim)
+		d.ropeAppend(p, l, w, qkv, q.at[i])
+	}
+	x.pending = [2]slots{}
+	return q
+}
+
+// capacity is the rows that a phase's buffers have room for.
+func (d *Device) capacity(p *phase) int {
+	if p.decode {
+		return maxDecodeRows
+	}
+	return grow(p.rows)
+}
+
+// ropeAppend makes q, and k and v into their pages, from the sums of the projections.
+func (d *Device) ropeAppend(p *phase, l *kernels.Attn, w *weight, qkv slots, q ptr) {
+	params := ropeParams{
+		qkv: qkv, pos: p.pos, slot: p.group[l.Group].slot, rows: p.decodeCount(), q: q,
+		pages: d.kv.data[l.Group], pageStride: uint64(d.kv.spec.PageBytes(l.Group) / 2), layerAt: d.kv.layerAt(l.Slot),
+		eps: l.Eps, heads: int32(l.Heads), kvHeads: int32(l.KVHeads), headDim: int32(l.HeadDim), pageTokens: int32(d.kv.spec.PageTokens),
+		kAt: int32(w.first[1]), vAt: int32(w.first[2]), steps: ropeRotate | ropeAppend,
+	}
+	if l.QKNorm {
+		params.qkNorm = 1
+	}
+	if l.Temp != nil {
+		params.tempScale, params.tempFloor = l.Temp.Scale, l.Temp.Floor
+	}
+	if l.RoPE != nil {
+		params.table = d.ropeTable(p, l.RoPE)
+	}
+	grid := ceil(l.Heads+2*l.KVHeads, 4)
+	if !d.open {
+		launch(d, "rope_append", p.grid, grid, 0, &params)
+		return
+	}
+	width := l.KVHeads * l.HeadDim
+	params.k, params.v = d.mem(p.name+"k", 2*d.capacity(p)*width), d.mem(p.name+"v", 2*d.capacity(p)*width)
+	params.steps = ropeRotate
+	launch(d, "rope_append", p.grid, grid, 0, &params)
+	d.tapBF16(p, l.Layer, kernels.HookRotQ, q, l.Heads*l.HeadDim)
+	d.tapBF16(p, l.Layer, kernels.HookRotK, params.k, width)
+	params.steps = ropeAppend
+	launch(d, "rope_append", p.grid, grid, 0, &params)
+}
+
+// ropeTable is the step's cos and sin, computed when the first layer asks.
+func (d *Device) ropeTable(p *phase, frequencies []float64) ptr {
+	half := len(frequencies)
+	at := d.mem(p.name+"rope", 8*d.capacity(p)*half)
+	if d.rope[p.index()] == &frequencies[0] {
+		return at
+	}
+	d.rope[p.index()] = &frequencies[0]
+	turns, known := d.ropes[&frequencies[0]]
+	if !known {
+		if d.gpu.capturing {
+			d.fail("rope: frequencies that no step before this one had, while a graph is captured")
+			return 0
+		}
+		values := make([]float64, half)
+		for i, f := range frequencies {
+			values[i] = f / math.Pi
+		}
+		var err error
+		if turns, err = d.gpu.alloc(8 * half); err == nil {
+			err = d.gpu.copyInNow(turns, bytesOf(values))
+		}
+		if err != nil {
+			d.fail("rope: %w", err)
+			return 0
+		}
+		d.ropes[&frequencies[0]] = turns
+	}
+	launch(d, "rope_table", p.grid, 1, 0, &ropeTableParams{turns: turns, pos: p.pos, table: at, half: int32(half)})
+	return at
+}
+
+// index is 0 for decode, 1 for prefill.
+func (p *phase) index() int {
+	if p.decode {
+		return 0
+	}
+	return 1
+}
+
+// headSize is the smallest compiled head that holds the model's.
+func headSize(hd int) int {
+	for _, n := range []int{32, 64} {
+		if hd <= n {
+			return n
+		}
+	}
+	return 128
+}
+
+// Attend implements kernels.Device.
+func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
+	if d.err != nil {
+		return nil
+	}
+	q, z := qa.(*queries), &heads{}
+	hd := headSize(l.HeadDim)
+	if group := l.Heads / l.KVHeads; group > 16 {
+		d.fail("attention of layer %d: want at most 16 query heads for a key/value head, got %d", l.Layer, group)
+		return nil
+	}
+	scale := float32(math.Log2E / math.Sqrt(float64(l.HeadDim)))
+	for i, p := range d.phases {
+		g := &p.group[l.Group]
+		z.at[i] = d.imageOf(p, "z", p.lines, l.Heads*l.HeadDim)
+		pages := d.kv.pages(l, g.table)
+		if p.decode {
+			d.attendDecode(p, l, pages, q.at[i], z.at[i], scale, hd)
+		} else {
+			params := prefillParams{pages: pages, q: q.at[i], tiles: g.queryTiles, z: z.at[i].at, scale: scale,
+				heads: int32(l.Heads), lines: int32(z.at[i].lines), tilesAlong: int32(z.at[i].tiles)}
+			launch(d, attendPrefill[hd], g.tiles, l.Heads, prefillShared(hd), &params)
+		}
+		d.tapImage(p, l.Layer, kernels.HookZ, z.at[i], l.Heads*l.HeadDim)
+	}
+	return z
+}
+
+var (
+	attendPrefill = map[int]string{32: "attend_prefill_32", 64: "attend_prefill_64", 128: "attend_prefill_128"}
+	attendDecode  = map[int]string{32: "attend_decode_32", 64: "attend_decode_64", 128: "attend_decode_128"}
+)
+
+// attendDecode is Attend for decode rows. The room for partial results follows the largest step seen.
+func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q ptr, z image, scale float32, hd int) {
+	g := &p.group[l.Group]
+	splits := grow(max(g.splits, maxDecodeRows))
+	params := decodeParams{
+		pages: pages, q: q, list: g.list, length: g.length, firstSplit: g.firstSplit, rows: p.count,
+		out: d.mem("decode.splits", 4*splits*l.Heads*l.HeadDim), norm: d.mem("decode.splitNorms", 8*splits*l.Heads), z: z.at,
+		scale: scale, heads: int32(l.Heads), lines: int32(z.lines), tilesAlong: int32(z.tiles),
+	}
+
+	launch(d, attendDecode[hd], 2*d.gpu.sms, 1, decodeShared(hd), &params)
+	launch(d, "attend_combine", p.grid, l.Heads, 0, &params)
+}
+
+// AttnOut implements kernels.Device.
+func (d *Device) AttnOut(l *kernels.Attn, xa, za kernels.Act) {
+	if d.err != nil {
+		return
+	}
+	x, z, w := xa.(*residual), za.(*heads), weightOf(l.Out)
+	for i, p := range d.phases {
+		if p.decode {
+			x.pending = [2]slots{d.partial(p, "out", w, z.at[i])}
+			if d.open {
+				x.pending[0] = d.resolve(p, "out.open", x.pending[0], w.rows)
+				d.tapFloats(p, l.Layer, kernels.HookAttnOut, x.pending[0].values, w.rows, x.d)
+			}
+			continue
+		}
+		d.addProduct(p, x, w, z.at[i], func(out ptr) { d.tapFloats(p, l.Layer, kernels.HookAttnOut, out, w.rows, x.d) })
+	}
+	d.tapResidual(l.Layer, kernels.HookResidMid, x)
+}
+
+// addProduct is x += a·Wᵀ for prefill rows. The product is written out first where taps look at it, or where the residual's
+// rows have no room for its padding.
+func (d *Device) addProduct(p *phase, x *residual, w *weight, a image, tap func(out ptr)) {
+	if d.apart(x, w) {
+		out := d.floats(p, "out", p.rows, w.rows)
+		d.gemm("store", w, a, p.rows, gemmParams{out: out, ld: int32(w.rows)})
+		tap(out)
+		d.addRows(p, x, out, w.rows)
+		return
+	}
+	d.gemm("add", w, a, p.rows, gemmParams{out: x.of(p), ld: int32(x.d)})
+}
+
+// apart says that a prefill product cannot be added to the residual as it is made.
+func (d *Device) apart(x *residual, w *weight) bool { return d.open || w.rows != x.d }
+
+// addRows is x += out [rows, ld] for prefill rows.
+func (d *Device) addRows(p *phase, x *residual, out ptr, ld int) {
+	launch(d, "rms_norm", p.grid, 1, 4*x.d, &normParams{x: x.of(p), pending: [2]slots{{values: out, count: 1, ld: int32(ld)}}, d: int32(x.d)})
+}
+
+// resolve writes the sum of slots out.
+func (d *Device) resolve(p *phase, name string, s slots, width int) slots {
+	out := d.floats(p, name, p.rows, width)
+	launch(d, "sum_slots", p.grid, 1, 0, &sumParams{slots: s, out: out, rows: p.decodeCount(), ld: int32(width), width: int32(width)})
+	return slots{values: out, count: 1, ld: int32(width)}
+}

@@ -1,0 +1,187 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"fmt"
+	"runtime/debug"
+	"unsafe"
+
+	"chulengo/kernels"
+)
+
+// maxDecodeRows is the most rows that decode in one step: the largest tile of tokens of the decode engine.
+const maxDecodeRows = 64
+
+// Options of a device.
+type Options struct {
+	Ordinal  int  // which GPU, among those that CUDA_VISIBLE_DEVICES leaves
+	NoGraphs bool // run every step launch by launch
+	Portable bool // use only the kernels that every GPU from 8.0 on runs
+}
+
+// Device implements kernels.Device on one GPU.
+type Device struct {
+	gpu     *gpu
+	options Options
+	loader  *loader
+
+	buffers     map[string]*buffer
+	graphs      map[graphKey]*executable // nil: one step of this kind has run
+	decodePages int                      // capacity for the page numbers of decode, per group
+
+	ropes map[*float64]ptr // frequencies on the device
+
+	vocab int // of the head, known once Logits has run
+
+	// Of the step that runs.
+	batch    *kernels.Batch
+	kv       *kv
+	err      error
+	open     bool // values between kernels are written out, for taps
+	phases   []*phase
+	wants    wants
+	taps     []placedTap
+	outs     []kernels.Out
+	answered bool        // Logits has run
+	rope     [2]*float64 // the frequencies of each phase's table
+	ran      map[string]int
+}
+
+var _ kernels.Device = (*Device)(nil)
+
+// buffer is device memory that grows with need and keeps its place otherwise.
+type buffer struct {
+	at   ptr
+	size int
+}
+
+// New opens a GPU and loads the kernels. Errors say what is missing: a driver, a GPU, a newer driver, memory.
+func New(o Options) (*Device, error) {
+	g, err := openGPU(o.Ordinal)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, ran: map[string]int{}}
+	d.loader = newLoader(g)
+	return d, nil
+}
+
+// Name is the GPU's, with its number and memory.
+func (d *Device) Name() string { return d.gpu.name }
+
+// Close frees the device's memory. Weights and KV of the device must not be used any more.
+func (d *Device) Close() error {
+	defer d.gpu.enter()()
+	d.loader.close()
+	return d.gpu.close()
+}
+
+// fast says that the kernels of compute capability 9.0 may be used.
+func (d *Device) fast() bool { return d.gpu.capability == 90 && !d.options.Portable }
+
+// fail keeps the step's first error.
+func (d *Device) fail(format string, args ...any) {
+	if d.err == nil {
+		d.err = fmt.Errorf("kernels/cuda: "+format, args...)
+	}
+}
+
+// mem is device memory of at least so many bytes under a name: the same place every time, unless it must grow.
+func (d *Device) mem(name string, bytes int) ptr {
+	b := d.buffers[name]
+	if b == nil {
+		b = &buffer{}
+		d.buffers[name] = b
+	}
+	if b.size >= bytes {
+		return b.at
+	}
+	if d.err != nil {
+		return 0
+	}
+	if d.gpu.capturing {
+		d.fail("memory %s: want %d bytes while a graph is captured, have %d", name, bytes, b.size)
+		return 0
+	}
+	d.gpu.sync() // earlier kernels of the step may use the old place
+	if b.at != 0 {
+		d.gpu.free(b.at)
+		b.at, b.size = 0, 0
+		d.dropGraphs()
+	}
+	bytes = (bytes + 255) &^ 255
+	at, err := d.gpu.alloc(bytes)
+	if err != nil {
+		d.fail("memory %s: %w", name, err)
+		return 0
+	}
+	b.at, b.size = at, bytes
+	return at
+}
+
+// launch enqueues a kernel; params points at its parameter struct.
+func launch[P any](d *Device, name string, gridX, gridY, shared int, p *P) {
+	if d.err != nil || gridX == 0 || gridY == 0 {
+		return
+	}
+	d.ran[name]++
+	if err := d.gpu.launch(name, gridX, gridY, shared, unsafe.Pointer(p), unsafe.Sizeof(*p)); err != nil {
+		d.fail("%s: %w", name, err)
+	}
+}
+
+// Ran counts launches by kernel since the device was opened: what a test asserts about which kernels a shape reaches. A
+// replayed graph counts nothing.
+func (d *Device) Ran() map[string]int { return d.ran }
+
+// Step runs one batch and waits for its answers.
+func (d *Device) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
+	done := make(chan kernels.Result, 1)
+	defer d.gpu.enter()()
+	d.batch, d.outs, d.err, d.open, d.rope, d.taps, d.answered = b, nil, nil, len(b.Taps) > 0, [2]*float64{}, nil, false
+	d.gpu.broken = nil
+	if d.err = d.check(b); d.err == nil {
+		d.run(forward)
+	}
+	r := kernels.Result{Outs: d.outs, Err: d.err}
+	if r.Err != nil {
+		r.Outs = nil
+		d.gpu.abandon()
+	}
+	d.batch, d.outs = nil, nil
+	done <- r
+	return done
+}
+
+// run turns a panic below into the step's error: a request must not end the process.
+func (d *Device) run(forward func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.fail("panic in a stage: %v\n%s", p, debug.Stack())
+		}
+	}()
+	d.upload()
+	d.compute(forward)
+	d.collect()
+}
+
+// weightOf is the weight behind a handle.
+func weightOf(h kernels.Weight) *weight {
+	w, ok := h.(*weight)
+	if !ok || !w.sealed {
+		panic(fmt.Sprintf("want a sealed weight of this device, got %T", h))
+	}
+	return w
+}
+
+func ceil(a, b int) int { return (a + b - 1) / b }
+
+// grow rounds a capacity up, so that slowly growing needs reallocate seldom.
+func grow(n int) int {
+	c := 64
+	for c < n {
+		c *= 2
+	}
+	return c
+}

@@ -1,0 +1,25 @@
+// Package cuda runs the stages of package kernels on one NVIDIA GPU. It is built with the tag cuda; without it the
+// package is empty and the module needs neither cgo nor a driver.
+//
+// # How a step runs
+//
+// A step's rows fall into two phases, whose kernels add in different orders: decode (rows that continue a sequence by one
+// token, at most 64) and prefill (pieces of prompts). Weights lie on the device once, in tiles that both read (image.cuh).
+// The residual stream is float32; products multiply bfloat16 with float32 sums; keys and values are bfloat16.
+//
+//	embed_rows                                   x
+//	rms_norm → stream/gemm → rope_append         q, and k and v into their pages
+//	attend_decode → attend_combine, attend_prefill   z
+//	stream/gemm                                  x += z·Woᵀ
+//	route_rows (→ sort_rows → gather_rows)       h, expert, gate·h
+//	stream/gemm, twice                           x += shared(h) + expert(gate·h)
+//	rms_norm → stream → sample_rows              answers
+//
+// In decode, what a stage adds to x stays in slots (partial sums over splits of K; the shared and the routed expert
+// apart) until the next norm reads it. Every sum has an order that depends on the matrix and the position alone, so a
+// sequence's tokens do not depend on its company.
+//
+// A step that only decodes, without taps, is captured as a CUDA graph the second time its bucket of rows (1, 2, 4 … 64)
+// comes, and replayed from then on: everything that changes from step to step lies in device memory, which one copy from
+// pinned memory fills. Taps run the same kernels, with the values between them written out: an observer changes no bit.
+package cuda

@@ -1,0 +1,191 @@
+//go:build cuda
+
+package cuda
+
+import "chulengo/kernels"
+
+// routing is the choice of a step.
+type routing struct{ at [2]routed }
+
+// routed is one phase's: the expert and the gate of every row, and gate·h.
+type routed struct {
+	expert, gate ptr
+	scaled       image // decode: by row; prefill: by place
+	// prefill only
+	tokenOf, tiles, tileCount ptr
+}
+
+// Route implements kernels.Device.
+func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act) {
+	if d.err != nil {
+		return nil, nil
+	}
+	x, router := xa.(*residual), weightOf(l.Router)
+	h, r := &normalised{}, &routing{}
+	experts := router.spec.Parts[0]
+	if experts > 1024 {
+		d.fail("router of layer %d: want at most 1024 experts, got %d", l.Layer, experts)
+		return nil, nil
+	}
+	for i, p := range d.phases {
+		var params routeParams
+		h.at[i], params.norm = d.norm(p, "h", x, l.Norm, l.Eps)
+		to := &r.at[i]
+		to.expert, to.gate = d.mem(p.name+"expert", 4*d.capacity(p)), d.mem(p.name+"gate", 4*d.capacity(p))
+		params.router, params.logits = router.data, d.floats(p, "router", p.rows, experts)
+		params.expert, params.gate, params.status = to.expert, to.gate, d.mem("status", 256)
+		params.experts, params.steps = int32(experts), routeNorm|routeLogits|routeChoose|routeScale
+		if p.decode {
+			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
+			params.scaled = to.scaled.at
+		}
+		step := func(steps int32) {
+			params.steps = steps
+			launch(d, "route_rows", p.grid, 1, 4*x.d, &params)
+		}
+		if !d.open {
+			step(routeNorm | routeLogits | routeChoose | routeScale)
+		} else {
+			step(routeNorm)
+			d.tapImage(p, l.Layer, kernels.HookFFNNorm, h.at[i], x.d)
+			step(routeLogits)
+			d.tapFloats(p, l.Layer, kernels.HookRouterLogits, params.logits, experts, experts)
+			step(routeChoose)
+			d.tapInts(p, l.Layer, kernels.HookExpertIndex, to.expert)
+			d.tapFloats(p, l.Layer, kernels.HookExpertGate, to.gate, 1, 1)
+			step(routeScale)
+		}
+	}
+	x.pending = [2]slots{}
+	return h, r
+}
+
+// Experts implements kernels.Device.
+func (d *Device) Experts(l *kernels.MoE, xa, ha, ra kernels.Act) {
+	if d.err != nil {
+		return
+	}
+	x, h, r := xa.(*residual), ha.(*normalised), ra.(*routing)
+	for i, p := range d.phases {
+		if p.decode {
+			d.decodeExperts(p, l, x, h.at[i], r.at[i])
+		} else {
+			d.prefillExperts(p, l, x, h.at[i], r.at[i])
+		}
+	}
+	d.tapResidual(l.Layer, kernels.HookResidPost, x)
+}
+
+// decodeExperts: the shared expert on all rows and every chosen expert on its own, in one launch for each half.
+func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r routed) {
+	d.tapImage(p, l.Layer, kernels.HookExpertIn, r.scaled, x.d)
+	shared, gateUp := weightOf(l.SharedGateUp), weightOf(l.GateUp)
+	sharedIn := d.imageOf(p, "shared", p.lines, shared.spec.Parts[0])
+	routedIn := d.imageOf(p, "routed", p.lines, gateUp.spec.Parts[0])
+	if shared.rows == gateUp.rows {
+		d.stream(p, true, shared, gateUp, h, r.scaled, r.expert, p.count, sharedIn.at, routedIn.at, 0, sharedIn.tiles*tile)
+	} else {
+		d.stream(p, true, shared, nil, h, image{}, 0, p.count, sharedIn.at, 0, 0, sharedIn.tiles*tile)
+		d.stream(p, true, nil, gateUp, r.scaled, r.scaled, r.expert, p.count, 0, routedIn.at, 0, routedIn.tiles*tile)
+	}
+
+	sharedDown, down := weightOf(l.SharedDown), weightOf(l.Down)
+	lines := uint64(streamWidth(p.lines))
+	out := func(name string, w *weight) slots {
+		n := d.splits(w)
+		return slots{values: d.floats(p, name, 0, n*w.rows), stride: lines * uint64(w.rows), count: int32(n), ld: int32(w.rows)}
+	}
+	a, b := out("shared.out", sharedDown), out("routed.out", down)
+	if sharedDown.rows == down.rows && sharedDown.tiles == down.tiles {
+		d.stream(p, false, sharedDown, down, sharedIn, routedIn, r.expert, p.count, a.values, b.values, down.rows, 0)
+	} else {
+		d.stream(p, false, sharedDown, nil, sharedIn, image{}, 0, p.count, a.values, 0, sharedDown.rows, 0)
+		d.stream(p, false, nil, down, routedIn, routedIn, r.expert, p.count, 0, b.values, down.rows, 0)
+	}
+	x.pending = [2]slots{a, b}
+	if d.open {
+		a, b = d.resolve(p, "shared.open", a, down.rows), d.resolve(p, "routed.open", b, down.rows)
+		x.pending = [2]slots{d.tapExperts(p, l.Layer, x, a.values, b.values, down.rows)}
+	}
+}
+
+// tapExperts shows the outputs of the two experts [rows, ld] and adds them up in the first.
+func (d *Device) tapExperts(p *phase, layer int, x *residual, shared, routed ptr, ld int) slots {
+	d.tapFloats(p, layer, kernels.HookRoutedOut, routed, ld, x.d)
+	d.tapFloats(p, layer, kernels.HookSharedOut, shared, ld, x.d)
+	launch(d, "add_rows", p.grid, 1, 0, &addParams{a: shared, b: routed, rows: p.decodeCount(), ld: int32(ld), width: int32(ld)})
+	d.tapFloats(p, layer, kernels.HookFFNOut, shared, ld, x.d)
+	return slots{values: shared, count: 1, ld: int32(ld)}
+}
+
+// prefillExperts: rows are sorted by expert, so that each matrix is read once for each tile of its rows.
+func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, r routed) {
+	gateUp, down := weightOf(l.GateUp), weightOf(l.Down)
+	shared, sharedDown := weightOf(l.SharedGateUp), weightOf(l.SharedDown)
+	experts := gateUp.spec.Experts
+	places := ceil(p.rows, 16)*16 + 16*min(experts, p.rows) // every expert begins at a multiple of 16
+	sorted := d.imageOf(p, "sorted", places, x.d)
+	tokenOf := d.mem(p.name+"tokenOf", 4*grow(places))
+	tiles := d.mem(p.name+"tiles", 12*(grow(p.rows)/portableWidth+experts+1))
+	count := d.mem(p.name+"tileCount", 4)
+	launch(d, "sort_rows", 1, 1, 0, &sortParams{expert: r.expert, sorted: d.mem(p.name+"place", 4*grow(p.rows)), tokenOf: tokenOf, tiles: tiles, tileCount: count,
+		rows: int32(p.rows), experts: int32(experts), capacity: int32(places), width: int32(d.tileWidth())})
+	gather := gatherParams{h: h.at, tokenOf: tokenOf, gate: r.gate, out: sorted.at, lines: int32(h.lines), outLines: int32(sorted.lines), tiles: int32(h.tiles)}
+	launch(d, "gather_rows", places, 1, 0, &gather)
+	if d.open {
+		d.tapSorted(p, l.Layer, kernels.HookExpertIn, sorted, tokenOf, places, x.d)
+	}
+
+	f := ceil(gateUp.spec.Parts[0], tile) * tile
+	act := d.imageOf(p, "sorted.act", places, f)
+	routed := gemmParams{list: tiles, listCount: count}
+	up := routed
+	up.out, up.features, up.outLines = act.at, int32(f), int32(act.lines)
+	d.gemm("swiglu", gateUp, sorted, p.rows, up)
+
+	fs := ceil(shared.spec.Parts[0], tile) * tile
+	sharedAct := d.imageOf(p, "act", p.lines, fs)
+	d.gemm("swiglu", shared, h, p.rows, gemmParams{out: sharedAct.at, features: int32(fs), outLines: int32(sharedAct.lines)})
+	out := d.floats(p, "out", p.rows, sharedDown.rows)
+	d.gemm("store", sharedDown, sharedAct, p.rows, gemmParams{out: out, ld: int32(sharedDown.rows)})
+
+	routed.tokenOf = tokenOf
+	if !d.apart(x, down) {
+		routed.out, routed.base, routed.ld = x.of(p), out, int32(x.d)
+		d.gemm("routed", down, act, p.rows, routed)
+		return
+	}
+	routed.out, routed.ld = d.floats(p, "routed", p.rows, down.rows), int32(down.rows)
+	d.gemm("routed", down, act, p.rows, routed)
+	d.addRows(p, x, d.tapExperts(p, l.Layer, x, out, routed.out, down.rows).values, down.rows)
+}
+
+// FFN implements kernels.Device.
+func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
+	if d.err != nil {
+		return
+	}
+	x, gateUp, down := xa.(*residual), weightOf(l.GateUp), weightOf(l.Down)
+	pending := [2]slots{}
+	f := ceil(gateUp.spec.Parts[0], tile) * tile
+	for _, p := range d.phases {
+		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
+		launch(d, "rms_norm", p.grid, 1, 4*x.d, &n)
+		d.tapImage(p, l.Layer, kernels.HookFFNNorm, h, x.d)
+		act := d.imageOf(p, "act", p.lines, f)
+		show := func(out ptr) { d.tapFloats(p, l.Layer, kernels.HookFFNOut, out, down.rows, x.d) }
+		if !p.decode {
+			d.gemm("swiglu", gateUp, h, p.rows, gemmParams{out: act.at, features: int32(f), outLines: int32(act.lines)})
+			d.addProduct(p, x, down, act, show)
+			continue
+		}
+		d.stream(p, true, gateUp, nil, h, image{}, 0, p.count, act.at, 0, 0, f)
+		pending[0] = d.partial(p, "shared.out", down, act)
+		if d.open {
+			pending[0] = d.resolve(p, "shared.open", pending[0], down.rows)
+			show(pending[0].values)
+		}
+	}
+	x.pending = pending
+	d.tapResidual(l.Layer, kernels.HookResidPost, x)
+}

@@ -1,0 +1,282 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"fmt"
+	"io/fs"
+	"unsafe"
+
+	"chulengo/kernels/cuda/driver"
+)
+
+// gpu is the driver as the device uses it: one stream, kernels by name, pinned buffers by name, and errors that are kept
+// until somebody waits.
+type gpu struct {
+	*driver.Device
+	name       string
+	capability int
+	sms        int
+	kernels    map[string]*driver.Function
+	main       stream
+	capturing  bool
+	broken     error             // the first fault of the copies that were enqueued since the last sync
+	pins       map[string][]byte // pinned host memory
+	outs       []pendingOut      // copies to the host that a sync completes
+	outUsed    int
+}
+
+type pendingOut struct {
+	to     []byte
+	pinned []byte
+}
+
+// executable is a captured step.
+type executable = driver.Graph
+
+// stream is a queue of work on the GPU.
+type stream struct {
+	gpu *gpu
+	*driver.Stream
+}
+
+// openGPU opens a GPU, loads every kernel and holds the table against them.
+func openGPU(ordinal int) (*gpu, error) {
+	dev, err := driver.Open(ordinal)
+	if err != nil {
+		return nil, err
+	}
+	g := &gpu{Device: dev, capability: dev.Capability, sms: dev.SMs, kernels: map[string]*driver.Function{}, pins: map[string][]byte{}}
+	g.name = fmt.Sprintf("cuda:%d: %s, %d GiB", ordinal, dev.Name, dev.Memory>>30)
+	defer g.enter()()
+	if g.main, err = g.newStream(); err == nil {
+		err = g.loadKernels()
+	}
+	if err != nil {
+		dev.Close()
+		return nil, fmt.Errorf("%s: %w", g.name, err)
+	}
+	return g, nil
+}
+
+// loadKernels loads the families that this GPU can run.
+func (g *gpu) loadKernels() error {
+	modules := map[string]*driver.Module{}
+	for name, k := range table {
+		if k.family == "gemm90" && g.capability != 90 {
+			continue
+		}
+		m := modules[k.family]
+		if m == nil {
+			image, err := fs.ReadFile(images, "image/"+k.family+".fatbin")
+			if err != nil {
+				return err
+			}
+			if m, err = g.Load(image); err != nil {
+				return fmt.Errorf("kernels %s: %w", k.family, err)
+			}
+			modules[k.family] = m
+		}
+		f, err := m.Function(name, k.threads, k.shared)
+		if err != nil {
+			return err
+		}
+		a, err := f.Attributes()
+		if err != nil {
+			return err
+		}
+		if a.MaxThreads < k.threads || a.Local != 0 {
+			return fmt.Errorf("kernel %s: want %d threads and no local memory, got %d and %d bytes", name, k.threads, a.MaxThreads, a.Local)
+		}
+		g.kernels[name] = f
+	}
+	return nil
+}
+
+// enter makes the GPU current; the function that it returns ends that.
+func (g *gpu) enter() func() { return g.Enter() }
+
+func (g *gpu) close() error {
+	for _, p := range g.pins {
+		g.Unpin(p)
+	}
+	return g.Device.Close()
+}
+
+func (g *gpu) alloc(bytes int) (ptr, error) { return g.Alloc(max(bytes, 16)) }
+
+func (g *gpu) free(p ptr) { g.keep(g.Release(p)) }
+
+// pin allocates pinned host memory.
+func (g *gpu) pin(bytes int) ([]byte, error) { return g.Pin(bytes) }
+func (g *gpu) unpin(b []byte)                { g.keep(g.Unpin(b)) }
+
+// keep remembers the first fault.
+func (g *gpu) keep(err error) {
+	if err != nil && g.broken == nil {
+		g.broken = err
+	}
+}
+
+// pinnedInts is pinned memory under a name, for n values at least. What was there is no longer needed when it grows.
+func (g *gpu) pinnedInts(name string, n int) []int32 {
+	b := g.pinnedBytes(name, 4*n)
+	return unsafe.Slice((*int32)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/4)
+}
+
+func (g *gpu) pinnedBytes(name string, n int) []byte {
+	b := g.pins[name]
+	if len(b) >= n && b != nil {
+		return b
+	}
+	if b != nil {
+		g.keep(g.main.Wait())
+		g.unpin(b)
+		delete(g.pins, name)
+	}
+	made, err := g.pin(grow(max(n, 4096)))
+	if err != nil {
+		g.keep(err)
+		return make([]byte, n) // the fault is reported; pageable memory serves as well
+	}
+	g.pins[name] = made
+	return made
+}
+
+func (g *gpu) launch(name string, gridX, gridY, shared int, params unsafe.Pointer, size uintptr) error {
+	return g.main.launch(name, gridX, gridY, shared, params, size)
+}
+
+func (s stream) launch(name string, gridX, gridY, shared int, params unsafe.Pointer, size uintptr) error {
+	f := s.gpu.kernels[name]
+	if f == nil {
+		return fmt.Errorf("no kernel of this name for compute capability %d.%d", s.gpu.capability/10, s.gpu.capability%10)
+	}
+	return s.Launch(f, gridX, gridY, shared, params, size, s.gpu.capability >= 90)
+}
+
+func (g *gpu) newStream() (stream, error) {
+	s, err := g.NewStream()
+	return stream{g, s}, err
+}
+
+func (s stream) wait() error                      { return s.Wait() }
+func (s stream) copyIn(to ptr, from []byte) error { return s.CopyIn(to, from) }
+func (s stream) close()                           { s.gpu.keep(s.Close()) }
+
+// copyIn enqueues a copy from pinned memory.
+func (g *gpu) copyIn(to ptr, from []int32) {
+	if len(from) > 0 {
+		g.keep(g.main.CopyIn(to, bytesOf(from)))
+	}
+}
+
+// copyInNow copies any host memory and waits.
+func (g *gpu) copyInNow(to ptr, from []byte) error {
+	const most = 4 << 20
+	for at := 0; at < len(from); at += most {
+		part := from[at:min(at+most, len(from))]
+		host := g.pinnedBytes("now", len(part))
+		copy(host, part)
+		g.keep(g.main.CopyIn(to+ptr(at), host[:len(part)]))
+		if err := g.sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyOut enqueues a copy to the host, which is there after the next sync.
+func (g *gpu) copyOut(to []byte, from ptr) {
+	if len(to) == 0 {
+		return
+	}
+	if g.outUsed+len(to) > len(g.pins["out"]) {
+		g.keep(g.sync())
+		if len(to) > len(g.pins["out"]) {
+			g.pinnedBytes("out", max(len(to), 1<<20))
+		}
+	}
+	host := g.pins["out"]
+	if len(host) < len(to) {
+		return // the fault was kept
+	}
+	host = host[g.outUsed : g.outUsed+len(to)]
+	g.outUsed += (len(to) + 15) &^ 15
+	g.keep(g.main.CopyOut(host, from))
+	g.outs = append(g.outs, pendingOut{to, host})
+}
+
+// copyOutNow copies to any host memory and waits.
+func (g *gpu) copyOutNow(to []byte, from ptr) error {
+	const most = 4 << 20
+	for at := 0; at < len(to); at += most {
+		g.copyOut(to[at:min(at+most, len(to))], from+ptr(at))
+		if err := g.sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *gpu) copyWithin(to, from ptr, bytes int) { g.keep(g.main.Copy(to, from, bytes)) }
+func (g *gpu) zero(p ptr, bytes int)              { g.keep(g.main.Zero(p, bytes)) }
+
+// sync waits for the stream and gives the first fault since the last sync.
+func (g *gpu) sync() error {
+	g.keep(g.main.Wait())
+	err := g.broken
+	g.broken = nil
+	if err == nil {
+		for _, o := range g.outs {
+			copy(o.to, o.pinned)
+		}
+	}
+	g.outs, g.outUsed = g.outs[:0], 0
+	return err
+}
+
+// abandon forgets what a failed step left behind.
+func (g *gpu) abandon() {
+	if g.capturing {
+		g.endCapture()
+	}
+	g.main.Wait()
+	g.broken, g.outs, g.outUsed = nil, g.outs[:0], 0
+}
+
+func (g *gpu) beginCapture() {
+	g.keep(g.main.Capture())
+	g.capturing = true
+}
+
+func (g *gpu) endCapture() (*executable, error) {
+	g.capturing = false
+	return g.main.Captured()
+}
+
+func (g *gpu) replay(e *executable) error { return g.main.Replay(e) }
+func (g *gpu) freeGraph(e *executable) {
+	g.keep(g.main.Wait())
+	g.keep(e.Close())
+}
+
+// firstBad is the index of the first bfloat16 that is not finite among pieces of 16 bytes; -1: none.
+func (g *gpu) firstBad(data ptr, pieces uint64) (int64, error) {
+	at, err := g.alloc(8)
+	if err != nil {
+		return 0, err
+	}
+	defer g.free(at)
+	g.keep(g.main.Fill(at, 0xff, 8))
+	p := checkParams{data: data, pieces: pieces, firstBad: at}
+	blocks := int(min((pieces+255)/256, uint64(8*g.sms)))
+	if err := g.launch("check_weight", blocks, 1, 0, unsafe.Pointer(&p), unsafe.Sizeof(p)); err != nil {
+		return 0, err
+	}
+	out := make([]byte, 8)
+	if err := g.copyOutNow(out, at); err != nil {
+		return 0, err
+	}
+	return *(*int64)(unsafe.Pointer(&out[0])), nil
+}

@@ -1,0 +1,236 @@
+//go:build cuda
+
+package cuda_test
+
+import (
+	"context"
+	"encoding/json"
+	"io/fs"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"chulengo/kernels"
+	"chulengo/kernels/cpu"
+	"chulengo/kernels/cuda"
+	"chulengo/model"
+	"chulengo/safetensors"
+)
+
+// golden is a checkpoint of the test material.
+type golden struct {
+	name string
+	dir  fs.FS
+}
+
+// goldens are the small checkpoints of package model, and the larger ones of the shared material where it is at hand. On a
+// machine without the repository, CHULENGO_TESTDATA names the folder that holds them.
+func goldens(t *testing.T) []golden {
+	var list []golden
+	for _, name := range []string{"micro-scout", "micro-maverick", "tiny-scout", "tiny-maverick"} {
+		for _, root := range []string{os.Getenv("CHULENGO_TESTDATA"), "../../model/testdata", "../../../shared/goldens"} {
+			dir := filepath.Join(root, name)
+			if _, err := os.Stat(filepath.Join(dir, "config.json")); root != "" && err == nil {
+				list = append(list, golden{name, os.DirFS(dir)})
+				break
+			}
+		}
+	}
+	if len(list) < 2 {
+		t.Fatal("no checkpoints to test with")
+	}
+	return list
+}
+
+// side is a model on one device.
+type side struct {
+	*model.Model
+	dev kernels.Device
+	kv  kernels.KV
+	p   *pair
+}
+
+// pair is the same model on the CPU and on the GPU, with the same pages.
+type pair struct {
+	cpu, gpu *side
+	order    [kernels.Groups][]int
+	next     [kernels.Groups]int
+}
+
+const (
+	pageTokens = 16
+	pages      = 512
+)
+
+// openGPU opens the device under test.
+func openGPU(t testing.TB, o cuda.Options) *cuda.Device {
+	t.Helper()
+	dev, err := cuda.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dev.Close() })
+	return dev
+}
+
+func newPair(t testing.TB, dir fs.FS, o cuda.Options) *pair {
+	t.Helper()
+	cfg, err := model.LoadConfig(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ckpt, err := safetensors.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ckpt.Close() })
+	return pairOf(t, cfg, o, func(dev kernels.Device) (*model.Model, error) {
+		return model.Load(context.Background(), ckpt, cfg, dev, model.LoadOptions{})
+	})
+}
+
+// dummyPair is a pair with random weights.
+func dummyPair(t testing.TB, config map[string]any, o cuda.Options) *pair {
+	t.Helper()
+	data, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := model.LoadConfig(os.DirFS(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pairOf(t, cfg, o, func(dev kernels.Device) (*model.Model, error) {
+		return model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
+	})
+}
+
+func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.Device) (*model.Model, error)) *pair {
+	t.Helper()
+	p := &pair{}
+	r := rand.New(rand.NewPCG(1, 2))
+	for g := range p.order {
+		p.order[g] = r.Perm(pages)
+	}
+	host := cpu.New(cpu.Options{})
+	t.Cleanup(func() { host.Close() })
+	make := func(dev kernels.Device) *side {
+		m, err := load(dev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := cfg.KVSpec(kernels.BF16, pageTokens)
+		spec.Pages = [kernels.Groups]int{pages, pages}
+		kv, err := dev.NewKV(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { kv.Close() })
+		return &side{m, dev, kv, p}
+	}
+	gpu := openGPU(t, o)
+	p.cpu, p.gpu = make(host), make(gpu)
+	return p
+}
+
+func (p *pair) page(group int) kernels.Page {
+	n := p.order[group][p.next[group]%pages]
+	p.next[group]++
+	return kernels.Page(n)
+}
+
+// sequence is one text in progress, the same on both sides.
+type sequence struct {
+	pos    int
+	global []kernels.Page
+	chunk  map[int][]kernels.Page
+}
+
+// piece is what a sequence adds to a step.
+type piece struct {
+	seq    *sequence
+	tokens []int32
+}
+
+func extend(list []kernels.Page, slots int, page func() kernels.Page) []kernels.Page {
+	for len(list)*pageTokens < slots {
+		list = append(list, page())
+	}
+	return list
+}
+
+// batch lays a step out; leading pieces of one token decode.
+func (s *side) batch(pieces []piece) *kernels.Batch {
+	b, p, chunk := &kernels.Batch{KV: s.kv}, s.p, s.Config.AttnChunk
+	for _, x := range pieces {
+		q, n, row := x.seq, len(x.tokens), len(b.Token)
+		if n == 1 && row == b.Decode && q.pos > 0 {
+			b.Decode++
+		}
+		q.global = extend(q.global, q.pos+n, func() kernels.Page { return p.page(kernels.GroupGlobal) })
+		b.Spans[kernels.GroupGlobal] = append(b.Spans[kernels.GroupGlobal], kernels.Span{Row: int32(row), Rows: int32(n), Pages: q.global})
+		for at := q.pos; at < q.pos+n; {
+			c := at / chunk
+			end := min(q.pos+n, (c+1)*chunk)
+			if q.chunk == nil {
+				q.chunk = map[int][]kernels.Page{}
+			}
+			q.chunk[c] = extend(q.chunk[c], end-c*chunk, func() kernels.Page { return p.page(kernels.GroupChunked) })
+			b.Spans[kernels.GroupChunked] = append(b.Spans[kernels.GroupChunked],
+				kernels.Span{Row: int32(row + at - q.pos), Rows: int32(end - at), Base: int32(c * chunk), Pages: q.chunk[c]})
+			at = end
+		}
+		for i, id := range x.tokens {
+			b.Token = append(b.Token, id)
+			b.Pos = append(b.Pos, int32(q.pos+i))
+			b.Want = append(b.Want, kernels.Want{Row: int32(row + i), Score: id, Top: 3, Sample: &kernels.Sampler{}})
+		}
+	}
+	return b
+}
+
+// run runs a step; advance moves the sequences on.
+func (s *side) run(t testing.TB, pieces []piece, advance bool, taps []kernels.Tap) []kernels.Out {
+	t.Helper()
+	b := s.batch(pieces)
+	b.Taps = taps
+	r := <-s.dev.Step(b, func() { s.Forward(s.dev) })
+	if r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if advance {
+		for _, x := range pieces {
+			x.seq.pos += len(x.tokens)
+		}
+	}
+	return r.Outs
+}
+
+// capture makes a tap for all of a step's n rows.
+func capture(h model.Hook, n int) kernels.Tap {
+	rows := make([]int32, n)
+	for i := range rows {
+		rows[i] = int32(i)
+	}
+	return kernels.Tap{At: h.At, Rows: rows, Buf: make([]float32, n*h.Width())}
+}
+
+// relativeError is ‖got-want‖ / ‖want‖.
+func relativeError(got, want []float32) float64 {
+	var diff, norm float64
+	for i := range want {
+		d := float64(got[i]) - float64(want[i])
+		diff += d * d
+		norm += float64(want[i]) * float64(want[i])
+	}
+	if diff == 0 {
+		return 0
+	}
+	return math.Sqrt(diff / norm)
+}

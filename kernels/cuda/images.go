@@ -1,0 +1,76 @@
+//go:build cuda
+
+package cuda
+
+import "embed"
+
+// images are the compiled kernels, one fatbin for each family: what build.sh makes of the .cu files beside this one.
+//
+//go:embed image/*.fatbin
+var images embed.FS
+
+// kernel says in which family an entry point lies, its threads a block, and whether its dynamic shared memory exceeds what
+// a block gets without asking.
+type kernel struct {
+	family  string
+	threads int
+	shared  int
+}
+
+// table lists the entry points. Opening a device holds it against what the driver loaded.
+var table = map[string]kernel{
+	"embed_rows": {"norm", 256, 0},
+	"rms_norm":   {"norm", 512, maxWidth * 4},
+	"sum_slots":  {"norm", 256, 0},
+	"add_rows":   {"norm", 256, 0},
+
+	"route_rows":  {"route", 512, maxWidth * 4},
+	"sort_rows":   {"route", 1024, 0},
+	"gather_rows": {"route", 128, 0},
+
+	"rope_table":  {"rope", 128, 0},
+	"rope_append": {"rope", 128, 0},
+
+	"stream_partial_8":  {"stream", 288, streamShared(8)},
+	"stream_partial_16": {"stream", 288, streamShared(16)},
+	"stream_partial_32": {"stream", 288, streamShared(32)},
+	"stream_partial_64": {"stream", 288, streamShared(64)},
+	"stream_swiglu_8":   {"stream", 288, streamShared(8)},
+	"stream_swiglu_16":  {"stream", 288, streamShared(16)},
+	"stream_swiglu_32":  {"stream", 288, streamShared(32)},
+	"stream_swiglu_64":  {"stream", 288, streamShared(64)},
+
+	"gemm_store_80":  {"gemm", 256, portableShared},
+	"gemm_add_80":    {"gemm", 256, portableShared},
+	"gemm_swiglu_80": {"gemm", 256, portableShared},
+	"gemm_routed_80": {"gemm", 256, portableShared},
+	"gemm_store_90":  {"gemm90", 384, fastShared},
+	"gemm_add_90":    {"gemm90", 384, fastShared},
+	"gemm_swiglu_90": {"gemm90", 384, fastShared},
+	"gemm_routed_90": {"gemm90", 384, fastShared},
+
+	"attend_decode_32":   {"attend_decode", 128, decodeShared(32)},
+	"attend_decode_64":   {"attend_decode", 128, decodeShared(64)},
+	"attend_decode_128":  {"attend_decode", 128, decodeShared(128)},
+	"attend_combine":     {"attend_decode", 128, 0},
+	"attend_prefill_32":  {"attend_prefill", 128, prefillShared(32)},
+	"attend_prefill_64":  {"attend_prefill", 128, prefillShared(64)},
+	"attend_prefill_128": {"attend_prefill", 128, prefillShared(128)},
+
+	"sample_rows":   {"sample", 512, 0},
+	"pack_weight":   {"pack", 256, 0},
+	"unpack_weight": {"pack", 256, 0},
+	"fill_weight":   {"pack", 256, 0},
+	"check_weight":  {"pack", 256, 0},
+	"tap_rows":      {"tap", 256, 0},
+}
+
+// maxWidth is the widest residual stream: its row lies in shared memory while it is normalised.
+const maxWidth = 24 << 10
+
+// decodeShared is the size of attend_decode.cu's Shared<hd>: the warps' rings, which become the place where their
+// results meet.
+func decodeShared(hd int) int { return max(4*3*2*16*hd*2, 4*16*(hd+4)*4) + 2*4*16*4 }
+
+// prefillShared is two stages of 64 keys and values.
+func prefillShared(hd int) int { return 2 * 2 * 64 * hd * 2 }

@@ -1,0 +1,233 @@
+//go:build cuda
+
+package cuda
+
+import "chulengo/kernels/cuda/driver"
+
+// ptr is an address in device memory; 0 is null.
+type ptr = driver.Ptr
+
+// The parameters of the kernels. Field for field the structs of the .cu files of the same names; layout_test.go holds them
+// against the compiler's.
+
+type slots struct {
+	values    ptr
+	stride    uint64
+	count, ld int32
+}
+
+type streamParams struct {
+	dense, routed       ptr
+	expertStride        uint64
+	a, b                ptr
+	expert, rows        ptr
+	denseOut, routedOut ptr
+	experts, blocks     int32
+	tiles, splits       int32
+	ld, features        int32
+}
+
+type gemmParams struct {
+	weight          ptr
+	expertStride    uint64
+	act             ptr
+	list, listCount ptr
+	out             ptr
+	base, tokenOf   ptr
+	lines, tokens   int32
+	blocks, tiles   int32
+	ld, features    int32
+	outLines        int32
+	_               int32
+}
+
+type embedParams struct {
+	table, token, x ptr
+	d, tiles        int32
+}
+
+type normParams struct {
+	x               ptr
+	pending         [2]slots
+	rows, source    ptr
+	weight, image   ptr
+	lines, d, tiles int32
+	eps             float32
+}
+
+type sumParams struct {
+	slots     slots
+	out, rows ptr
+	ld, width int32
+}
+
+type addParams struct {
+	a, b, rows ptr
+	ld, width  int32
+}
+
+type routeParams struct {
+	norm           normParams
+	router, logits ptr
+	expert, gate   ptr
+	scaled, status ptr
+	experts, steps int32
+}
+
+// Steps of route_rows.
+const (
+	routeNorm = 1 << iota
+	routeLogits
+	routeChoose
+	routeScale
+)
+
+type sortParams struct {
+	expert, sorted, tokenOf ptr
+	tiles, tileCount        ptr
+	rows, experts           int32
+	capacity, width         int32
+}
+
+type gatherParams struct {
+	h, tokenOf, gate, out  ptr
+	lines, outLines, tiles int32
+	_                      int32
+}
+
+type ropeTableParams struct {
+	turns, pos, table ptr
+	half              int32
+	_                 int32
+}
+
+type ropeParams struct {
+	qkv                  slots
+	table, pos, slot     ptr
+	rows                 ptr
+	q, k, v              ptr
+	pages                ptr
+	pageStride, layerAt  uint64
+	tempScale, tempFloor float64
+	eps                  float32
+	qkNorm               int32
+	heads, kvHeads       int32
+	headDim, pageTokens  int32
+	kAt, vAt             int32
+	steps                int32
+	_                    int32
+}
+
+// Steps of rope_append.
+const (
+	ropeRotate = 1 << iota
+	ropeAppend
+)
+
+type pagesParams struct {
+	data                         ptr
+	pageStride, layerAt          uint64
+	table                        ptr
+	pageTokens, kvHeads, headDim int32
+	_                            int32
+}
+
+type decodeParams struct {
+	pages                    pagesParams
+	q, list, length          ptr
+	firstSplit, rows         ptr
+	out, norm, z             ptr
+	scale                    float32
+	heads, lines, tilesAlong int32
+}
+
+// queryTile is up to 64 adjacent prefill rows of one span.
+type queryTile struct{ row, rows, slot, list int32 }
+
+type prefillParams struct {
+	pages                    pagesParams
+	q, tiles, z              ptr
+	scale                    float32
+	heads, lines, tilesAlong int32
+}
+
+type wantRow struct {
+	score, top, draws          int32
+	maskAt, adjustAt, adjusts  int32
+	topAt, topK                int32
+	temperature, topP, minP, _ float32
+	seed, index                uint64
+}
+
+type adjustRow struct {
+	id           int32
+	penalty, add float32
+}
+
+type topRow struct {
+	id      int32
+	logProb float32
+}
+
+type answerRow struct {
+	token          int32
+	logProb, score float32
+	status         int32
+}
+
+// Statuses of an answerRow.
+const (
+	sampleOK = iota
+	sampleNotFinite
+	sampleNothingAllowed
+	sampleNotFiniteAdjusted
+)
+
+type sampleParams struct {
+	logits, wants, adjusts, masks ptr
+	adjusted, ids                 ptr
+	answers, top, count           ptr
+	ld, vocab                     int32
+}
+
+type packParams struct {
+	raw, packed  ptr
+	stride       uint64
+	n, k, tiles  int32
+	first, group int32
+	inOut        int32
+	format       int32
+	kFrom, kRows int32
+	_            int32
+}
+
+type fillParams struct {
+	to           packParams
+	seed, index  uint64
+	nStep, kStep uint64
+	std          float32
+	_            int32
+}
+
+type checkParams struct {
+	data     ptr
+	pieces   uint64
+	firstBad ptr
+}
+
+type tapParams struct {
+	data, rows, buf ptr
+	ld              uint64
+	by              float32
+	from, to        int32
+	op, kind        int32
+	_               int32
+}
+
+// Kinds of values that tap_rows reads.
+const (
+	tapFloat = iota
+	tapImage
+	tapBF16
+	tapInt
+)

@@ -1,0 +1,149 @@
+//go:build cuda
+
+package cuda
+
+import "fmt"
+
+// The two engines for products, and the images between them.
+
+const (
+	streamThreadsTiles = 2   // weight tiles in a stage of the decode engine
+	portableWidth      = 128 // rows of a tile of the portable prefill product
+	fastWidth          = 256 // of the one for 9.0
+)
+
+// image is activations [rows, K] in bfloat16 tiles.
+type image struct {
+	at    ptr
+	lines int // R
+	tiles int // along K
+}
+
+// imageOf is the image of a phase under a name, for K columns. The slack behind it lets the last tile of a product read a
+// whole tile's lines.
+func (d *Device) imageOf(p *phase, name string, lines, k int) image {
+	tiles := ceil(k, tile)
+	capacity := lines
+	if p.decode {
+		capacity = maxDecodeRows
+	} else {
+		capacity = grow(lines)
+	}
+	return image{d.mem(p.name+name, (capacity*tiles+fastWidth)*lineBytes), lines, tiles}
+}
+
+// floats is a [rows, width] float32 buffer of a phase.
+func (d *Device) floats(p *phase, name string, rows, width int) ptr {
+	if p.decode {
+		rows = max(rows, maxDecodeRows)
+	} else {
+		rows = grow(rows)
+	}
+	return d.mem(p.name+name, 4*rows*width)
+}
+
+// splits is how often the decode engine cuts K, a function of the matrix and of the device's size alone: the fewest cuts
+// with which the last round of blocks is nearly full. Every cut costs a slot to write and to read.
+func (d *Device) splits(w *weight) int {
+	stages, blocks, sms := ceil(w.tiles, streamThreadsTiles), w.blocks(), 132 // of the H200: results must not depend on the GPU at hand
+	best, waste := 1, 2.0
+	for s := 1; s <= min(stages, 8); s++ {
+		units := blocks * s
+		rounds := float64(ceil(units, sms))
+		if stages/s < 4 && s > 1 {
+			break
+		}
+		// The idle share of the last round, plus what slots cost.
+		if cost := rounds*float64(sms)/float64(units) + 0.01*float64(s); cost < waste-1e-9 {
+			best, waste = s, cost
+		}
+	}
+	return best
+}
+
+// streamBlocks is the number of resident blocks of the decode engine: two fit on a multiprocessor.
+func (d *Device) streamBlocks() int { return 2 * d.gpu.sms }
+
+// streamWidth is the smallest tile of tokens of the decode engine for the lines of an image.
+func streamWidth(lines int) int {
+	for _, w := range []int{8, 16, 32} {
+		if lines <= w {
+			return w
+		}
+	}
+	return maxDecodeRows
+}
+
+// streamShared is the size of StreamShared<width/8> (stream.cuh).
+func streamShared(width int) int {
+	nt := width / 8
+	stages := map[int]int{1: 5, 2: 5, 4: 4, 8: 3}[nt]
+	bytes := stages*streamThreadsTiles*(tileBytes+nt*8*lineBytes) + 4*nt*32*16 + 2*8*stages + 4*1024 + 4*maxDecodeRows + 4
+	return (bytes + 7) &^ 7
+}
+
+// stream multiplies dense and routed weights with the decode rows of a and b; either may be nil.
+func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image, expert, rows, denseOut, routedOut ptr, ld, features int) {
+	w := dense
+	if w == nil {
+		w = routed
+	}
+	width := streamWidth(a.lines)
+	params := streamParams{
+		a: a.at, b: b.at, expert: expert, rows: rows, denseOut: denseOut, routedOut: routedOut,
+		blocks: int32(w.blocks()), tiles: int32(w.tiles), splits: int32(d.splits(w)), ld: int32(ld), features: int32(features),
+	}
+	units := 0
+	if dense != nil {
+		params.dense = dense.data
+		units += w.blocks() * int(params.splits)
+	}
+	if routed != nil {
+		params.routed, params.expertStride, params.experts = routed.data, routed.expertBytes(), int32(routed.spec.Experts)
+		units += w.blocks() * int(params.splits) * min(routed.spec.Experts, width)
+	}
+	name := "stream_partial"
+	if swiglu {
+		name, params.splits = "stream_swiglu", 1
+	}
+	launch(d, fmt.Sprint(name, "_", width), min(units, d.streamBlocks()), 1, streamShared(width), &params)
+}
+
+// partial is the product of a phase's decode rows into slots.
+func (d *Device) partial(p *phase, name string, w *weight, a image) slots {
+	s, n := d.splits(w), w.rows
+	out := d.floats(p, name, 0, s*n)
+	d.stream(p, false, w, nil, a, image{}, 0, p.count, out, 0, n, 0)
+	return slots{values: out, stride: uint64(streamWidth(a.lines) * n), count: int32(s), ld: int32(n)}
+}
+
+// gemmShared is the dynamic shared memory of the prefill products.
+const (
+	portableShared = 3 * (2*tileBytes + portableWidth*lineBytes)
+	fastShared     = 4*(2*tileBytes+fastWidth*lineBytes) + 2*8*4
+)
+
+// tileWidth is how many rows a tile of a prefill product has.
+func (d *Device) tileWidth() int {
+	if d.fast() {
+		return fastWidth
+	}
+	return portableWidth
+}
+
+// gemm multiplies a weight with prefill rows; the caller fills what becomes of the result.
+func (d *Device) gemm(epilogue string, w *weight, a image, rows int, params gemmParams) {
+	params.weight, params.expertStride = w.data, w.expertBytes()
+	params.act, params.lines, params.tokens = a.at, int32(a.lines), int32(rows)
+	params.blocks, params.tiles = int32(w.blocks()), int32(w.tiles)
+	pairs := ceil(w.blocks(), 2)
+	tiles := ceil(rows, d.tileWidth())
+	if params.list != 0 {
+		tiles += w.spec.Experts // each may have one that is not full
+	}
+	if d.fast() {
+		launch(d, "gemm_"+epilogue+"_90", min(tiles*pairs, d.gpu.sms), 1, fastShared, &params)
+		return
+	}
+	launch(d, "gemm_"+epilogue+"_80", min(tiles*pairs, 2*d.gpu.sms), 1, portableShared, &params)
+}
