@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"chulengo/engine"
+	"chulengo/serve/internal/completion"
 	"chulengo/tokenizer"
 )
 
@@ -29,9 +30,11 @@ type Backend interface {
 	// come from the template alone: text of messages that spells one stays text.
 	Prompt(messages []Message) ([]int32, error)
 
-	// Generate continues a prompt as engine.Engine does: emit is called for every token, in order; an error that it
-	// returns ends the answer. When ctx is cancelled, Generate returns soon, with what it has or with ctx's error.
-	Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error)
+	Generator
+
+	// Tokenizer and Template are the checkpoint's.
+	Tokenizer() completion.Tokenizer
+	Template() tokenizer.ChatTemplate
 }
 
 // ModelInfo is what the page tells about a model.
@@ -43,25 +46,39 @@ type ModelInfo struct {
 	Demo     bool            // the embedded demo checkpoint
 	Context  int             // tokens of prompt and answer together
 	Sampling engine.Sampling // for requests that say nothing; Seed 0: a fresh seed for every answer
+
+	// What programs hear of it besides.
+	Root         string  // where it came from; "": Name
+	StopIDs      []int32 // ids that end an answer
+	Dim          int     // model width
+	TrainContext int     // tokens that its makers provided for
+	ChatTemplate string  // source of the checkpoint's chat template; "": none
 }
 
 // Generator is what the server needs of an engine.Engine.
 type Generator interface {
+	// Generate continues a prompt: emit is called for every token, in order; an error that it returns ends the answer.
+	// When ctx is cancelled, Generate returns soon, with what it has or with ctx's error.
 	Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error)
+	// Stats are counters and gauges.
+	Stats() engine.Stats
 }
 
-// NewBackend joins a loaded checkpoint's chat template to the engine that runs it.
-func NewBackend(info ModelInfo, template tokenizer.ChatTemplate, g Generator) Backend {
-	return chat{g, info, template}
+// NewBackend joins a loaded checkpoint's tokenizer and chat template to the engine that runs it.
+func NewBackend(info ModelInfo, t completion.Tokenizer, template tokenizer.ChatTemplate, g Generator) Backend {
+	return chat{g, info, t, template}
 }
 
 type chat struct {
 	Generator
-	info     ModelInfo
-	template tokenizer.ChatTemplate
+	info      ModelInfo
+	tokenizer completion.Tokenizer
+	template  tokenizer.ChatTemplate
 }
 
-func (c chat) Info() ModelInfo { return c.info }
+func (c chat) Info() ModelInfo                  { return c.info }
+func (c chat) Tokenizer() completion.Tokenizer  { return c.tokenizer }
+func (c chat) Template() tokenizer.ChatTemplate { return c.template }
 
 func (c chat) Prompt(messages []Message) ([]int32, error) {
 	var all tokenizer.Chat

@@ -23,7 +23,7 @@ var _ serve.Generator = (*engine.Engine)(nil)
 func TestNewBackend(t *testing.T) {
 	template, model := &recorder{}, says("ok")
 	s := launch(t, serve.Options{System: "S"})
-	s.server.SetReady(serve.NewBackend(serve.ModelInfo{Name: "m", Context: 100}, template, model))
+	s.server.SetReady(serve.NewBackend(serve.ModelInfo{Name: "m", Context: 100}, model.Tokenizer(), template, model))
 	c := s.program()
 	c.post("/api/generate", object{"user_input": "Q1", "chat_id": "x"})
 	if _, got := c.post("/api/generate", object{"user_input": "Q2<|eot|>", "chat_id": "x"}); got["response"] != "ok" {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"chulengo/serve/openai"
 )
 
 // routes builds the echo instance.
@@ -42,6 +44,7 @@ func (s *Server) routes() *echo.Echo {
 	g.PATCH("/api/conversations/:id", s.renameConversation)
 	g.DELETE("/api/conversations/:id", s.deleteConversation)
 	g.GET("/api/conversations/:id/stream", s.reattach)
+	openai.Register(g, s.host())
 	return e
 }
 
@@ -67,6 +70,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("Referrer-Policy", "same-origin")
 		c.Set("log", log)
+		c.SetRequest(c.Request().WithContext(context.WithValue(c.Request().Context(), loggerKey{}, log)))
 		if c.Request().Body != http.NoBody {
 			_ = http.NewResponseController(c.Response()).SetReadDeadline(began.Add(bodyTime)) // where there are deadlines
 		}
@@ -118,6 +122,13 @@ func (s *Server) fail(err error, c echo.Context) {
 		return
 	}
 	e := s.public(c, err)
+	if s.isProtocol(c) {
+		err = openai.WriteError(c, e.protocol())
+		if err != nil {
+			s.logger(c).Debug("an error could not be sent", "error", err)
+		}
+		return
+	}
 	for name, value := range e.header {
 		c.Response().Header().Set(name, value)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"chulengo/engine"
+	"chulengo/serve/internal/completion"
 )
 
 // Options configure a Server. The zero value serves through Handler only, with a history in memory.
@@ -61,8 +62,9 @@ type Server struct {
 	mu       sync.Mutex
 	model    ModelInfo
 	backend  Backend
-	failure  error // of loading
-	done     int64 // bytes loaded
+	core     *completion.Core // of backend
+	failure  error            // of loading
+	done     int64            // bytes loaded
 	total    int64
 	serving  bool
 	answers  int           // running
@@ -153,6 +155,7 @@ func (s *Server) SetReady(b Backend) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.backend, s.model = b, info
+	s.core = newCore(b, s.options.Sampling)
 	s.done = s.total
 }
 

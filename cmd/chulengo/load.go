@@ -199,6 +199,14 @@ func (a *app) template(d *described) (tokenizer.ChatTemplate, error) {
 
 // info is what the server tells about a checkpoint.
 func (d *described) info() serve.ModelInfo {
-	return serve.ModelInfo{Name: d.name, Display: d.name, Llama: d.isLlama(d.config), Scout: d.isScout(d.config), Demo: d.demo,
-		Context: d.config.Context, Sampling: engine.Defaults(d.generation)}
+	info := serve.ModelInfo{Name: d.name, Display: d.name, Llama: d.isLlama(d.config), Scout: d.isScout(d.config), Demo: d.demo,
+		Context: d.config.Context, TrainContext: d.config.Context, Dim: d.config.Dim, Sampling: engine.Defaults(d.generation),
+		Root: d.where(), StopIDs: d.config.EOS}
+	if d.generation != nil {
+		info.StopIDs = d.generation.EOS
+	}
+	if d.tokenizer != nil {
+		info.ChatTemplate, _ = d.tokenizer.CheckpointTemplate()
+	}
+	return info
 }

@@ -82,7 +82,7 @@ func (a *app) serve(ctx context.Context) error {
 		model.Store(l)
 		info := d.info()
 		info.Context = l.engine.Context()
-		server.SetReady(serve.NewBackend(info, template, l.engine))
+		server.SetReady(serve.NewBackend(info, d.tokenizer, template, l.engine))
 		a.note("%s is ready (%s, %.1f s)", "%s 已就绪（%s，%.1f 秒）", d.name, l.device.Name(), l.took.Seconds())
 		<-ended
 		l.Close()

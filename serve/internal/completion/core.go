@@ -19,8 +19,8 @@ type Model interface {
 	Tokenizer() Tokenizer
 	// Template renders chats.
 	Template() tokenizer.ChatTemplate
-	// GenerateChoices continues a prompt as engine.Engine does.
-	GenerateChoices(ctx context.Context, r engine.Request, emit func(engine.Event) error) ([]*engine.Result, error)
+	// Generate continues a prompt as engine.Engine does.
+	Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error)
 	// Stats are the engine's counters.
 	Stats() engine.Stats
 }
@@ -48,6 +48,9 @@ type Options struct {
 	Sampling engine.Sampling
 	StopIDs  []int32 // the checkpoint's
 	Meta     Meta
+
+	Sequences    int    // answers that are generated at a time
+	ChatTemplate string // source of the chat template; "": none
 }
 
 // Meta are sizes that clients show.

@@ -8,6 +8,9 @@ import (
 	"chulengo/tokenizer"
 )
 
+// Render gives the ids of a request's prompt. Errors are *Error.
+func (c *Core) Render(r *Request) ([]int32, error) { return c.prompt(r) }
+
 // prompt renders what the model is to continue.
 func (c *Core) prompt(r *Request) ([]int32, error) {
 	switch {

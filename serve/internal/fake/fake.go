@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"chulengo/engine"
+	"chulengo/kernels"
 	"chulengo/serve"
+	"chulengo/serve/internal/completion"
+	"chulengo/tokenizer"
 )
 
 // Backend answers from Script. Its tokens are characters: the prompt of messages has one id for every rune of
@@ -21,6 +24,9 @@ type Backend struct {
 	// Script gives the pieces of the answer to a prompt, or the error that follows them. nil: Canned.
 	Script func(prompt string) ([]string, error)
 
+	// Refuse, if not nil, is what every request gets instead of an answer.
+	Refuse error
+
 	// Hold, if not nil, is received from before every piece: tests decide when the model speaks.
 	Hold chan struct{}
 
@@ -29,6 +35,7 @@ type Backend struct {
 	running  int
 	most     int
 	ended    int
+	words    vocabulary
 }
 
 func (b *Backend) Info() serve.ModelInfo { return b.Model }
@@ -47,7 +54,8 @@ func Text(prompt []int32) string {
 	return string(prompt) // an id is a rune
 }
 
-// Generate says the script's pieces, one token each, at most r.MaxTokens.
+// Generate says the script's pieces, one token each, at most r.MaxTokens, and EOT after them. With log-probabilities
+// the i-th token has -(i+1)/8, and alternatives '?', '!', … a whole number less each.
 func (b *Backend) Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error) {
 	b.mu.Lock()
 	b.requests = append(b.requests, r)
@@ -60,46 +68,88 @@ func (b *Backend) Generate(ctx context.Context, r engine.Request, emit func(engi
 		b.ended++
 		b.mu.Unlock()
 	}()
+	if b.Refuse != nil {
+		return nil, b.Refuse
+	}
 	script := b.Script
 	if script == nil {
 		script = Canned
 	}
 	pieces, failure := script(Text(r.Prompt))
-	result := &engine.Result{Prompt: len(r.Prompt), Finish: engine.FinishStop}
+	result := &engine.Result{Prompt: len(r.Prompt), Finish: engine.FinishCancelled}
+	say := func(e engine.Event) error {
+		if r.LogProbs {
+			e.LogProb = -float32(len(result.IDs)+1) / 8
+		}
+		e = withTop(e, r.Top)
+		result.IDs = append(result.IDs, e.ID)
+		result.Text += e.Text
+		result.Generated++
+		return emit(e)
+	}
 	for i, piece := range pieces {
-		if i == r.MaxTokens {
+		if i == r.MaxTokens && i > 0 {
 			result.Finish = engine.FinishLength
 			return result, nil
 		}
-		if b.Delay > 0 {
-			select {
-			case <-time.After(b.Delay):
-			case <-ctx.Done():
-				result.Finish = engine.FinishCancelled
-				return result, nil
-			}
+		if err := b.pause(ctx); err != nil {
+			return result, err
 		}
-		if b.Hold != nil {
-			select {
-			case <-b.Hold:
-			case <-ctx.Done():
-				result.Finish = engine.FinishCancelled
-				return result, nil
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			result.Finish = engine.FinishCancelled
-			return result, nil
-		}
-		result.IDs = append(result.IDs, int32(i))
-		result.Text += piece
-		result.Generated++
-		if err := emit(engine.Event{ID: int32(i), Text: piece}); err != nil {
+		if err := say(engine.Event{ID: b.words.id(piece), Text: piece}); err != nil {
 			return result, err
 		}
 	}
-	return result, failure
+	if failure != nil {
+		result.Finish = engine.FinishError
+		return result, failure
+	}
+	if len(pieces) == r.MaxTokens && r.MaxTokens > 0 {
+		result.Finish = engine.FinishLength
+		return result, nil
+	}
+	result.Finish = engine.FinishStop
+	return result, say(engine.Event{ID: EOT})
 }
+
+// withTop gives an event its alternatives.
+func withTop(e engine.Event, n int) engine.Event {
+	if n > 0 {
+		e.Top = make([]kernels.TokenLogProb, n)
+		for k := range e.Top {
+			e.Top[k] = kernels.TokenLogProb{ID: int32('?' - 30*k), LogProb: e.LogProb - float32(k)}
+		}
+	}
+	return e
+}
+
+// pause is what passes before each token.
+func (b *Backend) pause(ctx context.Context) error {
+	if b.Delay > 0 {
+		select {
+		case <-time.After(b.Delay):
+		case <-ctx.Done():
+		}
+	}
+	if b.Hold != nil {
+		select {
+		case <-b.Hold:
+		case <-ctx.Done():
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// Stats counts what runs.
+func (b *Backend) Stats() engine.Stats {
+	running, _, _ := b.Counts()
+	return engine.Stats{Running: running}
+}
+
+// Tokenizer has the backend's words.
+func (b *Backend) Tokenizer() completion.Tokenizer { return &b.words }
+
+// Template renders as Prompt does. Tools come first, one line of JSON each; calls are lines "call: name arguments".
+func (b *Backend) Template() tokenizer.ChatTemplate { return template{} }
 
 // Requests are those that came so far.
 func (b *Backend) Requests() []engine.Request {

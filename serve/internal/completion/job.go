@@ -1,0 +1,183 @@
+package completion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"chulengo/engine"
+)
+
+// Job is a request that can be served: its prompt is rendered and its fields were checked.
+type Job struct {
+	core    *Core
+	request *Request
+	engine  engine.Request
+	stops   map[int32]bool // ids that end an answer
+	began   time.Time
+}
+
+// Prepare checks a request and renders its prompt. Errors are *Error. The request must not change afterwards.
+func (c *Core) Prepare(r *Request) (*Job, error) {
+	ids, err := c.prompt(r)
+	if err != nil {
+		return nil, err
+	}
+	j := &Job{core: c, request: r, stops: c.stops}
+	j.engine = engine.Request{
+		Prompt: ids, Sampling: r.Sampling.over(c.options.Sampling), MaxTokens: r.MaxTokens,
+		Stop: r.Stop, IgnoreEOS: r.IgnoreEOS, LogProbs: r.LogProbs, Top: r.Top,
+	}
+	if err := r.supported(); err != nil {
+		return nil, err
+	}
+	if err := j.limit(); err != nil {
+		return nil, err
+	}
+	if len(r.StopIDs) > 0 || r.IgnoreEOS {
+		j.engine.StopIDs = slices.Clone(r.StopIDs)
+		if !r.IgnoreEOS {
+			j.engine.StopIDs = append(j.engine.StopIDs, c.options.StopIDs...)
+		}
+		j.stops = set(j.engine.StopIDs)
+	}
+	switch seed := r.Sampling.Seed; {
+	case seed != nil:
+		j.engine.Sampling.Seed = uint64(*seed)
+	case c.options.Sampling.Seed == 0:
+		j.engine.Sampling.Seed = rand.Uint64()
+	}
+	return j, nil
+}
+
+// limit checks prompt and answer against the context.
+func (j *Job) limit() error {
+	r, context := &j.engine, j.core.options.Context
+	switch {
+	case j.request.OnlyPrompt:
+		r.MaxTokens = 1
+	case context > 0 && r.MaxTokens > context-len(r.Prompt) && j.request.Clamp:
+		r.MaxTokens = context - len(r.Prompt)
+	}
+	if context > 0 && (len(r.Prompt) >= context || r.MaxTokens > context-len(r.Prompt)) {
+		return tooLong(len(r.Prompt), j.request.MaxTokens, context)
+	}
+	if least := j.request.MinTokens; r.MaxTokens > 0 && least > r.MaxTokens {
+		return Invalid("min_tokens", "应不大于 max_tokens（%[2]d），实际是 %[1]d", "want at most max_tokens (%[2]d), got %[1]d", least, r.MaxTokens)
+	}
+	return nil
+}
+
+// tooLong says by how much a request does not fit.
+func tooLong(prompt, maxTokens, context int) *Error {
+	e := &Error{Kind: KindContext, Sizes: &Sizes{prompt, maxTokens, context}}
+	if prompt >= context {
+		e.Param = "messages"
+		e.ZH = fmt.Sprintf("提示词有 %d 个 token，而上下文只能容纳 %d 个（含回答），请缩短", prompt, context)
+		e.EN = fmt.Sprintf("the prompt has %d tokens, but the context holds %d for prompt and answer together; please shorten it", prompt, context)
+		return e
+	}
+	e.Param = "max_tokens"
+	e.ZH = fmt.Sprintf("提示词有 %d 个 token，加上至多 %d 个的回答，超过了上下文的 %d 个", prompt, maxTokens, context)
+	e.EN = fmt.Sprintf("the prompt has %d tokens; with an answer of up to %d it exceeds the context of %d", prompt, maxTokens, context)
+	return e
+}
+
+// Prompt is what the model will continue, as ids. It must not be changed.
+func (j *Job) Prompt() []int32 { return j.engine.Prompt }
+
+// PromptTokens is its length.
+func (j *Job) PromptTokens() int { return len(j.engine.Prompt) }
+
+// Run lets the model speak. emit (nil: none) is called on the caller's goroutine, Event after Event; an error that it
+// returns ends the answer and is returned. Other errors are *Error, or ctx's: when that was cancelled because the
+// client is gone there is nobody to tell. With an error there is no Answer.
+func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) {
+	j.began = time.Now()
+	if emit == nil {
+		emit = func(Event) error { return nil }
+	}
+	choices := make([]*choice, max(1, j.request.Choices))
+	for i := range choices {
+		choices[i] = newChoice(j, i)
+	}
+	var emitted error // by emit: not ours to explain
+	results, err := j.draw(ctx, len(choices), func(c int, e engine.Event) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if j.request.OnlyPrompt {
+			return nil
+		}
+		if event, ok := choices[c].token(&e); ok {
+			emitted = emit(event)
+		}
+		return emitted
+	})
+	switch {
+	case emitted != nil:
+		return nil, emitted
+	case err != nil:
+		return nil, j.core.explain(err)
+	case ctx.Err() != nil:
+		return nil, j.core.explain(context.Cause(ctx))
+	}
+	answer := &Answer{}
+	for i, result := range results {
+		if result.Finish != engine.FinishStop && result.Finish != engine.FinishLength {
+			return nil, &Error{Kind: KindInternal, ZH: "回答没有完成", EN: "the answer was not finished",
+				Cause: fmt.Errorf("completion: choice %d ended with %q", i, result.Finish)}
+		}
+		if j.request.OnlyPrompt {
+			result.Finish, result.Generated = engine.FinishLength, 0
+		}
+		if err := emit(choices[i].end(result)); err != nil {
+			return nil, err
+		}
+		answer.Choices = append(answer.Choices, choices[i].Choice)
+		answer.Usage.Generated += result.Generated
+		answer.Timings.Decode = max(answer.Timings.Decode, result.Timings.Decode)
+	}
+	if len(results) > 0 {
+		first := results[0]
+		answer.Usage.Prompt = first.Prompt
+		answer.Timings.Queue, answer.Timings.Prefill = first.Timings.Queue, first.Timings.Prefill
+	}
+	return answer, nil
+}
+
+// explain turns an error of the engine into one that a client may read.
+func (c *Core) explain(err error) error {
+	var own *Error
+	var param *engine.ParamError
+	var context_ *engine.ContextError
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.As(err, &param):
+		field := param.Field
+		if field == "stop_ids" {
+			field = "stop_token_ids"
+		}
+		return &Error{Kind: KindInvalid, Param: field, ZH: "应为 " + param.Want + "，实际是 " + param.Got, EN: "want " + param.Want + ", got " + param.Got}
+	case errors.As(err, &context_):
+		return tooLong(context_.Prompt, context_.MaxTokens, context_.Context)
+	case errors.Is(err, engine.ErrBusy):
+		return &Error{Kind: KindBusy, ZH: "服务器正忙，请稍后再试", EN: "the server is busy: too many requests are waiting; please try again in a moment",
+			RetryAfter: 2 * time.Second}
+	case errors.Is(err, engine.ErrClosed):
+		return Draining()
+	}
+	return &Error{Kind: KindInternal, ZH: "服务器内部错误", EN: "internal server error", Cause: err}
+}
+
+// Draining says that the server ends.
+func Draining() *Error {
+	return &Error{Kind: KindDraining, ZH: "服务器正在关闭，不再接受新的请求", EN: "the server is shutting down and takes no new requests",
+		RetryAfter: 5 * time.Second}
+}
