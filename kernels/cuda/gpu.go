@@ -5,6 +5,7 @@ package cuda
 import (
 	"fmt"
 	"io/fs"
+	"sync"
 	"unsafe"
 
 	"chulengo/kernels/cuda/driver"
@@ -17,6 +18,7 @@ type gpu struct {
 	name       string
 	capability int
 	sms        int
+	mu         sync.Mutex // held between enter and leave: weights come from many goroutines
 	kernels    map[string]*driver.Function
 	main       stream
 	capturing  bool
@@ -93,8 +95,15 @@ func (g *gpu) loadKernels() error {
 	return nil
 }
 
-// enter makes the GPU current; the function that it returns ends that.
-func (g *gpu) enter() func() { return g.Enter() }
+// enter makes the GPU current and its main stream the caller's alone; the function that it returns ends that.
+func (g *gpu) enter() (leave func()) {
+	g.mu.Lock()
+	unlock := g.Enter()
+	return func() {
+		unlock()
+		g.mu.Unlock()
+	}
+}
 
 func (g *gpu) close() error {
 	for _, p := range g.pins {

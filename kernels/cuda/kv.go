@@ -37,7 +37,7 @@ func (d *Device) NewKV(s kernels.KVSpec) (kernels.KV, error) {
 		}
 		var err error
 		if m.data[g], err = d.gpu.alloc(n * s.PageBytes(g)); err != nil {
-			m.Close()
+			m.release()
 			return nil, fmt.Errorf("kernels/cuda: keys and values: %d pages of %d bytes: %w", n, s.PageBytes(g), err)
 		}
 	}
@@ -107,8 +107,13 @@ func (m *kv) Close() error {
 	if m.closed {
 		return nil
 	}
-	m.closed = true
 	defer m.dev.gpu.enter()()
+	m.release()
+	return nil
+}
+
+func (m *kv) release() {
+	m.closed = true
 	for g, at := range m.data {
 		if at != 0 {
 			m.dev.gpu.free(at)
@@ -121,5 +126,4 @@ func (m *kv) Close() error {
 			break
 		}
 	}
-	return nil
 }

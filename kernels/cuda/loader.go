@@ -102,7 +102,7 @@ func (l *loader) fault(err error) {
 // run sends pieces on. It waits for the oldest when nothing else is to be done, or when all buffers are on their way.
 func (l *loader) run() {
 	defer close(l.done)
-	defer l.gpu.enter()()
+	defer l.gpu.Enter()() // without the main stream: what this goroutine uses is its own
 	var sent []piece
 	settle := func() {
 		if err := sent[0].stream.wait(); err != nil {

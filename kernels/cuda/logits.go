@@ -136,7 +136,7 @@ func (d *Device) Logits(l *kernels.Head, xa kernels.Act) {
 		if len(d.phases) == 1 && d.phases[0].decode {
 			grid = max(n, d.phases[0].grid) // a graph of this bucket serves as many wants as it has rows
 		}
-		run.rows, run.grid, run.lines, run.count = n, grid, ceil(grid, 8)*8, d.wants.count+ptr(4*(first/maxDecodeRows))
+		run.rows, run.grid, run.lines, run.count = n, grid, streamWidth(grid), d.wants.count+ptr(4*(first/maxDecodeRows))
 		h := d.imageOf(run, "h", run.lines, x.d)
 		launch(d, "rms_norm", run.grid, 1, 4*x.d, &normParams{
 			x: x.at, rows: run.count, source: d.wants.source + ptr(4*first), weight: weightOf(l.Norm).data, image: h.at,

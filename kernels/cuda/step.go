@@ -68,7 +68,7 @@ func (d *Device) upload() {
 	d.phases = d.phases[:0]
 	if b.Decode > 0 {
 		grid := bucket(b.Decode)
-		d.phases = append(d.phases, &phase{name: "decode.", decode: true, rows: b.Decode, grid: grid, lines: ceil(grid, 8) * 8})
+		d.phases = append(d.phases, &phase{name: "decode.", decode: true, rows: b.Decode, grid: grid, lines: streamWidth(grid)})
 	}
 	if b.Decode < t {
 		n := t - b.Decode
