@@ -44,10 +44,10 @@ func sampling(v body.Value, r *completion.Request, least int) {
 	r.MinTokens = v.Get("min_tokens").Int(0, 0, math.MaxInt32)
 	stop := v.Get("stop")
 	r.Stop = stop.Texts(mostStops)
-	for i, s := range r.Stop {
-		if s == "" {
-			if items := stop.List(); stop.IsList() {
-				stop = items[i]
+	for i, text := range r.Stop {
+		if text == "" {
+			if stop.IsList() {
+				stop = stop.List()[i]
 			}
 			stop.Fail("停止字符串不能为空", "want a stop string that is not empty")
 		}

@@ -31,10 +31,10 @@ func (c *Core) Prepare(r *Request) (*Job, error) {
 		Prompt: ids, Sampling: r.Sampling.over(c.options.Sampling), MaxTokens: r.MaxTokens,
 		Stop: r.Stop, IgnoreEOS: r.IgnoreEOS, LogProbs: r.LogProbs, Top: r.Top,
 	}
-	if err := r.supported(); err != nil {
+	if err := j.limit(); err != nil {
 		return nil, err
 	}
-	if err := j.limit(); err != nil {
+	if err := r.supported(); err != nil {
 		return nil, err
 	}
 	if len(r.StopIDs) > 0 || r.IgnoreEOS {

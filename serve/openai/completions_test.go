@@ -1,0 +1,118 @@
+package openai_test
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestCompletions(t *testing.T) {
+	s := with(t, says("Hel", "lo"))
+	_, text := s.do("POST", "/v1/completions", object{"model": "fake", "prompt": "Say:", "logprobs": 1})
+	const want = `{"id":"cmpl-…","object":"text_completion","created":…,"model":"fake","system_fingerprint":"fp_…",` +
+		`"choices":[{"index":0,"text":"Hello","logprobs":{"tokens":["Hel","lo"],"token_logprobs":[-0.125,-0.25],` +
+		`"top_logprobs":[{"?":-0.125,"Hel":-0.125},{"?":-0.25,"lo":-0.25}],"text_offset":[0,3]},"finish_reason":"stop"}],` +
+		`"usage":{"prompt_tokens":4,"completion_tokens":3,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":0}},"timings":{…}}` + "\n"
+	if got := stable(text); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestPrompts: texts, ids and lists of them; choice i of prompt p is number p·n + i.
+func TestPrompts(t *testing.T) {
+	s := with(t, says("x", "y"))
+	for _, c := range []struct {
+		prompt any
+		fields object
+		want   []string
+		tokens float64 // of the prompts
+	}{
+		{"ab", nil, []string{"xy"}, 2},
+		{"ab", object{"echo": true}, []string{"abxy"}, 2},
+		{[]string{"a", "bc"}, object{"echo": true, "n": 2}, []string{"axy", "axy", "bcxy", "bcxy"}, 3},
+		{[]int{65, 66}, object{"echo": true}, []string{"ABxy"}, 2},
+		{[][]int{{65}, {66, 67}}, object{"echo": true}, []string{"Axy", "BCxy"}, 3},
+		{[]any{"a", []int{65}}, object{"echo": true, "max_tokens": 1}, []string{"ax", "Ax"}, 2},
+		{"ab", object{"echo": true, "max_tokens": 0}, []string{"ab"}, 2},
+		{"ab", object{"max_tokens": 0, "stream": true}, []string{""}, 2},
+		{strings.Split(strings.Repeat("a", 20), ""), nil, strings.Split(strings.Repeat(" xy", 20), " ")[1:], 20},
+	} {
+		body := object{"prompt": c.prompt}
+		for k, v := range c.fields {
+			body[k] = v
+		}
+		status, got := 200, object(nil)
+		if body["stream"] == nil {
+			status, got = s.post("/v1/completions", body)
+			var texts []string
+			for i, choice := range got["choices"].([]any) {
+				texts = append(texts, at(choice, "text").(string))
+				if at(choice, "index") != float64(i) {
+					t.Errorf("%v: %v", c.prompt, got)
+				}
+			}
+			if status != 200 || !reflect.DeepEqual(texts, c.want) || at(got, "usage", "prompt_tokens") != c.tokens {
+				t.Errorf("%v %v: %d %v, want %q", c.prompt, c.fields, status, got, c.want)
+			}
+		}
+		body["stream"], body["stream_options"] = true, object{"include_usage": true}
+		_, text := s.do("POST", "/v1/completions", body)
+		texts, ends := make([]string, len(c.want)), 0
+		list := frames(t, text)
+		for _, frame := range list[:len(list)-2] {
+			choice := at(parse(t, frame), "choices", 0)
+			texts[int(at(choice, "index").(float64))] += at(choice, "text").(string)
+			if at(choice, "finish_reason") != nil {
+				ends++
+			}
+		}
+		if !reflect.DeepEqual(texts, c.want) || ends != len(c.want) || at(parse(t, list[len(list)-2]), "usage", "prompt_tokens") != c.tokens {
+			t.Errorf("stream of %v %v: %q %d %s, want %q", c.prompt, c.fields, texts, ends, text, c.want)
+		}
+	}
+}
+
+func TestModels(t *testing.T) {
+	b := says("x")
+	b.Model.Name, b.Model.Display, b.Model.Root, b.Model.Context, b.Model.Dim = "fake", "Fake 1B", "org/fake", 2000, 64
+	s := with(t, b)
+	for _, path := range []string{"/v1/models", "/v1/models/fake", "/v1/models/org/fake", "/v1/models/org%2Ffake", "/v1/models/fake%201b"} {
+		response, text := s.do("GET", path, nil)
+		var got any = parse(t, text)
+		if path == "/v1/models" {
+			got = at(got, "data", 0)
+		}
+		if response.StatusCode != 200 || at(got, "id") != "fake" || at(got, "object") != "model" || at(got, "root") != "org/fake" ||
+			at(got, "max_model_len") != 2000.0 || at(got, "meta", "n_embd") != 64.0 || at(got, "created").(float64) < 1e9 {
+			t.Errorf("%s: %d %s", path, response.StatusCode, text)
+		}
+	}
+	if response, text := s.do("GET", "/props", nil); response.StatusCode != 200 || at(parse(t, text), "default_generation_settings", "n_ctx") != 2000.0 {
+		t.Errorf("props: %s", text)
+	}
+}
+
+func TestTokenize(t *testing.T) {
+	s := with(t, says("x"))
+	for _, c := range []struct {
+		path string
+		body object
+		want object // among what comes
+	}{
+		{"/tokenize", object{"content": "Hé"}, object{"tokens": []any{72.0, 233.0}, "count": 2.0, "max_model_len": 2000.0}},
+		{"/tokenize", object{"content": "a<|eot|>", "add_special": true}, object{"tokens": []any{97.0, 1114112.0}}},
+		{"/tokenize", object{"content": "<|eot|>", "parse_special": false}, object{"count": 7.0}},
+		{"/tokenize", object{"content": "a", "with_pieces": true}, object{"tokens": []any{object{"id": 97.0, "piece": "a"}}}},
+		{"/tokenize", object{"model": "fake", "prompt": "ab", "return_token_strs": true}, object{"tokens": []any{97.0, 98.0}, "token_strs": []any{"a", "b"}}},
+		{"/tokenize", object{"messages": []object{{"role": "user", "content": "Hi"}}}, object{"count": 9.0}},
+		{"/tokenize", object{"prompt": ""}, object{"count": 0.0, "tokens": []any{}}},
+		{"/detokenize", object{"tokens": []int{72, 233, 1114112}}, object{"content": "Hé<|eot|>", "prompt": "Hé<|eot|>"}},
+	} {
+		status, got := s.post(c.path, c.body)
+		for name, want := range c.want {
+			if status != 200 || !reflect.DeepEqual(got[name], want) {
+				t.Errorf("%s %v: %d %v, want %v", c.path, c.body, status, got, c.want)
+			}
+		}
+	}
+}
