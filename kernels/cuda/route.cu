@@ -11,7 +11,7 @@ struct RouteParams {
     int *expert;      // [rows]; -1 for rows beyond norm.rows
     float *gate;      // [rows] sigmoid of the chosen logit
     u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads; null: none
-    u32 *status;      // bit 0 is set if a logit is not a number
+    u32 *status;      // bit 0: a logit is not a number; bit 1: a tap chose an expert that is not there
     int experts;
     int steps;        // which of RouteStep this launch does
 };
@@ -87,9 +87,13 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
         }
     }
     __syncthreads();
-    if (!(p.steps & ROUTE_SCALE) || !p.scaled) return;
-    if (threadIdx.x == 0) chosen_gate = p.gate[row];
+    if (!(p.steps & ROUTE_SCALE)) return;
+    if (threadIdx.x == 0) {
+        chosen_gate = p.gate[row];
+        if (u32(p.expert[row]) >= u32(p.experts)) atomicOr(p.status, 2u), p.expert[row] = 0; // a tap's doing
+    }
     __syncthreads();
+    if (!p.scaled) return;
     const float g = chosen_gate;
     for (int i = threadIdx.x; i < n.tiles * 8; i += blockDim.x) {
         const uint4 h = *activation_piece(n.image, n.R, row, i);

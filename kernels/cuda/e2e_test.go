@@ -1,0 +1,376 @@
+//go:build cuda
+
+package cuda_test
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"chulengo/kernels"
+	"chulengo/kernels/cuda"
+	"chulengo/model"
+)
+
+// fastConfig reaches every kernel of compute capability 9.0 with sizes that no tile divides by accident: heads of 128,
+// several tiles along K, a chunk that pages do not divide, 16 experts.
+func fastConfig() map[string]any {
+	return map[string]any{
+		"model_type": "llama4_text", "hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 128,
+		"intermediate_size": 192, "intermediate_size_mlp": 320, "num_local_experts": 16, "num_experts_per_tok": 1, "vocab_size": 1000,
+		"num_hidden_layers": 4, "attention_chunk_size": 72, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "use_qk_norm": true,
+		"attn_temperature_tuning": true, "floor_scale": 40, "attn_scale": 0.1, "rope_theta": 500000.0, "interleave_moe_layer_step": 2,
+		"no_rope_layers": []int{1, 1, 1, 0}, "hidden_act": "silu", "tie_word_embeddings": false,
+	}
+}
+
+// logitsTap captures the logits of every row of a step; outs are compared as well.
+func (s *side) logits(t testing.TB, pieces []piece) ([]float32, []kernels.Out) {
+	t.Helper()
+	n := 0
+	for _, x := range pieces {
+		n += len(x.tokens)
+	}
+	tap := kernels.Tap{At: kernels.Point{Hook: kernels.HookLogits}, Buf: make([]float32, n*s.Config.Vocab)}
+	for i := range n {
+		tap.Rows = append(tap.Rows, int32(i))
+	}
+	outs := s.run(t, pieces, true, []kernels.Tap{tap})
+	return tap.Buf, outs
+}
+
+func randomTokens(r *rand.Rand, n, vocab int) []int32 {
+	out := make([]int32, n)
+	for i := range out {
+		out[i] = int32(r.IntN(vocab))
+	}
+	return out
+}
+
+// sameOut says whether two answers are equal, bit for bit.
+func sameOut(a, b kernels.Out) bool {
+	return a.Token == b.Token && math.Float32bits(a.LogProb) == math.Float32bits(b.LogProb) && math.Float32bits(a.Score) == math.Float32bits(b.Score) && slices.Equal(a.Top, b.Top)
+}
+
+// The stages of the fast kernels against the CPU, and which kernels that were.
+func TestFastKernels(t *testing.T) {
+	p := dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true})
+	r := rand.New(rand.NewPCG(5, 6))
+	seqs := []*sequence{{}, {}, {}}
+	parity(t, p, []piece{{seqs[0], randomTokens(r, 300, 1000)}})
+	parity(t, p, []piece{{seqs[0], randomTokens(r, 1, 1000)}, {seqs[1], randomTokens(r, 130, 1000)}, {seqs[2], randomTokens(r, 5, 1000)}})
+	parity(t, p, []piece{{seqs[0], randomTokens(r, 1, 1000)}, {seqs[1], randomTokens(r, 1, 1000)}, {seqs[2], randomTokens(r, 1, 1000)}})
+	ran := p.gpu.dev.(*cuda.Device).Ran()
+	for _, name := range []string{"gemm_store_90", "gemm_swiglu_90", "gemm_routed_90", "attend_prefill_128", "attend_decode_128", "stream_swiglu_8", "stream_partial_8", "sort_rows", "sample_rows"} {
+		if ran[name] == 0 {
+			t.Errorf("%s did not run", name)
+		}
+	}
+	if ran["gemm_store_80"] != 0 {
+		t.Error("the portable products ran where the fast ones should")
+	}
+}
+
+// A replayed graph gives the bits of the same kernels launched one by one; a tapped step those of an untapped one; a row in
+// a batch those of the row alone; and a prompt read in pieces those of the prompt read at once.
+func TestSameBits(t *testing.T) {
+	for _, portable := range []bool{false, true} {
+		t.Run(fmt.Sprint("portable=", portable), func(t *testing.T) {
+			p := dummyPair(t, fastConfig(), cuda.Options{Portable: portable})
+			q := dummyPair(t, fastConfig(), cuda.Options{Portable: portable, NoGraphs: true})
+			r := rand.New(rand.NewPCG(7, 8))
+			const n = 6
+			graph, eager, alone := make([]*sequence, n), make([]*sequence, n), make([]*sequence, n)
+			next := make([]int32, n)
+			for i := range n {
+				graph[i], eager[i], alone[i] = &sequence{}, &sequence{}, &sequence{}
+				prompt := randomTokens(r, 1+17*i, 1000)
+				whole := p.gpu.run(t, []piece{{graph[i], prompt}}, true, nil)
+				_, tapped := q.gpu.logits(t, []piece{{eager[i], prompt}})
+				// A position's keys were written by the same kernels wherever the prompt was cut: what follows agrees.
+				cut := len(prompt) / 2
+				if cut > 0 {
+					q.gpu.run(t, []piece{{alone[i], prompt[:cut]}}, true, nil)
+				}
+				pieces := q.gpu.run(t, []piece{{alone[i], prompt[cut:]}}, true, nil)
+				last := len(whole) - 1
+				if !sameOut(whole[last], tapped[last]) {
+					t.Fatalf("prompt %d: with a tap %+v, without %+v", i, tapped[last], whole[last])
+				}
+				// A single row of a prompt decodes elsewhere; here every row is prefill.
+				if at := len(pieces) - 1; !sameOut(pieces[at], whole[last]) {
+					t.Errorf("prompt %d: in two pieces %+v, at once %+v", i, pieces[at], whole[last])
+				}
+				next[i] = whole[last].Token
+			}
+			for step := range 12 {
+				m := []int{1, 2, 3, 6, 5, 6, 6, 4, 1, 6, 2, 6}[step] // several buckets, each eager, captured and replayed
+				var a, b []piece
+				for i := range m {
+					a = append(a, piece{graph[i], next[i : i+1]})
+					b = append(b, piece{eager[i], next[i : i+1]})
+				}
+				outs := p.gpu.run(t, a, true, nil)
+				want := q.gpu.run(t, b, true, nil)
+				for i := range m {
+					if !sameOut(outs[i], want[i]) {
+						t.Fatalf("step %d row %d: graph %+v, launched %+v", step, i, outs[i], want[i])
+					}
+					own := q.gpu.run(t, []piece{{alone[i], next[i : i+1]}}, true, nil)
+					if !sameOut(own[0], want[i]) {
+						t.Fatalf("step %d row %d: alone %+v, in a batch of %d %+v", step, i, own[0], m, want[i])
+					}
+					next[i] = want[i].Token
+				}
+			}
+		})
+	}
+}
+
+// Draws, scores and alternatives equal the CPU's on the same logits: the CPU's are put in place of the GPU's.
+func TestSampling(t *testing.T) {
+	p := dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true})
+	r := rand.New(rand.NewPCG(9, 10))
+	vocab := 1000
+	rows := 24
+	for round := range 6 {
+		logits := make([]float32, rows*vocab)
+		for i := range logits {
+			logits[i] = float32(r.NormFloat64() * []float64{0, 1, 4}[i/vocab%3]) // all equal, flat, peaked
+			if round == 5 {
+				logits[i] = float32(int(logits[i] * 2)) // many ties
+			}
+		}
+		tap := kernels.Tap{At: kernels.Point{Hook: kernels.HookLogits}, Op: kernels.Set, Buf: logits}
+		var wants []kernels.Want
+		for i := range rows {
+			tap.Rows = append(tap.Rows, int32(i))
+			s := &kernels.Sampler{Seed: r.Uint64(), Index: uint64(i)}
+			w := kernels.Want{Row: int32(i), Score: int32(r.IntN(vocab)), Top: int32(r.IntN(30)), Sample: s}
+			if i%4 > 0 {
+				s.Temperature = float32(r.Float64()*2 + 0.05)
+			}
+			if r.IntN(2) == 0 {
+				s.TopK = int32(r.IntN(vocab + 50))
+			}
+			if r.IntN(2) == 0 {
+				s.TopP = float32(r.Float64())
+			}
+			if r.IntN(3) == 0 {
+				s.MinP = float32(r.Float64() * 0.3)
+			}
+			if r.IntN(2) == 0 {
+				for _, id := range r.Perm(vocab)[:r.IntN(40)] {
+					s.Adjust = append(s.Adjust, kernels.Adjust{ID: int32(id), Penalty: float32(r.Float64() + 0.7), Add: float32(r.NormFloat64())})
+				}
+			}
+			if r.IntN(3) == 0 {
+				s.Mask = make([]uint32, (vocab+31)/32)
+				for range 1 + r.IntN(300) {
+					id := r.IntN(vocab)
+					s.Mask[id/32] |= 1 << (id % 32)
+				}
+			}
+			if i == rows-1 {
+				w.Sample, w.Score, w.Top = nil, -1, 0
+			}
+			wants = append(wants, w)
+		}
+		seq := &sequence{}
+		tokens := randomTokens(r, rows, vocab)
+		answer := func(s *side) []kernels.Out {
+			b := s.batch([]piece{{seq, tokens}})
+			b.Want, b.Taps = wants, []kernels.Tap{tap}
+			res := <-s.dev.Step(b, func() { s.Forward(s.dev) })
+			if res.Err != nil {
+				t.Fatal(res.Err)
+			}
+			return res.Outs
+		}
+		want, got := answer(p.cpu), answer(p.gpu)
+		for i := range want {
+			if got[i].Token != want[i].Token || len(got[i].Top) != len(want[i].Top) {
+				t.Errorf("round %d row %d: got token %d and %d alternatives, want %d and %d (%+v)", round, i, got[i].Token, len(got[i].Top), want[i].Token, len(want[i].Top), wants[i].Sample)
+				continue
+			}
+			near := func(a, b float32) bool { return math.Abs(float64(a-b)) <= 2e-6*(1+math.Abs(float64(b))) }
+			if !near(got[i].LogProb, want[i].LogProb) || !near(got[i].Score, want[i].Score) {
+				t.Errorf("round %d row %d: log-probabilities %v and %v, want %v and %v", round, i, got[i].LogProb, got[i].Score, want[i].LogProb, want[i].Score)
+			}
+			for j := range want[i].Top {
+				if got[i].Top[j].ID != want[i].Top[j].ID || !near(got[i].Top[j].LogProb, want[i].Top[j].LogProb) {
+					t.Errorf("round %d row %d: alternative %d is %+v, want %+v", round, i, j, got[i].Top[j], want[i].Top[j])
+					break
+				}
+			}
+		}
+	}
+}
+
+// What goes in comes out: every layout, format and part, through the packing and back.
+func TestPacking(t *testing.T) {
+	dev := openGPU(t, cuda.Options{})
+	r := rand.New(rand.NewPCG(11, 12))
+	for _, spec := range []kernels.WeightSpec{
+		{Names: []string{"q", "k", "v"}, Parts: []int{70, 8, 129}, K: 100, Experts: 1},
+		{Names: []string{"gate_up"}, Parts: []int{40, 40}, K: 64, Experts: 3, Pairs: true},
+		{Names: []string{"down"}, Parts: []int{24}, K: 200, Experts: 2},
+	} {
+		for _, inOut := range []bool{false, true} {
+			w, err := dev.NewWeight(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			put := map[[2]int]kernels.Matrix{}
+			for e := range spec.Experts {
+				for part, n := range spec.Parts {
+					m := kernels.Matrix{Format: kernels.BF16, N: n, K: spec.K, InOut: inOut, Data: make([]byte, 2*n*spec.K)}
+					for i := 0; i < len(m.Data); i += 2 {
+						b := math.Float32bits(float32(r.NormFloat64()))
+						m.Data[i], m.Data[i+1] = byte(b>>16), byte(b>>24)
+					}
+					put[[2]int{part, e}] = m
+					if err := w.Put(part, e, m); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := w.Seal(); err != nil {
+				t.Fatal(err)
+			}
+			for at, m := range put {
+				got, err := w.Get(at[0], at[1])
+				if err != nil || !slices.Equal(got.Data, m.Data) || got.InOut != m.InOut {
+					t.Errorf("%v in_out=%v part %d expert %d: what came back differs (%v)", spec.Names, inOut, at[0], at[1], err)
+				}
+			}
+			// A value that is not finite is found and named.
+			m := put[[2]int{0, spec.Experts - 1}]
+			bad := slices.Clone(m.Data)
+			at := (m.N*m.K - 3) * 2
+			bad[at], bad[at+1] = 0x80, 0x7f
+			m.Data = bad
+			w.Put(0, spec.Experts-1, m)
+			if err := w.Seal(); err == nil {
+				t.Errorf("%v: an infinity passes", spec.Names)
+			} else {
+				t.Log(err)
+			}
+		}
+	}
+}
+
+// Random values made on the device are the CPU's.
+func TestFill(t *testing.T) {
+	p := dummyPair(t, fastConfig(), cuda.Options{})
+	for i := range p.cpu.Layers {
+		if p.cpu.Layers[i].MoE == nil {
+			continue
+		}
+		for part := range 2 {
+			for e := range 16 {
+				a, err := p.cpu.Layers[i].MoE.GateUp.Get(part, e)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := p.gpu.Layers[i].MoE.GateUp.Get(part, e)
+				if err != nil || !slices.Equal(a.Data, b.Data) {
+					t.Fatalf("layer %d part %d expert %d differs (%v)", i, part, e, err)
+				}
+			}
+		}
+	}
+}
+
+// No row reads what it must not: with NaN in every expert that nobody chose, the answers keep their bits.
+func TestUnchosenExperts(t *testing.T) {
+	p := dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true})
+	prompt := []int32{1, 2, 3, 4, 5, 6, 7}
+	var taps []kernels.Tap
+	for _, h := range model.Hooks(p.gpu.Config) {
+		if h.At.Hook == kernels.HookExpertIndex {
+			taps = append(taps, capture(h, len(prompt)))
+		}
+	}
+	seq := &sequence{}
+	want := p.gpu.run(t, []piece{{seq, prompt}}, true, taps)
+	one := &sequence{pos: 7, global: seq.global, chunk: seq.chunk}
+	decodeTaps := append([]kernels.Tap(nil), taps...)
+	for i := range decodeTaps {
+		decodeTaps[i] = kernels.Tap{At: taps[i].At, Rows: []int32{0}, Buf: make([]float32, 1)}
+	}
+	wantOne := p.gpu.run(t, []piece{{one, []int32{8}}}, false, decodeTaps)
+	poison := 0
+	for i, tap := range taps {
+		used := map[int]bool{int(decodeTaps[i].Buf[0]): true}
+		for _, e := range tap.Buf {
+			used[int(e)] = true
+		}
+		moe := p.gpu.Layers[tap.At.Layer].MoE
+		for e := range 16 {
+			if used[e] {
+				continue
+			}
+			poison++
+			for part := range 2 {
+				cuda.Poison(moe.GateUp, part, e)
+			}
+			cuda.Poison(moe.Down, 0, e)
+		}
+	}
+	if poison == 0 {
+		t.Fatal("every expert is used")
+	}
+	again := &sequence{}
+	got := p.gpu.run(t, []piece{{again, prompt}}, true, nil)
+	for i := range want {
+		if !sameOut(got[i], want[i]) {
+			t.Errorf("row %d: %+v with %d poisoned experts, %+v without", i, got[i], poison, want[i])
+		}
+	}
+	gotOne := p.gpu.run(t, []piece{{again, []int32{8}}}, false, nil)
+	if !sameOut(gotOne[0], wantOne[0]) {
+		t.Errorf("decode: %+v with poisoned experts, %+v without", gotOne[0], wantOne[0])
+	}
+}
+
+// Faults of a step leave the device usable; their messages name what was wrong.
+func TestFaults(t *testing.T) {
+	p := dummyPair(t, fastConfig(), cuda.Options{})
+	seq := &sequence{}
+	want := p.gpu.run(t, []piece{{seq, []int32{5, 6, 7}}}, false, nil)
+	for what, change := range map[string]func(b *kernels.Batch){
+		"token":   func(b *kernels.Batch) { b.Token[1] = 1000 },
+		"want":    func(b *kernels.Batch) { b.Want[0].Row = 3 },
+		"score":   func(b *kernels.Batch) { b.Want[0].Score = 1000 },
+		"adjust":  func(b *kernels.Batch) { b.Want[0].Sample.Adjust = []kernels.Adjust{{ID: -1}} },
+		"mask":    func(b *kernels.Batch) { b.Want[0].Sample.Mask = make([]uint32, 1) },
+		"nothing": func(b *kernels.Batch) { b.Want[0].Sample.Mask = make([]uint32, 32) },
+		"page":    func(b *kernels.Batch) { b.Spans[0][0].Pages = []kernels.Page{pages} },
+		"pos":     func(b *kernels.Batch) { b.Pos[2] = 100 },
+		"tap":     func(b *kernels.Batch) { b.Taps = []kernels.Tap{{Rows: []int32{0}, Cols: [2]int32{0, 1000}}} },
+		"expert": func(b *kernels.Batch) {
+			b.Taps = []kernels.Tap{{At: kernels.Point{Layer: 1, Hook: kernels.HookExpertIndex}, Rows: []int32{0}, Op: kernels.Set, Buf: []float32{16}}}
+		},
+		"nan": func(b *kernels.Batch) {
+			b.Taps = []kernels.Tap{{At: kernels.Point{Layer: 1, Hook: kernels.HookRouterLogits}, Rows: []int32{0}, Op: kernels.Scale, By: float32(math.NaN())}}
+		},
+	} {
+		b := p.gpu.batch([]piece{{seq, []int32{5, 6, 7}}})
+		change(b)
+		res := <-p.gpu.dev.Step(b, func() { p.gpu.Forward(p.gpu.dev) })
+		if res.Err == nil {
+			t.Errorf("%s: no error", what)
+		} else {
+			t.Logf("%s: %v", what, res.Err)
+		}
+	}
+	got := p.gpu.run(t, []piece{{seq, []int32{5, 6, 7}}}, false, nil)
+	for i := range want {
+		if !sameOut(got[i], want[i]) {
+			t.Errorf("after the faults row %d gives %+v, want %+v", i, got[i], want[i])
+		}
+	}
+}
