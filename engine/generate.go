@@ -25,7 +25,7 @@ func (e *Engine) Generate(ctx context.Context, r Request, emit func(Event) error
 	if err != nil {
 		return nil, err
 	}
-	res := &Result{Prompt: len(r.Prompt)}
+	res := &Result{Prompt: len(r.Prompt), StopID: -1}
 	if ctx.Err() != nil {
 		res.Finish = FinishCancelled
 		return res, context.Cause(ctx)
@@ -88,6 +88,17 @@ func (e *Engine) Generate(ctx context.Context, r Request, emit func(Event) error
 			return res, context.Cause(ctx)
 		}
 	}
+}
+
+// GenerateChoices draws several answers from one prompt, which is read once; choice c uses Seed + c and is, bit for bit,
+// what a request with that seed alone would give. Events of the choices are mixed; Event.Choice tells them apart. There
+// is one Result for each choice, as Generate gives it; the first failure ends them all.
+func (e *Engine) GenerateChoices(ctx context.Context, r Request, emit func(Event) error) ([]*Result, error) {
+	result, err := e.Generate(ctx, r, emit)
+	if result == nil {
+		return nil, err
+	}
+	return []*Result{result}, err
 }
 
 // newSequence copies what the engine needs of a valid request, so that the caller may reuse it.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"sort"
+	"time"
 
 	"chulengo/kernels"
 )
@@ -21,6 +22,13 @@ type Options struct {
 	// each thread (CUDA) need it. The CPU device does not, and would pay for it: every time its stages wait for one
 	// another the kernel would have to switch threads, which halved the speed of decoding the demo checkpoint.
 	LockThread bool
+
+	NoPrefixCache bool  // every prompt is read whole
+	HostKVBytes   int64 // memory of the host for keys and values of sequences that had to give way; default 1 GiB; negative: none
+	ExpertStats   bool  // count the tokens of every expert, for Stats
+
+	Observe     func(Observation)               // called once for every request that was accepted, when it has ended, on its caller's goroutine
+	ObserveStep func(rows int, d time.Duration) // called after every step, on the engine's goroutine
 
 	check func() // tests: runs on the engine's goroutine after every step and whenever sequences came or went
 }

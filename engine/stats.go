@@ -11,19 +11,35 @@ type Stats struct {
 	Running, Queued int   // sequences now
 	Requests        int64 // accepted
 	Refused         int64 // refused with ErrBusy
+	Preempted       int64 // times that a sequence had to give its pages away for a while
+	PrefixQueries   int64 // prompt tokens looked up in the prefix cache
+	PrefixHits      int64 // of these, found
 	PromptTokens    int64 // read
 	GeneratedTokens int64 // drawn
 	Steps           int64
 	FailedSteps     int64
+	StepRows        int64         // rows of all steps together
 	StepTime        time.Duration // in steps, all together
 	Pages           [kernels.Groups]PageStats
+	ExpertTokens    [][]uint64 // [layer][expert] tokens routed; nil without Options.ExpertStats; layers without experts have nil
+}
+
+// Observation is what became of one request, for metrics. Durations are the first choice's, EndToEnd the request's.
+type Observation struct {
+	Queue, Prefill, Decode, EndToEnd time.Duration
+	FirstToken                       time.Duration // from the submission; 0: there was none
+	Prompt, Cached, Generated        int           // tokens; Generated of all choices
+	Choices                          int
+	MaxTokens                        int          // as asked for; 0: as many as the context holds
+	Finish                           FinishReason // of the first choice
 }
 
 // PageStats are the pages of one group.
 type PageStats struct {
 	Total    int
 	Used     int // hold keys and values
-	Reserved int // promised to running sequences, Used included
+	Cached   int // hold a prefix that nobody uses now; given up when pages are needed
+	Reserved int // promised to sequences that will not have to give way
 	Bytes    int // of one page
 }
 

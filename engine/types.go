@@ -33,7 +33,43 @@ type Request struct {
 	IgnoreEOS bool     // the checkpoint's stop ids do not end the answer (StopIDs and Stop still do)
 	LogProbs  bool     // report the log-probability of every chosen token
 	Top       int      // and of this many alternatives
-	Taps      []Tap    // values to capture
+	Taps      []Tap    // values to capture; with one choice only
+
+	Choices        int            // answers to draw from the prompt, which is read once; 0: 1 (more: GenerateChoices only)
+	MinTokens      int            // no stop id or stop string ends the answer before so many tokens (stop ids are masked)
+	PromptLogProbs bool           // report the log-probability of every prompt token (the prompt is then read whole, no cached pages)
+	PromptTop      int            // and of so many alternatives
+	CacheSalt      string         // requests share cached pages only with requests of the same salt
+	NoCache        bool           // neither reads nor feeds the prefix cache
+	Media          []Media        // pictures in the prompt, in order: they are part of what names a cached page
+	Constraint     Constraint     // restricts what may be drawn; nil: nothing. With several choices each has a clone
+	Progress       func(Progress) // called on the caller's goroutine when the place in the queue or the prompt moved; slow ones miss steps in between
+}
+
+// Media is a picture in the prompt: tokens Pos..Pos+Len-1 stand for it, and Hash names its content.
+type Media struct {
+	Pos, Len int
+	Hash     [32]byte
+}
+
+// Constraint restricts the ids of one answer, step by step. It is asked from the engine's goroutines, never from two at
+// a time; what it panics with ends its own request.
+type Constraint interface {
+	// Mask gives the ids that may be drawn next, bit i%32 of word i/32, for the whole vocabulary; nil: all. It stays
+	// valid until Accept. Stop ids are allowed exactly where the answer may end.
+	Mask() []uint32
+	// Accept takes the id that was drawn. A stop id that ends the answer is not told.
+	Accept(id int32) error
+	// Clone gives a copy in the same state.
+	Clone() Constraint
+}
+
+// Progress is how far a request is before its first token.
+type Progress struct {
+	Queue  int // requests ahead; 0 once it runs
+	Prompt int // tokens of the prompt
+	Cached int // of these, taken from the prefix cache
+	Read   int // of these, read so far, Cached included
 }
 
 // Sampling is how tokens are drawn. The zero value is greedy.
@@ -51,8 +87,10 @@ type Sampling struct {
 
 // Event is one generated token.
 type Event struct {
+	Choice  int
 	ID      int32
 	Text    string // text that became certain with this token: complete UTF-8, and no beginning of a stop string; may be ""
+	Bytes   []byte // the exact bytes of the token, not to be changed; nil for special tokens and without a tokenizer
 	LogProb float32
 	Top     []kernels.TokenLogProb
 }
@@ -69,13 +107,26 @@ const (
 
 // Result is a whole answer.
 type Result struct {
+	Choice    int
 	IDs       []int32 // generated ids, the stop id included if there was one
 	Text      string  // the texts of the events: without special tokens and the stop id, cut before a stop string
 	LogProbs  []float32
 	Finish    FinishReason
-	Prompt    int // tokens in the prompt
-	Generated int // len(IDs)
+	StopID    int32  // the stop id that ended the answer; -1: none
+	StopText  string // the stop string that ended it; "": none
+	Prompt    int    // tokens in the prompt
+	Cached    int    // of these, taken from the prefix cache
+	Generated int    // len(IDs)
 	Timings   Timings
+
+	PromptLogProbs []PromptToken // one for each prompt token where they were asked for; the same slice for every choice
+}
+
+// PromptToken is a token of the prompt with its log-probability after those before it; the first has NaN and no Top.
+type PromptToken struct {
+	ID      int32
+	LogProb float32
+	Top     []kernels.TokenLogProb
 }
 
 // Timings of one request, on one monotonic clock.

@@ -71,6 +71,9 @@ func (e *Engine) validate(r *Request) (maxTokens int, err error) {
 	if r.Top < 0 || r.Top > e.spec.Vocab {
 		fail("top_logprobs", fmt.Sprintf("at least 0 and at most the %d ids of the vocabulary", e.spec.Vocab), r.Top)
 	}
+	if r.Choices > 1 || r.MinTokens != 0 || r.PromptLogProbs || r.Constraint != nil {
+		fail("n, min_tokens, prompt_logprobs or a constraint", "none", "one of them")
+	}
 	for i, t := range r.Taps {
 		field := fmt.Sprintf("taps[%d]", i)
 		if t.Row == nil {
