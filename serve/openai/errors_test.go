@@ -177,7 +177,8 @@ func TestShapes(t *testing.T) {
 	} {
 		response, text := s.do(c.method, c.path, c.body)
 		e := at(parse(t, text), "error")
-		if response.StatusCode != c.status || at(e, "type") != c.kind || at(e, "code") != c.code || at(e, "message") == nil {
+		if response.StatusCode != c.status || at(e, "type") != c.kind || at(e, "code") != c.code || at(e, "message") == nil ||
+			(response.Header.Get("X-Should-Retry") == "false") != (c.status != 500) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, response.StatusCode, text)
 		}
 	}
