@@ -20,10 +20,7 @@ func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, 
 	m := describe(c)
 	rows := m.table(layouts[0])
 	var done atomic.Int64
-	total := int64(0)
-	for _, row := range rows {
-		total += row.dummyBytes()
-	}
+	total := DummyBytes(c)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, row := range rows {
@@ -48,6 +45,14 @@ func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, 
 		m.Head.Out = m.Embed
 	}
 	return m, nil
+}
+
+// DummyBytes is the size of the weights of a model of c in bfloat16, without the vision tower.
+func DummyBytes(c *Config) (n int64) {
+	for _, row := range describe(c).table(layouts[0]) {
+		n += row.dummyBytes()
+	}
+	return n
 }
 
 // dummyBytes is the size of a weight in bfloat16; nothing is made of what is only checked.

@@ -9,7 +9,6 @@ import (
 
 	"chulengo/engine"
 	"chulengo/kernels"
-	"chulengo/kernels/cpu"
 	"chulengo/model"
 	"chulengo/safetensors"
 	"chulengo/serve"
@@ -31,7 +30,7 @@ type loaded struct {
 	device kernels.Device
 	took   time.Duration
 
-	weights *safetensors.Checkpoint
+	weights *safetensors.Checkpoint // nil: random ones (--load-format dummy)
 }
 
 // Close frees everything, in the order in which one needs the other.
@@ -39,8 +38,12 @@ func (l *loaded) Close() {
 	if l.engine != nil {
 		l.engine.Close()
 	}
-	l.device.Close()
-	l.weights.Close()
+	if l.device != nil {
+		l.device.Close()
+	}
+	if l.weights != nil {
+		l.weights.Close()
+	}
 }
 
 // describeModel reads what the checkpoint of --model says about itself.
@@ -104,12 +107,25 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 	if a.opts.KVMemory < 0 {
 		return nil, usage("--kv-memory: want 0 or more, got %d", "--kv-memory 的值 %d 不合适：应不小于 0", a.opts.KVMemory)
 	}
-	weights, err := safetensors.Open(d.files)
-	if err != nil {
-		return nil, bad(d.source, err)
+	l := &loaded{described: d}
+	size := d.dummyBytes()
+	if a.opts.LoadFormat != "dummy" {
+		var err error
+		if l.weights, err = safetensors.Open(d.files); err != nil {
+			return nil, bad(d.source, err)
+		}
+		if size, err = l.weightBytes(); err != nil {
+			l.Close()
+			return nil, bad(d.source, err)
+		}
 	}
-	l := &loaded{described: d, weights: weights, device: cpu.New(cpu.Options{Threads: a.opts.Threads})}
-	if err := l.run(ctx, engine.Options{Context: a.opts.Context, KVBytes: int64(a.opts.KVMemory) << 20}, progress); err != nil {
+	var o engine.Options
+	var err error
+	if l.device, o, err = a.openDevice(d.config, size); err != nil {
+		l.Close()
+		return nil, err
+	}
+	if err := l.run(ctx, o, a.opts.Seed.value, progress); err != nil {
 		l.Close()
 		return nil, bad(d.source, err)
 	}
@@ -125,8 +141,14 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 }
 
 // run brings the weights to the device and starts the engine.
-func (l *loaded) run(ctx context.Context, o engine.Options, progress func(done, total int64)) error {
-	m, err := readWeights(ctx, l, progress)
+func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, progress func(done, total int64)) error {
+	var m *model.Model
+	var err error
+	if l.weights == nil {
+		m, err = model.LoadDummy(ctx, l.config, l.device, seed, model.LoadOptions{Progress: progress})
+	} else {
+		m, err = readWeights(ctx, l, progress)
+	}
 	if err != nil {
 		return err
 	}
@@ -134,9 +156,33 @@ func (l *loaded) run(ctx context.Context, o engine.Options, progress func(done, 
 	if l.tokenizer != nil {
 		decoders = engine.ForTokenizer(l.tokenizer)
 	}
-	l.engine, err = engine.New(engine.ForModel(m, l.generation), decoders, l.device, o)
+	runs := engine.Model(engine.ForModel(m, l.generation))
+	if _, gpu := l.device.(gpuDevice); gpu {
+		runs = bf16Keys{runs}
+	}
+	l.engine, err = engine.New(runs, decoders, l.device, o)
 	return err
 }
+
+// weightBytes is the size of the weights in bfloat16, as a GPU keeps them.
+func (l *loaded) weightBytes() (int64, error) {
+	list, err := model.Tensors(l.weights, l.config)
+	var n int64
+	for _, t := range list {
+		if t.Module == "vision" {
+			continue // not loaded yet
+		}
+		size := int64(2)
+		for _, d := range t.Shape {
+			size *= int64(d)
+		}
+		n += size
+	}
+	return n, err
+}
+
+// dummyBytes is the same for random weights.
+func (d *described) dummyBytes() int64 { return model.DummyBytes(d.config) }
 
 // readWeights loads the model while another goroutine reads ahead of it at the disk's speed.
 func readWeights(ctx context.Context, l *loaded, progress func(done, total int64)) (*model.Model, error) {
@@ -150,20 +196,6 @@ func readWeights(ctx context.Context, l *loaded, progress func(done, total int64
 	stop()
 	<-touched
 	return m, err
-}
-
-// checkDevice refuses what this build cannot run on.
-func (a *app) checkDevice() error {
-	if a.opts.Threads < 0 {
-		return usage("--threads: want 0 or more, got %d", "--threads 的值 %d 不合适：应不小于 0", a.opts.Threads)
-	}
-	switch a.opts.Device {
-	case "auto", "cpu":
-		return nil
-	case "cuda":
-		return usage("--device cuda: this build has no CUDA kernels; use --device cpu", "--device cuda：此版本不含 CUDA 内核，请用 --device cpu")
-	}
-	return usage("--device: want auto or cpu, got %q", "--device 的值 %q 不合适：应为 auto 或 cpu", a.opts.Device)
 }
 
 // template is the chat format of --chat-template.

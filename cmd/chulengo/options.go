@@ -14,6 +14,7 @@ type options struct {
 	Config, Lang   string
 	Verbose, Quiet bool
 	Model, Device  string
+	LoadFormat     string
 	Threads        int
 	Context        int
 	KVMemory       int
@@ -60,7 +61,7 @@ const generateTokens = 256
 
 // defaults sets the values that hold where nothing else is said.
 func (o *options) defaults() {
-	o.Device, o.Template, o.Addr, o.Drain = "auto", "native", "127.0.0.1:5000", time.Minute
+	o.Device, o.LoadFormat, o.Template, o.Addr, o.Drain = "auto", "auto", "native", "127.0.0.1:5000", time.Minute
 	o.TraceLimit, o.Files, o.BenchFormat = "4GiB", 4, "table"
 }
 
@@ -72,9 +73,10 @@ func (o *options) table() []option {
 		{"verbose", &o.Verbose, "timings and details on standard error", "把耗时和细节写到标准错误"},
 		{"quiet", &o.Quiet, "no progress and notes", "不显示进度和提示"},
 		{"model", &o.Model, "checkpoint `DIR`, hub address, or ORG/NAME in a local cache (default: the built-in demo)", "模型目录 `DIR`、模型站地址，或本机缓存中的 组织/名称（默认：内置演示模型）"},
-		{"device", &o.Device, "`auto|cpu`", "`auto|cpu`"},
+		{"device", &o.Device, "`auto|cpu|cuda[:N]` (auto: a GPU if there is one that holds the model)", "`auto|cpu|cuda[:N]`（auto：有容得下模型的 GPU 就用它）"},
+		{"load-format", &o.LoadFormat, "`auto|dummy`: dummy fills the shapes of config.json with random weights", "`auto|dummy`：dummy 按 config.json 的形状填入随机权重"},
 		{"threads", &o.Threads, "`N` threads of the CPU (0: one for each core)", "CPU 线程数 `N`（0：每核一个）"},
-		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096）"},
+		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096, on a GPU what is free)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096；GPU 上为剩余显存）"},
 		{"context", &o.Context, "`N` tokens that prompt and answer may have together (0: the model's)", "提示与回答合计的 token 上限 `N`（0：按模型）"},
 		{"data-dir", &o.DataDir, "`DIR` of chats, keys and histories", "保存对话、密钥和历史的目录 `DIR`"},
 		{"chat-template", &o.Template, "chat format: `native|checkpoint|FILE`", "对话模板：`native|checkpoint|FILE`"},
@@ -113,7 +115,7 @@ func (o *options) table() []option {
 // Groups of options that several commands have.
 var (
 	modelOptions    = []string{"model"}
-	deviceOptions   = []string{"model", "device", "threads", "context", "kv-memory"}
+	deviceOptions   = []string{"model", "load-format", "device", "threads", "context", "kv-memory"}
 	samplingOptions = []string{"greedy", "seed", "temperature", "top-p", "top-k", "min-p", "repetition-penalty"}
 	chatOptions     = []string{"system", "chat-template"}
 )

@@ -70,6 +70,12 @@ func New(o Options) (*Device, error) {
 // Name is the GPU's, with its number and memory.
 func (d *Device) Name() string { return d.gpu.name }
 
+// Memory is the GPU's free and whole memory, in bytes.
+func (d *Device) Memory() (free, total int64, err error) {
+	defer d.gpu.enter()()
+	return d.gpu.Free()
+}
+
 // Close frees the device's memory. Weights and KV of the device must not be used any more.
 func (d *Device) Close() error {
 	defer d.gpu.enter()()

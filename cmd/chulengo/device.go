@@ -1,0 +1,161 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+
+	"chulengo/engine"
+	"chulengo/kernels"
+	"chulengo/kernels/cpu"
+	"chulengo/model"
+)
+
+// gpuDevice is a GPU that can be used, before anything is loaded.
+type gpuDevice interface {
+	kernels.Device
+	// Memory is the free and the whole memory, in bytes.
+	Memory() (free, total int64, err error)
+}
+
+// checkDevice refuses what --device and --threads must not be.
+func (a *app) checkDevice() error {
+	if a.opts.Threads < 0 {
+		return usage("--threads: want 0 or more, got %d", "--threads 的值 %d 不合适：应不小于 0", a.opts.Threads)
+	}
+	switch a.opts.LoadFormat {
+	case "auto", "dummy":
+	default:
+		return usage("--load-format: want auto or dummy, got %q", "--load-format 的值 %q 不合适：应为 auto 或 dummy", a.opts.LoadFormat)
+	}
+	switch name := a.opts.Device; {
+	case name == "auto" || name == "cpu":
+		return nil
+	default:
+		ordinal, ok := cudaOrdinal(name)
+		if !ok {
+			return usage("--device: want auto, cpu, cuda or cuda:N, got %q", "--device 的值 %q 不合适：应为 auto、cpu、cuda 或 cuda:N", name)
+		}
+		if !cudaBuilt {
+			return usage("--device cuda: this build has no CUDA kernels (make gpu builds one that has); use --device cpu",
+				"--device cuda：此版本不含 CUDA 内核（make gpu 可生成含内核的版本），请用 --device cpu")
+		}
+		return checkCUDA(ordinal)
+	}
+}
+
+// cudaOrdinal reads cuda or cuda:N.
+func cudaOrdinal(name string) (n int, ok bool) {
+	if name == "cuda" {
+		return 0, true
+	}
+	number, ok := strings.CutPrefix(name, "cuda:")
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(number)
+	return n, err == nil && n >= 0
+}
+
+// deviceOptions are what the engine does differently on a GPU: long pieces of prompts, so that every expert has many rows,
+// and pages that are read in long runs.
+const (
+	gpuStepTokens = 8192
+	gpuPageTokens = 64
+)
+
+// openDevice opens the device of --device for a model of cfg and says what the engine's memory is to be. auto takes a GPU
+// if there is one that holds the model, else the CPU.
+func (a *app) openDevice(cfg *model.Config, weights int64) (kernels.Device, engine.Options, error) {
+	o := engine.Options{Context: a.opts.Context, KVBytes: int64(a.opts.KVMemory) << 20}
+	if a.opts.Device != "cpu" && cudaBuilt {
+		ordinal, _ := cudaOrdinal(a.opts.Device) // auto: 0
+		gpu, err := openCUDA(ordinal)
+		if err == nil {
+			g := o
+			if err = fit(cfg, gpu, weights, &g); err == nil {
+				return gpu, g, nil
+			}
+			gpu.Close()
+		}
+		if a.opts.Device != "auto" {
+			return nil, o, err
+		}
+		a.note("using the CPU: %s", "使用 CPU：%s", a.describe(err))
+	}
+	return cpu.New(cpu.Options{Threads: a.opts.Threads}), o, nil
+}
+
+// gpuReserve is memory that stays free for the driver and for what is allocated late.
+const gpuReserve = 768 << 20
+
+// fit shares out a GPU's free memory: the weights and the workspace must fit, keys and values get what is asked for, or
+// what the whole context needs, or what is left.
+func fit(cfg *model.Config, gpu gpuDevice, weights int64, o *engine.Options) error {
+	free, total, err := gpu.Memory()
+	if err != nil {
+		return failed(err, "cannot ask the GPU for its memory", "无法查询 GPU 显存")
+	}
+	o.StepTokens = min(gpuStepTokens, max(cfg.Context, 512))
+	o.PageTokens = gpuPageTokens
+	o.LockThread = true
+	work := workspace(cfg, o.StepTokens) + gpuReserve
+	left := free - weights - work
+	spec := cfg.KVSpec(kernels.BF16, 1)
+	perToken := int64(spec.PageBytes(kernels.GroupGlobal) + spec.PageBytes(kernels.GroupChunked))
+	const least = 4096 // tokens below which it is no use
+	needed := o.KVBytes
+	if needed == 0 {
+		needed = perToken * int64(max(min(o.Context, cfg.Context), min(least, cfg.Context)))
+	}
+	if left < needed {
+		fits := ""
+		fitsZH := ""
+		if left > perToken {
+			fits = " What fits is --kv-memory " + strconv.FormatInt(left>>20, 10) + "."
+			fitsZH = " 可容纳 --kv-memory " + strconv.FormatInt(left>>20, 10) + "。"
+		}
+		return unusable(nil,
+			"the GPU has too little free memory: %s for weights, %s for work and %s for keys and values are needed, and %s of %s are free.%s",
+			"GPU 显存不足：权重需 %s，计算需 %s，键值缓存需 %s；可用 %s（共 %s）。%s",
+			gib(weights), gib(work), gib(needed), gib(free), gib(total), localText{fits, fitsZH})
+	}
+	if o.KVBytes == 0 {
+		o.KVBytes = left
+	}
+	return nil
+}
+
+// localText is a piece of a message that differs between the languages by more than its frame.
+type localText struct{ en, zh string }
+
+func (t localText) String() string { return t.en }
+
+func gib(n int64) string { return strconv.FormatFloat(float64(n)/(1<<30), 'f', 2, 64) + " GiB" }
+
+// workspace bounds what the GPU's stages keep between them for steps of so many rows, buffer by buffer: float32 sums count
+// 4 bytes a value, bfloat16 images 2.
+func workspace(c *model.Config, rows int) int64 {
+	attn := (c.Heads + 2*c.KVHeads) * c.HeadDim
+	ffn := 0
+	for l := range c.Layers {
+		ffn = max(ffn, c.FFNDim(l))
+	}
+	perRow := 4*c.Dim + 2*c.Dim + // x, h
+		4*attn + 2*2*c.Heads*c.HeadDim + // projections, q and z
+		2*2*c.Dim + 2*2*ffn + 2*4*c.Dim // gathered rows, two activations, two outputs
+	head := 64 * 3 * 4 * c.Vocab
+	decode := 64 * 8 * 4 * (3*c.Dim + attn)
+	const staging = 6 * 16 << 20
+	// Rows are rounded up to a power of two, and places of experts to 16.
+	return int64(rows+rows/4+16*c.Experts)*int64(perRow) + int64(head) + int64(decode) + staging
+}
+
+// bf16Keys makes an engine keep keys and values as bfloat16, which GPUs want.
+type bf16Keys struct{ engine.Model }
+
+// Spec implements engine.Model.
+func (m bf16Keys) Spec() engine.Spec {
+	s := m.Model.Spec()
+	s.KV.Format = kernels.BF16
+	return s
+}

@@ -1,0 +1,9 @@
+//go:build !cuda
+
+package main
+
+// cudaBuilt says that this program has CUDA kernels.
+const cudaBuilt = false
+
+func checkCUDA(int) error             { panic("no CUDA in this build") }
+func openCUDA(int) (gpuDevice, error) { panic("no CUDA in this build") }
