@@ -60,6 +60,8 @@ type Generator interface {
 	// Generate continues a prompt: emit is called for every token, in order; an error that it returns ends the answer.
 	// When ctx is cancelled, Generate returns soon, with what it has or with ctx's error.
 	Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error)
+	// GenerateChoices draws several answers from one prompt.
+	GenerateChoices(ctx context.Context, r engine.Request, emit func(engine.Event) error) ([]*engine.Result, error)
 	// Stats are counters and gauges.
 	Stats() engine.Stats
 }

@@ -32,6 +32,7 @@ type textRequest struct {
 	stream  streaming
 	echo    bool
 	ids     bool // return_token_ids
+	probs   bool // prompt_logprobs; logprobs with echo ask for the same, and get it elsewhere
 }
 
 // prompt is a text or ids.
@@ -59,6 +60,7 @@ func readText(v body.Value) (*textRequest, error) {
 			n.Fail("max_tokens 为 0 时应为 1", "want 1 with max_tokens 0")
 		}
 	}
+	r.probs = r.all.PromptLogProbs
 	if probs := v.Get("logprobs"); probs.Is() {
 		r.all.LogProbs, r.all.Top = true, probs.Int(0, 0, mostTop)
 		if r.echo {
@@ -289,7 +291,7 @@ func (t *texts) object() textObject {
 				}
 				choice.LogProbs = textTokens(tokens, 0)
 			}
-			if t.request.all.PromptLogProbs {
+			if t.request.probs {
 				choice.Prompt = promptTokens(answer.Prompt)
 			}
 			if t.request.ids {

@@ -72,6 +72,45 @@ func TestPrompts(t *testing.T) {
 	}
 }
 
+// TestPromptLogProbs: what the model thinks of the prompt, in vLLM's shape and, echoed, in OpenAI's.
+func TestPromptLogProbs(t *testing.T) {
+	s := with(t, says("x"))
+	_, got := s.post("/v1/chat/completions", chat("", object{"prompt_logprobs": 0, "max_tokens": 1}))
+	list, _ := got["prompt_logprobs"].([]any)
+	if len(list) != 7 || list[0] != nil || !reflect.DeepEqual(list[1], object{"115": object{"logprob": -0.25, "rank": nil, "decoded_token": "s"}}) {
+		t.Errorf("got %v", got)
+	}
+	_, text := s.do("POST", "/v1/completions", object{"prompt": "ab", "echo": true, "logprobs": 0, "max_tokens": 0})
+	const want = `"choices":[{"index":0,"text":"ab","logprobs":{"tokens":["a","b"],"token_logprobs":[null,-0.25],"top_logprobs":[null,{"b":-0.25}],"text_offset":[0,1]},"finish_reason":"length"}],`
+	if !strings.Contains(text, want) || strings.Contains(text, "prompt_logprobs") || !strings.Contains(text, `"completion_tokens":0`) {
+		t.Errorf("got %s, want %s", text, want)
+	}
+	_, text = s.do("POST", "/v1/completions", object{"prompt": "ab", "prompt_logprobs": 0})
+	if !strings.Contains(text, `"prompt_logprobs":[null,{"98":{"logprob":-0.25,"rank":null,"decoded_token":"b"}}]`) {
+		t.Errorf("got %s", text)
+	}
+	_, got = s.post("/v1/completions", object{"prompt": "ab", "echo": true, "logprobs": 0, "max_tokens": 1})
+	if columns := at(got, "choices", 0, "logprobs"); !reflect.DeepEqual(at(columns, "tokens"), []any{"a", "b", "x"}) || !reflect.DeepEqual(at(columns, "text_offset"), []any{0.0, 1.0, 2.0}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestProgress: how far the prompt is, for those who ask.
+func TestProgress(t *testing.T) {
+	s := with(t, says("x"))
+	for path, body := range map[string]object{"/v1/chat/completions": chat("Hi", nil), "/v1/completions": {"prompt": "user: Hi\n"}} {
+		body["stream"], body["return_progress"] = true, true
+		_, text := s.do("POST", path, body)
+		list := frames(t, text)
+		for i, read := range []float64{0, 9} {
+			frame := parse(t, list[i])
+			if p := frame["prompt_progress"]; at(p, "total") != 9.0 || at(p, "processed") != read || at(p, "queue") != 0.0 || len(frame["choices"].([]any)) != 0 {
+				t.Errorf("%s: frame %d is %s", path, i, list[i])
+			}
+		}
+	}
+}
+
 func TestModels(t *testing.T) {
 	b := says("x")
 	b.Model.Name, b.Model.Display, b.Model.Root, b.Model.Context, b.Model.Dim = "fake", "Fake 1B", "org/fake", 2000, 64

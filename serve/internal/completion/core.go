@@ -19,8 +19,8 @@ type Model interface {
 	Tokenizer() Tokenizer
 	// Template renders chats.
 	Template() tokenizer.ChatTemplate
-	// Generate continues a prompt as engine.Engine does.
-	Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error)
+	// GenerateChoices continues a prompt as engine.Engine does.
+	GenerateChoices(ctx context.Context, r engine.Request, emit func(engine.Event) error) ([]*engine.Result, error)
 	// Stats are the engine's counters.
 	Stats() engine.Stats
 }

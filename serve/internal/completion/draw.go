@@ -9,11 +9,11 @@ import (
 
 // draw draws n answers from the prompt, one request to the engine for each; answer c is what seed + c alone would give.
 // emit is called on the caller's goroutine, whose error ends them all.
-func (j *Job) draw(ctx context.Context, n int, emit func(choice int, e engine.Event) error) ([]*engine.Result, error) {
+func (c *Core) draw(ctx context.Context, r engine.Request, n int, emit func(choice int, e engine.Event) error) ([]*engine.Result, error) {
 	if n == 1 {
-		result, err := j.core.model.Generate(ctx, j.engine, func(e engine.Event) error { return emit(0, e) })
-		return []*engine.Result{result}, err
+		return c.model.GenerateChoices(ctx, r, func(e engine.Event) error { return emit(0, e) })
 	}
+	r.Progress = nil
 	type token struct {
 		choice int
 		event  engine.Event
@@ -25,23 +25,24 @@ func (j *Job) draw(ctx context.Context, n int, emit func(choice int, e engine.Ev
 	const atOnce = 8 // more would fill the engine's queue
 	places := make(chan struct{}, atOnce)
 	var wait sync.WaitGroup
-	for c := range n {
+	for i := range n {
 		wait.Go(func() {
 			places <- struct{}{}
 			defer func() { <-places }()
-			r := j.engine
-			r.Sampling.Seed += uint64(c)
-			var err error
-			results[c], err = j.core.model.Generate(ctx, r, func(e engine.Event) error {
+			r := r
+			r.Sampling.Seed += uint64(i)
+			one, err := c.model.GenerateChoices(ctx, r, func(e engine.Event) error {
 				select {
-				case tokens <- token{c, e}:
+				case tokens <- token{i, e}:
 				case <-ctx.Done():
 				}
 				return context.Cause(ctx)
 			})
 			if err != nil {
 				cancel(err) // the first counts
+				return
 			}
+			results[i] = one[0]
 		})
 	}
 	go func() {
@@ -68,8 +69,6 @@ func (r *Request) supported() error {
 		name  string
 		wants bool
 	}{
-		{"min_tokens", r.MinTokens > 0},
-		{"prompt_logprobs", r.PromptLogProbs},
 		{r.Format.Param, r.Format.any()},
 		{"tool_choice", r.ToolChoice.Mode == ToolRequired || r.ToolChoice.Mode == ToolNamed},
 	} {

@@ -28,8 +28,10 @@ func (c *Core) Prepare(r *Request) (*Job, error) {
 	}
 	j := &Job{core: c, request: r, stops: c.stops}
 	j.engine = engine.Request{
-		Prompt: ids, Sampling: r.Sampling.over(c.options.Sampling), MaxTokens: r.MaxTokens,
-		Stop: r.Stop, IgnoreEOS: r.IgnoreEOS, LogProbs: r.LogProbs, Top: r.Top,
+		Prompt: ids, Sampling: r.Sampling.over(c.options.Sampling), MaxTokens: r.MaxTokens, MinTokens: r.MinTokens,
+		Stop: r.Stop, IgnoreEOS: r.IgnoreEOS,
+		LogProbs: r.LogProbs, Top: r.Top, PromptLogProbs: r.PromptLogProbs, PromptTop: r.PromptTop,
+		CacheSalt: r.CacheSalt, NoCache: r.NoCache,
 	}
 	if err := j.limit(); err != nil {
 		return nil, err
@@ -65,8 +67,8 @@ func (j *Job) limit() error {
 	if context > 0 && (len(r.Prompt) >= context || r.MaxTokens > context-len(r.Prompt)) {
 		return tooLong(len(r.Prompt), j.request.MaxTokens, context)
 	}
-	if least := j.request.MinTokens; r.MaxTokens > 0 && least > r.MaxTokens {
-		return Invalid("min_tokens", "应不大于 max_tokens（%[2]d），实际是 %[1]d", "want at most max_tokens (%[2]d), got %[1]d", least, r.MaxTokens)
+	if r.MaxTokens > 0 && r.MinTokens > r.MaxTokens {
+		return Invalid("min_tokens", "应不大于 max_tokens（%[2]d），实际是 %[1]d", "want at most max_tokens (%[2]d), got %[1]d", r.MinTokens, r.MaxTokens)
 	}
 	return nil
 }
@@ -104,8 +106,15 @@ func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) 
 	for i := range choices {
 		choices[i] = newChoice(j, i)
 	}
+	r := j.engine
+	if j.request.Progress {
+		r.Progress = func(p engine.Progress) {
+			// An error ends the request at its next token; progress itself cannot.
+			_ = emit(Event{Progress: &Progress{p.Queue, p.Prompt, p.Cached, p.Read, time.Since(j.began)}})
+		}
+	}
 	var emitted error // by emit: not ours to explain
-	results, err := j.draw(ctx, len(choices), func(c int, e engine.Event) error {
+	results, err := j.core.draw(ctx, r, len(choices), func(c int, e engine.Event) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -143,8 +152,15 @@ func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) 
 	}
 	if len(results) > 0 {
 		first := results[0]
-		answer.Usage.Prompt = first.Prompt
+		answer.Usage.Prompt, answer.Usage.Cached = first.Prompt, first.Cached
 		answer.Timings.Queue, answer.Timings.Prefill = first.Timings.Queue, first.Timings.Prefill
+		for _, t := range first.PromptLogProbs {
+			token := j.core.token(t.ID, t.LogProb)
+			for _, alternative := range t.Top {
+				token.Top = append(token.Top, j.core.token(alternative.ID, alternative.LogProb))
+			}
+			answer.Prompt = append(answer.Prompt, token)
+		}
 	}
 	return answer, nil
 }

@@ -4,6 +4,7 @@ package fake
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -54,9 +55,19 @@ func Text(prompt []int32) string {
 	return string(prompt) // an id is a rune
 }
 
-// Generate says the script's pieces, one token each, at most r.MaxTokens, and EOT after them. With log-probabilities
-// the i-th token has -(i+1)/8, and alternatives '?', '!', … a whole number less each.
+// Generate says the script's pieces, one token each, at most r.MaxTokens.
 func (b *Backend) Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error) {
+	r.Choices = 1
+	results, err := b.GenerateChoices(ctx, r, emit)
+	if len(results) == 0 {
+		return nil, err
+	}
+	return results[0], err
+}
+
+// GenerateChoices says the script's pieces in every choice, token by token in turn, and EOT after them. With
+// log-probabilities the i-th token of an answer or prompt has -(i+1)/8, and so do the alternatives '?', '!', ….
+func (b *Backend) GenerateChoices(ctx context.Context, r engine.Request, emit func(engine.Event) error) ([]*engine.Result, error) {
 	b.mu.Lock()
 	b.requests = append(b.requests, r)
 	b.running++
@@ -76,40 +87,70 @@ func (b *Backend) Generate(ctx context.Context, r engine.Request, emit func(engi
 		script = Canned
 	}
 	pieces, failure := script(Text(r.Prompt))
-	result := &engine.Result{Prompt: len(r.Prompt), Finish: engine.FinishCancelled}
-	say := func(e engine.Event) error {
-		if r.LogProbs {
-			e.LogProb = -float32(len(result.IDs)+1) / 8
-		}
-		e = withTop(e, r.Top)
-		result.IDs = append(result.IDs, e.ID)
-		result.Text += e.Text
-		result.Generated++
-		return emit(e)
+	results := make([]*engine.Result, max(1, r.Choices))
+	for c := range results {
+		results[c] = &engine.Result{Choice: c, Prompt: len(r.Prompt), Finish: engine.FinishCancelled, StopID: -1}
 	}
-	for i, piece := range pieces {
+	if r.Progress != nil {
+		r.Progress(engine.Progress{Prompt: len(r.Prompt)})
+		r.Progress(engine.Progress{Prompt: len(r.Prompt), Read: len(r.Prompt)})
+	}
+	if r.PromptLogProbs {
+		for i, id := range r.Prompt {
+			t := engine.PromptToken{ID: id, LogProb: logProb(i)}
+			if i == 0 {
+				t.LogProb = float32(math.NaN())
+			}
+			results[0].PromptLogProbs = append(results[0].PromptLogProbs, t)
+		}
+	}
+	for i := 0; ; i++ {
 		if i == r.MaxTokens && i > 0 {
-			result.Finish = engine.FinishLength
-			return result, nil
+			finish(results, engine.FinishLength)
+			return results, nil
 		}
-		if err := b.pause(ctx); err != nil {
-			return result, err
+		if i == len(pieces) && failure != nil {
+			finish(results, engine.FinishError)
+			return results, failure
 		}
-		if err := say(engine.Event{ID: b.words.id(piece), Text: piece}); err != nil {
-			return result, err
+		if i < len(pieces) {
+			if err := b.pause(ctx); err != nil {
+				return results, err
+			}
+		}
+		for _, result := range results {
+			e := engine.Event{Choice: result.Choice, ID: EOT}
+			if i < len(pieces) {
+				e.Text, e.Bytes = pieces[i], []byte(pieces[i])
+				e.ID = b.words.id(pieces[i])
+			}
+			if r.LogProbs {
+				e.LogProb = logProb(i)
+			}
+			e = withTop(e, r.Top)
+			result.IDs = append(result.IDs, e.ID)
+			result.Text += e.Text
+			result.Generated++
+			if err := emit(e); err != nil {
+				return results, err
+			}
+			if e.ID == EOT {
+				result.Finish, result.StopID = engine.FinishStop, EOT
+			}
+		}
+		if i == len(pieces) {
+			return results, nil
 		}
 	}
-	if failure != nil {
-		result.Finish = engine.FinishError
-		return result, failure
-	}
-	if len(pieces) == r.MaxTokens && r.MaxTokens > 0 {
-		result.Finish = engine.FinishLength
-		return result, nil
-	}
-	result.Finish = engine.FinishStop
-	return result, say(engine.Event{ID: EOT})
 }
+
+func finish(results []*engine.Result, why engine.FinishReason) {
+	for _, result := range results {
+		result.Finish = why
+	}
+}
+
+func logProb(i int) float32 { return -float32(i+1) / 8 }
 
 // withTop gives an event its alternatives.
 func withTop(e engine.Event, n int) engine.Event {
