@@ -2,6 +2,7 @@ package openai
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -216,7 +217,7 @@ func (a *api) breakOff(c echo.Context, w *sse.Writer, err error) error {
 	if !w.Quiet() {
 		return a.fail(c, err)
 	}
-	if c.Request().Context().Err() != nil {
+	if errors.Is(err, context.Canceled) || errors.Is(c.Request().Context().Err(), context.Canceled) {
 		return nil // nobody is there
 	}
 	e := public(err)

@@ -49,6 +49,8 @@ func describe(e *completion.Error, zh bool) errorBody {
 		o.Type = "overloaded_error"
 	case completion.KindLoading, completion.KindDraining:
 		o.Type = "unavailable_error"
+	case completion.KindTimeout:
+		o.Type = "timeout_error"
 	case completion.KindInternal:
 		o.Type = "server_error"
 	}
@@ -74,7 +76,7 @@ func WriteError(c echo.Context, err error) error {
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}
-	if status := e.Status(); status < 500 || status == http.StatusNotImplemented {
+	if status := e.Status(); status < 500 || status == http.StatusNotImplemented || status == http.StatusGatewayTimeout {
 		h.Set("X-Should-Retry", "false") // the same request will fail again; clients retry what is ≥ 500
 	}
 	return c.JSON(e.Status(), describe(e, chinese(c.Request())))
@@ -91,7 +93,7 @@ func public(err error) *completion.Error {
 
 // fail answers with an error and logs what its client may not read.
 func (a *api) fail(c echo.Context, err error) error {
-	if e := public(err); e.Kind == completion.KindInternal && c.Request().Context().Err() == nil {
+	if e := public(err); e.Kind == completion.KindInternal && !errors.Is(err, context.Canceled) {
 		a.host.Log(c.Request()).Error("request failed", "route", c.Path(), "error", e.Cause)
 	}
 	return WriteError(c, err)

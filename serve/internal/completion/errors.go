@@ -20,6 +20,7 @@ const (
 	KindBusy                     // 503 + Retry-After: the queue is full
 	KindLoading                  // 503 + Retry-After: the model is not there yet
 	KindDraining                 // 503 + Retry-After: the server ends
+	KindTimeout                  // 504: the answer took longer than the server allows
 )
 
 // Error is a failure that a client may read.
@@ -78,6 +79,8 @@ func (e *Error) Status() int {
 		return 501
 	case KindBusy, KindLoading, KindDraining:
 		return 503
+	case KindTimeout:
+		return 504
 	}
 	return 500
 }

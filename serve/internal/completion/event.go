@@ -1,6 +1,7 @@
 package completion
 
 import (
+	"bytes"
 	"encoding/json"
 	"time"
 )
@@ -100,12 +101,14 @@ func NewTool(name, description string, parameters json.RawMessage) Tool {
 		Description string          `json:"description,omitempty"`
 		Parameters  json.RawMessage `json:"parameters,omitempty"`
 	}
-	definition, err := json.Marshal(struct {
+	var definition bytes.Buffer
+	encoder := json.NewEncoder(&definition)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(struct {
 		Type     string   `json:"type"`
 		Function function `json:"function"`
-	}{"function", function{name, description, parameters}})
-	if err != nil {
+	}{"function", function{name, description, parameters}}); err != nil {
 		panic("completion: parameters of a tool are no JSON: " + err.Error())
 	}
-	return Tool{Name: name, Parameters: parameters, Definition: definition}
+	return Tool{Name: name, Parameters: parameters, Definition: bytes.TrimSpace(definition.Bytes())}
 }

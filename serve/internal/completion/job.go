@@ -95,8 +95,8 @@ func (j *Job) Prompt() []int32 { return j.engine.Prompt }
 func (j *Job) PromptTokens() int { return len(j.engine.Prompt) }
 
 // Run lets the model speak. emit (nil: none) is called on the caller's goroutine, Event after Event; an error that it
-// returns ends the answer and is returned. Other errors are *Error, or ctx's: when that was cancelled because the
-// client is gone there is nobody to tell. With an error there is no Answer.
+// returns ends the answer and is returned. Other errors are *Error, or context.Canceled where ctx was cancelled: the
+// client is gone, and there is nobody to tell. With an error there is no Answer.
 func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) {
 	j.began = time.Now()
 	if emit == nil {
@@ -173,8 +173,10 @@ func (c *Core) explain(err error) error {
 	switch {
 	case errors.As(err, &own):
 		return own
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.Canceled):
 		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Kind: KindTimeout, ZH: "生成回答超过了服务器允许的时间", EN: "the answer took longer than this server allows"}
 	case errors.As(err, &param):
 		field := param.Field
 		if field == "stop_ids" {
