@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -133,5 +135,26 @@ func TestStreamError(t *testing.T) {
 	}
 	if err := stream.Err(); said != "Hel" || err == nil || !strings.Contains(err.Error(), "internal server error") {
 		t.Errorf("said %q, then %v", said, err)
+	}
+}
+
+// TestNode: OpenAI's client for Node, where it is installed (npm install --no-package-lock in testdata/sdk).
+func TestNode(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("no node")
+	}
+	if _, err := os.Stat("testdata/sdk/node_modules/openai"); err != nil {
+		t.Skip("OpenAI's client for Node is not installed")
+	}
+	backend, _, _ := demoModel(t)
+	s := launch(t, serve.Options{})
+	s.server.SetReady(backend)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	run := exec.CommandContext(ctx, node, "openai.mjs", s.url)
+	run.Dir = "testdata/sdk"
+	if out, err := run.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
