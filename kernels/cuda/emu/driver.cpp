@@ -1,142 +1,310 @@
-// libcuda.so.1 on a CPU: the entry points that the project calls, over the machine of machine.cpp. Work runs when it is
-// enqueued; device memory is host memory, each allocation with an unmapped page behind it, filled with NaN.
+// libcuda.so.1 on a CPU: the entry points that the project calls, over the machine of machine.cpp. Device memory is host
+// memory, each allocation between unmapped pages, filled with NaN.
 //
-// The environment changes what it plays: CHULENGO_EMU_DEVICES (number of GPUs, 1), CHULENGO_EMU_VERSION (13000),
+// Work runs when it is enqueued; in test mode (CHULENGO_EMU_SEED) it runs when something waits for it, the work of several
+// streams interleaved at random, so that memory that is reused or read too early shows.
+//
+// The environment changes what is played: CHULENGO_EMU_DEVICES (number of GPUs, 1), CHULENGO_EMU_VERSION (13000),
 // CHULENGO_EMU_MEMORY (MiB, 4096), CHULENGO_EMU_SMS (multiprocessors, 2), CHULENGO_EMU_FAIL_LAUNCH (the n-th launch fails),
-// CHULENGO_EMU_SEED (shuffles whatever has no order, see machine.cpp).
+// CHULENGO_EMU_FAIL_ALLOC (the n-th allocation of device memory finds none).
 #include "emu.h"
 
+#include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <random>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <vector>
 
+using namespace emu;
+
 namespace {
 
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, INVALID_DEVICE = 101, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_INVALID = 901 };
+constexpr int DEFAULT_SHARED = 48 << 10, MAX_SHARED = 227 << 10;
 
 struct Function { const emu::Kernel *kernel; int allowed; };
-struct Launch { Function *f; dim3 grid; unsigned threads, shared; std::vector<unsigned char> params; };
-struct Graph { std::vector<Launch> launches; bool broken; };
-struct Stream { Graph *capturing; };
+struct Launch { Function *f; dim3 grid; unsigned threads, shared; bool dependent; std::vector<unsigned char> params; };
+struct Graph { std::vector<std::function<int()>> work; bool broken; };
+struct Event { uint64_t recorded = 0, reached = 0; }; // times it was enqueued, times it happened
+// Work is a thing to do; it can wait for an event.
+struct Work { std::function<int()> run; Event *after = nullptr; uint64_t count = 0; };
+struct Stream {
+    std::deque<Work> queue;
+    Graph *capturing = nullptr;
+    bool after_kernel = false; // the latest work is a kernel: one launched as dependent may begin before it has ended
+};
 
-std::mutex lock; // one launch, one allocation at a time
-std::map<uint64_t, size_t> allocations;
+std::recursive_mutex lock; // one call at a time
+using Hold = std::lock_guard<std::recursive_mutex>;
+std::map<uint64_t, size_t> device_memory, pinned_memory;
 size_t used;
-int launches, sticky; // a launch that failed: the context is lost, as on a GPU
+int launches, allocations;
+int sticky; // a launch that failed: the context is lost, as on a GPU
+std::vector<Stream *> streams;
+std::mt19937_64 order;
 
 int setting(const char *name, int otherwise) {
     const char *v = getenv(name);
     return v ? atoi(v) : otherwise;
 }
 
+bool lazy() {
+    static const bool on = [] {
+        const char *seed = getenv("CHULENGO_EMU_SEED");
+        if (seed) order.seed(strtoull(seed, nullptr, 10));
+        return seed != nullptr;
+    }();
+    return on;
+}
+
 size_t total() { return size_t(setting("CHULENGO_EMU_MEMORY", 4096)) << 20; }
 const size_t page = sysconf(_SC_PAGESIZE);
 size_t whole(size_t n) { return (n + page - 1) / page * page; }
 
+void describe(const void *address, char *text, size_t size) {
+    const uint64_t at = uint64_t(address);
+    auto after = device_memory.upper_bound(at);
+    int n = snprintf(text, size, "address %p", address);
+    if (after != device_memory.begin()) {
+        auto before = std::prev(after);
+        if (at - before->first < before->second + (1 << 30)) n += snprintf(text + n, size - n, ", byte %llu of an allocation of %zu", (unsigned long long)(at - before->first), before->second);
+    }
+    if (after != device_memory.end() && after->first - at < 1 << 20) snprintf(text + n, size - n, ", %llu bytes before one of %zu", (unsigned long long)(after->first - at), after->second);
+}
+
 int run(const Launch &l) {
     if (sticky) return sticky;
     if (++launches == setting("CHULENGO_EMU_FAIL_LAUNCH", -1)) return sticky = LAUNCH_FAILED;
-    const std::string error = emu::launch(l.f->kernel, l.grid, l.threads, l.shared, l.params.data());
-    if (error.empty()) return OK;
-    fprintf(stderr, "emulated GPU: %s\n", error.c_str());
-    return sticky = LAUNCH_FAILED;
+    emu::on_memory_fault(describe);
+    const emu::Result r = emu::launch(l.f->kernel, l.grid, l.threads, l.shared, l.params.data(), l.dependent);
+    if (r.code) fprintf(stderr, "emulated GPU: %s\n", r.text.c_str());
+    return sticky = r.code;
+}
+
+// within is whether all bytes at p lie in one piece of memory.
+bool within(const std::map<uint64_t, size_t> &memory, uint64_t p, size_t bytes) {
+    auto it = memory.upper_bound(p);
+    return it != memory.begin() && (--it, p + bytes <= it->first + it->second);
+}
+
+bool runnable(const Stream *s) { return !s->queue.empty() && (!s->queue.front().after || s->queue.front().after->reached >= s->queue.front().count); }
+
+// advance runs the oldest work of a stream that has some to run: the given one, or in test mode any. False: none can.
+bool advance(Stream *s) {
+    std::vector<Stream *> able;
+    for (Stream *x : streams)
+        if (runnable(x)) able.push_back(x);
+    if (able.empty()) return false;
+    Stream *pick = lazy() ? able[order() % able.size()] : runnable(s) ? s : able[0];
+    Work w = std::move(pick->queue.front());
+    pick->queue.pop_front();
+    if (w.run && !sticky) sticky = w.run();
+    return true;
+}
+
+int finish(Stream *s) {
+    while (!s->queue.empty() && advance(s)) {}
+    return sticky;
+}
+
+int finish_all() {
+    for (Stream *s : std::vector<Stream *>(streams)) finish(s);
+    return sticky;
+}
+
+// enqueue adds work to a stream, or to what it records. The default stream comes after everything and is waited for.
+int enqueue(Stream *s, std::function<int()> work, Event *after = nullptr, uint64_t count = 0, bool kernel = false) {
+    if (s) s->after_kernel = kernel;
+    if (s && s->capturing) return s->capturing->work.push_back(std::move(work)), OK;
+    if (sticky) return sticky;
+    if (!s) {
+        if (int rc = finish_all()) return rc;
+        return sticky = work();
+    }
+    s->queue.push_back({std::move(work), after, count});
+    return lazy() ? OK : finish(s);
+}
+
+// A copy or fill cannot be part of a graph here: the project's graphs are launches alone.
+bool refuse(Stream *s) {
+    if (s && s->capturing) s->capturing->broken = true;
+    return s && s->capturing;
+}
+
+int bad(const char *what, uint64_t p, size_t n) {
+    fprintf(stderr, "emulated GPU: %s: %zu bytes at %llx are not device memory\n", what, n, (unsigned long long)p);
+    return INVALID;
 }
 
 } // namespace
 
+#pragma GCC visibility push(default)
 extern "C" {
 
-int cuInit(unsigned) { return setting("CHULENGO_EMU_DEVICES", 1) ? OK : 100; }
+int cuInit(unsigned) { return setting("CHULENGO_EMU_DEVICES", 1) ? OK : NO_DEVICE; }
 int cuDriverGetVersion(int *v) { return *v = setting("CHULENGO_EMU_VERSION", 13000), OK; }
 int cuDeviceGetCount(int *n) { return *n = setting("CHULENGO_EMU_DEVICES", 1), OK; }
-int cuDeviceGet(int *d, int i) { return *d = i, i < setting("CHULENGO_EMU_DEVICES", 1) ? OK : INVALID_DEVICE; }
+int cuDeviceGet(int *d, int i) { return *d = i, i >= 0 && i < setting("CHULENGO_EMU_DEVICES", 1) ? OK : INVALID_DEVICE; }
 int cuDeviceGetName(char *s, int n, int) { return snprintf(s, n, "emulated GPU"), OK; }
 int cuDeviceGetUuid(unsigned char *u, int d) { return memset(u, d, 16), OK; }
 int cuDeviceGetUuid_v2(unsigned char *u, int d) { return cuDeviceGetUuid(u, d); }
 int cuDeviceTotalMem_v2(size_t *n, int) { return *n = total(), OK; }
-int cuDeviceGetAttribute(int *v, int a, int) {
-    switch (a) {
-    case 16: *v = setting("CHULENGO_EMU_SMS", 2); break;
-    case 75: *v = 9; break;
-    case 76: *v = 0; break;
-    default: *v = 0;
-    }
+int cuDeviceGetAttribute(int *v, int attribute, int) {
+    static const std::map<int, int> values = {
+        {1, 1024}, {2, 1024}, {3, 1024}, {4, 64}, {5, 2147483647}, {6, 65535}, {7, 65535}, {8, DEFAULT_SHARED}, {10, 32}, {12, 65536}, {13, 1980000},
+        {31, 0}, {36, 2619000}, {37, 6144}, {38, 60 << 20}, {39, 2048}, {41, 1}, {75, CHULENGO_EMU_ARCH / 100}, {76, CHULENGO_EMU_ARCH / 10 % 10},
+        {81, 228 << 10}, {82, 65536}, {97, MAX_SHARED}};
+    auto it = values.find(attribute);
+    *v = attribute == 16 ? setting("CHULENGO_EMU_SMS", 2) : it == values.end() ? 0 : it->second;
     return OK;
 }
+int cuDeviceCanAccessPeer(int *v, int, int) { return *v = 0, OK; }
 int cuDevicePrimaryCtxRetain(void **c, int) { static int context; return *c = &context, OK; }
 int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 int cuCtxSetCurrent(void *) { return OK; }
 int cuCtxGetCurrent(void **c) { return cuDevicePrimaryCtxRetain(c, 0); }
-int cuCtxSynchronize() { return sticky; }
-int cuMemGetInfo_v2(size_t *free, size_t *all) { return *all = total(), *free = used < total() ? total() - used : 0, OK; }
+int cuCtxGetDevice(int *d) { return *d = 0, OK; }
+int cuCtxSynchronize() { Hold hold(lock); return finish_all(); }
 
+// ---- memory ----
+
+int cuMemGetInfo_v2(size_t *free, size_t *all) { Hold hold(lock); return *all = total(), *free = used < total() ? total() - used : 0, OK; }
 int cuMemAlloc_v2(uint64_t *p, size_t n) {
-    std::lock_guard<std::mutex> hold(lock);
+    Hold hold(lock);
     if (!n) return INVALID;
-    if (used + n > total()) return NO_MEMORY;
-    unsigned char *at = (unsigned char *)mmap(nullptr, whole(n) + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) return NO_MEMORY;
-    mprotect(at + whole(n), page, PROT_NONE);
+    if (sticky) return sticky;
+    if (++allocations == setting("CHULENGO_EMU_FAIL_ALLOC", -1) || used + n > total()) return NO_MEMORY;
+    unsigned char *at = (unsigned char *)mmap(nullptr, whole(n) + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED || mprotect(at += page, whole(n), PROT_READ | PROT_WRITE)) return NO_MEMORY;
     memset(at, 0xff, whole(n));
-    *p = uint64_t(at + whole(n) - (n + 15) / 16 * 16);
-    allocations[*p] = n;
+    *p = uint64_t(at + whole(n) - (n + 15) / 16 * 16); // ends where the unmapped page begins
+    device_memory[*p] = n;
     used += n;
     return OK;
 }
 int cuMemFree_v2(uint64_t p) {
-    std::lock_guard<std::mutex> hold(lock);
-    auto it = allocations.find(p);
-    if (it == allocations.end()) return INVALID;
+    Hold hold(lock);
+    if (!p) return OK;
+    finish_all();
+    auto it = device_memory.find(p);
+    if (it == device_memory.end()) return INVALID;
     const size_t n = it->second;
     used -= n;
-    allocations.erase(it);
-    munmap((void *)(p / page * page), whole(n) + page);
+    device_memory.erase(it);
+    munmap((void *)(p / page * page - page), whole(n) + 2 * page);
     return OK;
 }
-int cuMemHostAlloc(void **p, size_t n, unsigned) { return *p = aligned_alloc(4096, (n + 4095) / 4096 * 4096), *p ? OK : NO_MEMORY; }
-int cuMemFreeHost(void *p) { return free(p), OK; }
+int cuMemHostAlloc(void **p, size_t n, unsigned) {
+    Hold hold(lock);
+    *p = aligned_alloc(page, whole(n));
+    if (!*p) return NO_MEMORY;
+    pinned_memory[uint64_t(*p)] = n;
+    return OK;
+}
+int cuMemFreeHost(void *p) {
+    Hold hold(lock);
+    finish_all();
+    if (!pinned_memory.erase(uint64_t(p))) return INVALID;
+    return free(p), OK;
+}
 
-int cuStreamCreate(void **s, unsigned) { return *s = new Stream{}, OK; }
-int cuStreamDestroy_v2(Stream *s) { return delete s, OK; }
-int cuStreamSynchronize(Stream *) { return sticky; }
-int cuStreamQuery(Stream *) { return sticky; }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t n, Stream *s) {
+    Hold hold(lock);
+    if (refuse(s)) return CAPTURE_UNSUPPORTED;
+    if (!within(device_memory, to, n)) return bad("copy to the device", to, n);
+    if (within(pinned_memory, uint64_t(from), n)) return enqueue(s, [=] { return memcpy((void *)to, from, n), OK; });
+    std::vector<unsigned char> now((const unsigned char *)from, (const unsigned char *)from + n); // pageable: staged by the driver
+    return enqueue(s, [to, now = std::move(now)] { return memcpy((void *)to, now.data(), now.size()), OK; });
+}
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, Stream *s) {
+    Hold hold(lock);
+    if (refuse(s)) return CAPTURE_UNSUPPORTED;
+    if (!within(device_memory, from, n)) return bad("copy from the device", from, n);
+    const int rc = enqueue(s, [=] { return memcpy(to, (void *)from, n), OK; });
+    return rc || !s || within(pinned_memory, uint64_t(to), n) ? rc : finish(s);
+}
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, Stream *s) {
+    Hold hold(lock);
+    if (refuse(s)) return CAPTURE_UNSUPPORTED;
+    if (!within(device_memory, from, n)) return bad("copy within the device", from, n);
+    if (!within(device_memory, to, n)) return bad("copy within the device", to, n);
+    return enqueue(s, [=] { return memmove((void *)to, (void *)from, n), OK; });
+}
+int cuMemsetD8Async(uint64_t p, unsigned char v, size_t n, Stream *s) {
+    Hold hold(lock);
+    if (refuse(s)) return CAPTURE_UNSUPPORTED;
+    if (!within(device_memory, p, n)) return bad("fill", p, n);
+    return enqueue(s, [=] { return memset((void *)p, v, n), OK; });
+}
+int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t n) { return cuMemcpyHtoDAsync_v2(to, from, n, nullptr); }
+int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t n) { return cuMemcpyDtoHAsync_v2(to, from, n, nullptr); }
+int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t n) { return cuMemcpyDtoDAsync_v2(to, from, n, nullptr); }
+int cuMemsetD8_v2(uint64_t p, unsigned char v, size_t n) { return cuMemsetD8Async(p, v, n, nullptr); }
 
-// A copy or fill cannot be part of a graph here: the project's graphs are launches alone.
-#define COPY(...)                                     \
-    if (s && s->capturing) {                          \
-        s->capturing->broken = true;                  \
-        return CAPTURE_INVALID;                       \
-    }                                                 \
-    if (sticky) return sticky;                        \
-    std::lock_guard<std::mutex> hold(lock);           \
-    __VA_ARGS__;                                      \
-    return OK
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t n, Stream *s) { COPY(memcpy((void *)to, from, n)); }
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, Stream *s) { COPY(memcpy(to, (void *)from, n)); }
-int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, Stream *s) { COPY(memmove((void *)to, (void *)from, n)); }
-int cuMemsetD8Async(uint64_t p, unsigned char v, size_t n, Stream *s) { COPY(memset((void *)p, v, n)); }
+// ---- streams and events ----
 
-int cuModuleLoadData(void **m, const void *) { static int module; return *m = &module, OK; }
+int cuStreamCreate(Stream **s, unsigned) { Hold hold(lock); return streams.push_back(*s = new Stream{}), OK; }
+int cuStreamDestroy_v2(Stream *s) {
+    Hold hold(lock);
+    finish(s);
+    streams.erase(std::remove(streams.begin(), streams.end(), s), streams.end());
+    return delete s, OK;
+}
+int cuStreamSynchronize(Stream *s) { Hold hold(lock); return s ? finish(s) : finish_all(); }
+int cuStreamQuery(Stream *s) {
+    Hold hold(lock);
+    if (sticky || !s || s->queue.empty()) return sticky;
+    advance(s);
+    return s->queue.empty() ? sticky : NOT_READY;
+}
+int cuEventCreate(Event **e, unsigned) { return *e = new Event{}, OK; }
+int cuEventDestroy_v2(Event *e) { Hold hold(lock); finish_all(); return delete e, OK; }
+int cuEventRecord(Event *e, Stream *s) {
+    Hold hold(lock);
+    if (refuse(s)) return CAPTURE_UNSUPPORTED;
+    const uint64_t count = ++e->recorded;
+    return enqueue(s, [=] { return e->reached = std::max(e->reached, count), OK; });
+}
+int cuStreamWaitEvent(Stream *s, Event *e, unsigned) {
+    Hold hold(lock);
+    if (refuse(s)) return CAPTURE_UNSUPPORTED;
+    return enqueue(s, [] { return OK; }, e, e->recorded);
+}
+int cuEventQuery(Event *e) { Hold hold(lock); return sticky ? sticky : e->reached < e->recorded && (streams.empty() || (advance(streams[0]), e->reached < e->recorded)) ? NOT_READY : OK; }
+int cuEventSynchronize(Event *e) {
+    Hold hold(lock);
+    while (e->reached < e->recorded && !streams.empty() && advance(streams[0])) {}
+    return sticky;
+}
+int cuEventElapsedTime(float *ms, Event *, Event *) { return *ms = 0, OK; } // no timing here
+int cuEventElapsedTime_v2(float *ms, Event *a, Event *b) { return cuEventElapsedTime(ms, a, b); }
+
+// ---- kernels ----
+
+int cuModuleLoadData(void **m, const void *image) { static int module; return *m = &module, image ? OK : INVALID; }
 int cuModuleUnload(void *) { return OK; }
-int cuModuleGetFunction(void **f, void *, const char *name) {
+int cuModuleGetFunction(Function **f, void *, const char *name) {
     const emu::Kernel *k = emu::find(name);
     if (!k) return NOT_FOUND;
-    return *f = new Function{k, 48 << 10}, OK;
+    return *f = new Function{k, DEFAULT_SHARED}, OK;
 }
 int cuFuncSetAttribute(Function *f, int attribute, int v) {
     if (attribute == 8) {
-        if (v > 227 << 10) return INVALID;
+        if (v < 0 || v > MAX_SHARED) return INVALID;
         f->allowed = v;
     }
     return OK;
 }
-int cuFuncGetAttribute(int *v, int attribute, Function *f) { return *v = attribute == 0 ? f->kernel->threads : 0, OK; }
+int cuFuncGetAttribute(int *v, int attribute, Function *f) { return *v = attribute == 0 ? f->kernel->threads : attribute == 8 ? f->allowed : 0, OK; }
 
-int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream *s, void **, void **extra) {
-    if (!f || !gx || !gy || gz != 1 || by != 1 || bz != 1 || !bx || gy > 65535 || int(bx) > f->kernel->threads || int(shared) > f->allowed || !extra) {
-        fprintf(stderr, "emulated GPU: %s: a launch of %u x %u blocks of %u threads with %u bytes of shared memory is not valid\n", f ? f->kernel->name : "?", gx, gy, bx, shared);
+struct Config { unsigned gx, gy, gz, bx, by, bz, shared; Stream *stream; struct Attribute { int id; char pad[4]; int value; char rest[60]; } *attributes; unsigned count; };
+int cuLaunchKernelEx(const Config *c, Function *f, void **, void **extra) {
+    Hold hold(lock);
+    if (!f) return INVALID_HANDLE;
+    if (!c->gx || !c->gy || c->gz != 1 || c->by != 1 || c->bz != 1 || !c->bx || c->gx > 0x7fffffff || c->gy > 65535 || int(c->bx) > f->kernel->threads || int(c->shared) > f->allowed || !extra) {
+        fprintf(stderr, "emulated GPU: %s: a launch of %u x %u blocks of %u threads (at most %d) with %u bytes of shared memory (at most %d) is not valid\n", f->kernel->name, c->gx, c->gy, c->bx, f->kernel->threads, c->shared, f->allowed);
         return INVALID;
     }
     const size_t size = *(size_t *)extra[3];
@@ -144,40 +312,67 @@ int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned 
         fprintf(stderr, "emulated GPU: %s: want %zu bytes of parameters, got %zu\n", f->kernel->name, f->kernel->size, size);
         return INVALID;
     }
-    Launch l{f, {gx, gy, 1}, bx, shared, {(unsigned char *)extra[1], (unsigned char *)extra[1] + size}};
-    if (s && s->capturing) return s->capturing->launches.push_back(l), OK;
-    std::lock_guard<std::mutex> hold(lock);
-    return run(l);
+    Launch l{f, {c->gx, c->gy, 1}, c->bx, c->shared, false, {(unsigned char *)extra[1], (unsigned char *)extra[1] + size}};
+    for (unsigned i = 0; i < c->count; i++)
+        if (c->attributes[i].id == 6) l.dependent = c->attributes[i].value && c->stream && c->stream->after_kernel; // programmatic stream serialization
+    return enqueue(c->stream, [l = std::move(l)] { return run(l); }, nullptr, 0, true);
 }
-struct Config { unsigned gx, gy, gz, bx, by, bz, shared; Stream *stream; };
-int cuLaunchKernelEx(const Config *c, Function *f, void **params, void **extra) {
-    return cuLaunchKernel(f, c->gx, c->gy, c->gz, c->bx, c->by, c->bz, c->shared, c->stream, params, extra);
+int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream *s, void **params, void **extra) {
+    const Config c{gx, gy, gz, bx, by, bz, shared, s, nullptr, 0};
+    return cuLaunchKernelEx(&c, f, params, extra);
 }
 
-int cuStreamBeginCapture_v2(Stream *s, int) { return s->capturing = new Graph{}, OK; }
+int cuStreamBeginCapture_v2(Stream *s, int) {
+    Hold hold(lock);
+    if (!s || s->capturing) return INVALID;
+    s->after_kernel = false;
+    return s->capturing = new Graph{}, OK;
+}
 int cuStreamEndCapture(Stream *s, Graph **g) {
+    Hold hold(lock);
     *g = s->capturing;
     s->capturing = nullptr;
-    return (*g)->broken ? CAPTURE_INVALID : OK;
+    s->after_kernel = false;
+    if (!*g || !(*g)->broken) return *g ? OK : INVALID;
+    delete *g;
+    *g = nullptr;
+    return CAPTURE_INVALID;
 }
 int cuGraphInstantiateWithFlags(Graph **e, Graph *g, uint64_t) { return *e = new Graph(*g), OK; }
-int cuGraphLaunch(Graph *e, Stream *) {
-    std::lock_guard<std::mutex> hold(lock);
-    for (auto &l : e->launches)
-        if (int rc = run(l)) return rc;
-    return OK;
+int cuGraphLaunch(Graph *e, Stream *s) {
+    Hold hold(lock);
+    if (refuse(s)) return CAPTURE_UNSUPPORTED;
+    return enqueue(s, [work = e->work] {
+        for (auto &w : work)
+            if (int rc = w()) return rc;
+        return int(OK);
+    });
 }
 int cuGraphExecDestroy(Graph *e) { return delete e, OK; }
 int cuGraphDestroy(Graph *g) { return delete g, OK; }
 
-int cuGetErrorName(int e, const char **s) {
-    static const std::map<int, const char *> names = {{INVALID, "CUDA_ERROR_INVALID_VALUE"}, {NO_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"}, {100, "CUDA_ERROR_NO_DEVICE"}, {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"}, {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"}, {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"}, {CAPTURE_INVALID, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"}};
-    auto it = names.find(e);
-    return *s = it == names.end() ? "CUDA_ERROR_UNKNOWN" : it->second, OK;
+// ---- errors ----
+
+static const struct Text { int code; const char *name, *text; } texts[] = {
+    {OK, "CUDA_SUCCESS", "no error"}, {INVALID, "CUDA_ERROR_INVALID_VALUE", "invalid argument"}, {NO_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"}, {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"}, {NOT_FOUND, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {NOT_READY, "CUDA_ERROR_NOT_READY", "device not ready"}, {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+    {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
+    {CAPTURE_INVALID, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"}};
+static const Text *text_of(int code) {
+    for (auto &t : texts)
+        if (t.code == code) return &t;
+    return nullptr;
 }
-int cuGetErrorString(int e, const char **s) {
-    static const std::map<int, const char *> texts = {{INVALID, "invalid argument"}, {NO_MEMORY, "out of memory"}, {100, "no CUDA-capable device is detected"}, {NOT_FOUND, "named symbol not found"}, {LAUNCH_FAILED, "unspecified launch failure"}};
-    auto it = texts.find(e);
-    return *s = it == texts.end() ? "unknown error" : it->second, OK;
+int cuGetErrorName(int code, const char **s) {
+    const Text *t = text_of(code);
+    return *s = t ? t->name : nullptr, t ? OK : INVALID;
+}
+int cuGetErrorString(int code, const char **s) {
+    const Text *t = text_of(code);
+    return *s = t ? t->text : nullptr, t ? OK : INVALID;
 }
 }
+#pragma GCC visibility pop

@@ -1,5 +1,6 @@
 // The functions of ptx.cuh on a CPU. What is asynchronous on a GPU is late here as well: a copy arrives, and a product of a
-// warpgroup is computed, only when something waits for it, so that reading too early, or overwriting too early, shows.
+// warpgroup is computed, only when something waits for it, and its destination is NaN until then, so that reading too early,
+// or overwriting too early, shows. Forgotten fences and barriers that were not initialised end the launch.
 #pragma once
 #include "emu.h"
 
@@ -12,12 +13,17 @@ void bulk(void *dst, const void *src, uint32_t bytes, uint64_t *bar);
 void ldmatrix(uint32_t *r, int matrices, const void *row, bool transpose);
 void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1);
 void wgmma(float *d, int columns, uint64_t a, uint64_t b);
+void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int keep);
 uint64_t descriptor(const void *start);
 void mbar_init(uint64_t *bar, uint32_t count);
+void mbar_init_fence();
+bool mbar_test(const uint64_t *bar, uint32_t parity);
 void mbar_arrive(uint64_t *bar, int64_t bytes);
 void mbar_wait(uint64_t *bar, uint32_t parity);
+void proxy_fence();
+void grid_waited();
 } // namespace emu
 
 inline void cp_async16(void *dst, const void *src, bool valid = true) { emu::async_copy(dst, src, valid); }
@@ -29,16 +35,16 @@ inline void ldmatrix_x2(uint32_t (&r)[2], const void *row) { emu::ldmatrix(r, 2,
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) { emu::ldmatrix(r, 4, row, true); }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emu::mma(d, a, b0, b1); }
 inline void mbar_init(uint64_t *bar, uint32_t count) { emu::mbar_init(bar, count); }
-inline void mbar_init_fence() {}
+inline void mbar_init_fence() { emu::mbar_init_fence(); }
 inline void mbar_arrive(uint64_t *bar) { emu::mbar_arrive(bar, 0); }
 inline void mbar_wait(uint64_t *bar, uint32_t parity) { emu::mbar_wait(bar, parity); }
 inline void mbar_expect_tx(uint64_t *bar, uint32_t bytes) { emu::mbar_arrive(bar, bytes); }
 inline void bulk_load(void *dst, const void *src, uint32_t bytes, uint64_t *bar) { emu::bulk(dst, src, bytes, bar); }
 inline void bulk_load_once(void *dst, const void *src, uint32_t bytes, uint64_t *bar) { emu::bulk(dst, src, bytes, bar); }
-inline void griddep_wait() {}
+inline void griddep_wait() { emu::grid_waited(); }
 inline void griddep_launch() {}
-inline void fence_proxy_async() {}
-inline void wgmma_fence() {}
+inline void fence_proxy_async() { emu::proxy_fence(); }
+inline void wgmma_fence() { emu::wgmma_fence(); }
 inline void wgmma_commit() { emu::wgmma_commit(); }
 template <int N> inline void wgmma_wait() { emu::wgmma_wait(N); }
 template <int N> inline void setmaxnreg_inc() {}
@@ -46,4 +52,5 @@ template <int N> inline void setmaxnreg_dec() {}
 inline uint64_t wgmma_descriptor(const void *start) { return emu::descriptor(start); }
 template <int N> inline void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b) { emu::wgmma(d, N, a, b); }
 inline void bar_sync(int id, int threads) { emu::barrier(id, threads); }
+inline void bar_arrive(int id, int threads) { emu::barrier(id, threads, true); }
 inline float exp2_approx(float x) { return exp2f(x); }

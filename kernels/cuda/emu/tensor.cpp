@@ -1,0 +1,194 @@
+// Matrix units. Sums are in float32, in ascending order of the inner index.
+#include "machine.h"
+
+// The loops that take the time, for the vector units at hand.
+#define VECTORS __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
+
+namespace {
+
+inline float bf(unsigned v) {
+    v <<= 16;
+    float f;
+    memcpy(&f, &v, 4);
+    return f;
+}
+
+VECTORS void mma_16x8x16(float (*__restrict d)[8], const float (*__restrict a)[16], const float (*__restrict b)[8]) {
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 16; k++)
+            for (int column = 0; column < 8; column++) d[row][column] += a[row][k] * b[k][column];
+}
+
+VECTORS void mma_row(float *__restrict d, const float *__restrict a, const float (*__restrict b)[256], int columns) {
+    for (int k = 0; k < 16; k++)
+        for (int column = 0; column < columns; column++) d[column] += a[k] * b[k][column];
+}
+
+} // namespace
+
+namespace emu {
+
+void ldmatrix(uint32_t *r, int matrices, const void *row, bool transpose) {
+    struct A {
+        const unsigned short *row;
+        uint32_t *r;
+        int matrices;
+    } a{(const unsigned short *)row, r, matrices};
+    if (lane() < 8 * matrices && ((uintptr_t)row & 15 || !in_shared(row, 16))) fail("ldmatrix: want 16 aligned bytes of shared memory, got %p", row);
+    if (!transpose)
+        meet("ldmatrix", ~0u, &a, [](void **by) {
+            for (int i = 0; i < ((A *)by[0])->matrices; i++)
+                for (int l = 0; l < 32; l++) memcpy(&((A *)by[l])->r[i], ((A *)by[8 * i + l / 4])->row + l % 4 * 2, 4);
+        });
+    else
+        meet("ldmatrix.trans", ~0u, &a, [](void **by) {
+            for (int i = 0; i < ((A *)by[0])->matrices; i++)
+                for (int l = 0; l < 32; l++) {
+                    const unsigned low = ((A *)by[8 * i + l % 4 * 2])->row[l / 4], high = ((A *)by[8 * i + l % 4 * 2 + 1])->row[l / 4];
+                    ((A *)by[l])->r[i] = low | high << 16;
+                }
+        });
+}
+
+void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
+    struct A {
+        float *d;
+        const uint32_t *a;
+        uint32_t b[2];
+    } args{d, a, {b0, b1}};
+    meet("mma", ~0u, &args, [](void **by) {
+        float x[16][16], y[16][8], sum[16][8] = {};
+        for (int l = 0; l < 32; l++) {
+            const A &t = *(A *)by[l];
+            const int g = l / 4, c = l % 4 * 2;
+            for (int i = 0; i < 4; i++)
+                for (int h = 0; h < 2; h++) x[g + i % 2 * 8][c + i / 2 * 8 + h] = bf(t.a[i] >> 16 * h & 0xffff);
+            for (int i = 0; i < 2; i++)
+                for (int h = 0; h < 2; h++) y[c + i * 8 + h][g] = bf(t.b[i] >> 16 * h & 0xffff);
+        }
+        mma_16x8x16(sum, x, y);
+        for (int l = 0; l < 32; l++) {
+            float *d = ((A *)by[l])->d;
+            for (int i = 0; i < 4; i++) d[i] += sum[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
+        }
+    });
+}
+
+// ---- warpgroup products ----
+
+namespace {
+
+// The fields of a matrix descriptor that matter here (PTX manual, "Matrix descriptor"), over addresses within the block's
+// dynamic shared memory: start / 16 in bits 0-13, the stride of groups of 8 lines / 16 in bits 32-45, the swizzle in 62-63.
+constexpr uint64_t SWIZZLE_128 = 1;
+
+// fetch reads 16 values of one line of a K-major operand, swizzled by 128 bytes: bits 4-6 of an address are permuted by
+// bits 7-9.
+void fetch(float *to, uint64_t descriptor, int line) {
+    const size_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+    for (int half = 0; half < 2; half++) {
+        size_t at = start + line / 8 * stride + line % 8 * 128 + half * 16;
+        at ^= (at >> 7 & 7) << 4;
+        if (at + 16 > m.shared_size) fail("wgmma: an operand lies outside the block's shared memory (byte %zu of %zu)", at, m.shared_size);
+        if (memcmp(m.shared + at, m.shadow + at, 16)) fail("wgmma: byte %zu of shared memory was written by ordinary stores without fence.proxy.async", at);
+        for (int i = 0; i < 8; i++) to[half * 8 + i] = bf(((const unsigned short *)(m.shared + at))[i]);
+    }
+}
+
+void compute(Group &g, const Product &p) {
+    static float a[64][16], b[16][256], out[64][256];
+    for (int r = 0; r < 64; r++) fetch(a[r], p.a, r);
+    for (int n = 0; n < p.columns; n++) {
+        float line[16];
+        fetch(line, p.b, n);
+        for (int k = 0; k < 16; k++) b[k][n] = line[k];
+    }
+    for (int r = 0; r < 64; r++) {
+        memset(out[r], 0, p.columns * sizeof(float));
+        mma_row(out[r], a[r], b, p.columns);
+    }
+    auto of = std::find_if(g.accumulators.begin(), g.accumulators.end(), [&](auto &x) { return x.at[0] == p.d; });
+    const int each = p.columns / 2;
+    for (int t = 0; t < WARPGROUP; t++)
+        for (int i = 0; i < each; i++) of->sum[t * each + i] += out[t / 32 * 16 + t % 32 / 4 + i / 2 % 2 * 8][i / 4 * 8 + t % 4 * 2 + i % 2];
+    if (--of->pending == 0) {
+        for (int t = 0; t < WARPGROUP; t++) memcpy(of->at[t], &of->sum[t * each], each * sizeof(float));
+        g.accumulators.erase(of);
+    }
+}
+
+} // namespace
+
+uint64_t descriptor(const void *start) {
+    const size_t at = (const unsigned char *)start - m.shared;
+    if (at >= m.shared_size || at % 1024 % 32 || at % 1024 >= 128) fail("wgmma: want an operand at a multiple of 1,024 bytes of shared memory, plus 0, 32, 64 or 96; got byte %zu", at);
+    return at >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | SWIZZLE_128 << 62;
+}
+
+void wgmma_fence() {
+    meet_group("wgmma.fence", nullptr, [](void **) { own_group().fenced = true; });
+}
+
+void wgmma(float *d, int columns, uint64_t a, uint64_t b) {
+    struct A {
+        float *d;
+        int columns;
+        uint64_t a, b;
+    } args{d, columns, a, b};
+    meet_group("wgmma", &args, [](void **by) {
+        Group &g = own_group();
+        const A &one = *(A *)by[0];
+        const int each = one.columns / 2;
+        if (!g.fenced) fail("wgmma: wgmma.fence is missing");
+        if (one.columns % 8 || one.columns < 8 || one.columns > 256) fail("wgmma: want 8 to 256 columns, got %d", one.columns);
+        for (uint64_t x : {one.a, one.b})
+            if (x >> 62 != SWIZZLE_128) fail("wgmma: only operands with the 128-byte swizzle are known here, got descriptor %llx", (unsigned long long)x);
+        auto of = std::find_if(g.accumulators.begin(), g.accumulators.end(), [&](auto &x) { return x.at[0] == one.d; });
+        if (of == g.accumulators.end()) { // the registers are the tensor core's from here until the wait
+            g.accumulators.push_back({});
+            of = g.accumulators.end() - 1;
+            of->sum.resize(WARPGROUP * each);
+            for (int t = 0; t < WARPGROUP; t++) {
+                of->at[t] = ((A *)by[t])->d;
+                memcpy(&of->sum[t * each], of->at[t], each * sizeof(float));
+                memset(of->at[t], 0xff, each * sizeof(float));
+            }
+        } else {
+            for (int t = 0; t < WARPGROUP; t++)
+                for (int i = 0; i < each; i++)
+                    if (unsigned v; memcpy(&v, of->at[t] + i, 4), v != ~0u) fail("wgmma: thread %d wrote to accumulators before the wait", t);
+        }
+        for (int t = 0; t < WARPGROUP; t++)
+            if (const A &x = *(A *)by[t]; x.columns != one.columns || x.a != one.a || x.b != one.b) fail("wgmma: threads come with different shapes or descriptors");
+        of->pending++;
+        g.products.push_back({one.d, one.columns, one.a, one.b, false});
+    });
+}
+
+void wgmma_commit() {
+    meet_group("wgmma.commit_group", nullptr, [](void **) {
+        Group &g = own_group();
+        if (!g.products.empty()) g.products.back().last = true;
+    });
+}
+
+void wgmma_wait(int keep) {
+    struct A {
+        int keep;
+    } args{keep};
+    meet_group("wgmma.wait_group", &args, [](void **by) {
+        Group &g = own_group();
+        const int keep = ((A *)by[0])->keep;
+        int groups = 0;
+        for (const Product &p : g.products) groups += p.last;
+        size_t n = 0;
+        for (; n < g.products.size() && groups > keep; n++) {
+            compute(g, g.products[n]);
+            groups -= g.products[n].last;
+        }
+        g.products.erase(g.products.begin(), g.products.begin() + n);
+        if (keep == 0) g.fenced = false;
+    });
+}
+
+} // namespace emu
