@@ -18,6 +18,7 @@ type Options struct {
 	Ordinal  int  // which GPU, among those that CUDA_VISIBLE_DEVICES leaves
 	NoGraphs bool // run every step launch by launch
 	Portable bool // use only the kernels that every GPU from 8.0 on runs
+	Profile  bool // time every launch (see Device.Profile)
 }
 
 // Device implements kernels.Device on one GPU.
@@ -64,6 +65,10 @@ func New(o Options) (*Device, error) {
 	}
 	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, ran: map[string]int{}}
 	d.loader = newLoader(g)
+	if o.Profile {
+		g.profile = &profile{totals: map[string]*KernelTime{}}
+		d.options.NoGraphs = true
+	}
 	return d, nil
 }
 

@@ -22,6 +22,7 @@ type gpu struct {
 	kernels    map[string]*driver.Function
 	main       stream
 	capturing  bool
+	profile    *profile          // nil: launches are not timed
 	broken     error             // the first fault of the copies that were enqueued since the last sync
 	pins       map[string][]byte // pinned host memory
 	outs       []pendingOut      // copies to the host that a sync completes
@@ -153,7 +154,10 @@ func (g *gpu) pinnedBytes(name string, n int) []byte {
 }
 
 func (g *gpu) launch(name string, gridX, gridY, shared int, params unsafe.Pointer, size uintptr) error {
-	return g.main.launch(name, gridX, gridY, shared, params, size)
+	if g.profile == nil {
+		return g.main.launch(name, gridX, gridY, shared, params, size)
+	}
+	return g.profile.around(g, name, func() error { return g.main.launch(name, gridX, gridY, shared, params, size) })
 }
 
 func (s stream) launch(name string, gridX, gridY, shared int, params unsafe.Pointer, size uintptr) error {
@@ -161,7 +165,7 @@ func (s stream) launch(name string, gridX, gridY, shared int, params unsafe.Poin
 	if f == nil {
 		return fmt.Errorf("no kernel of this name for compute capability %d.%d", s.gpu.capability/10, s.gpu.capability%10)
 	}
-	return s.Launch(f, gridX, gridY, shared, params, size, s.gpu.capability >= 90)
+	return s.Launch(f, gridX, gridY, shared, params, size, s.gpu.capability >= 90 && s.gpu.profile == nil)
 }
 
 func (g *gpu) newStream() (stream, error) {
@@ -234,6 +238,9 @@ func (g *gpu) zero(p ptr, bytes int)              { g.keep(g.main.Zero(p, bytes)
 // sync waits for the stream and gives the first fault since the last sync.
 func (g *gpu) sync() error {
 	g.keep(g.main.Wait())
+	if g.profile != nil && g.broken == nil {
+		g.keep(g.profile.settle())
+	}
 	err := g.broken
 	g.broken = nil
 	if err == nil {

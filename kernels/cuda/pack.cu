@@ -40,6 +40,8 @@ __device__ __forceinline__ unsigned short raw_value(const u8 *raw, u64 i, int fo
 // pack_weight: one block for 64 columns k and 64 outputs n: grid (K/64, N/64). Through shared memory, so that both sides are
 // read and written in runs.
 KERNEL(256, 1, pack_weight, PackParams) {
+    griddep_wait();
+    griddep_launch();
     __shared__ unsigned short tile[TILE][TILE + 2]; // [n][k]
     const int k0 = p.k_from + blockIdx.x * TILE, n0 = blockIdx.y * TILE, k_end = min(p.k_from + p.k_rows, p.K);
     for (int i = threadIdx.x; i < TILE * TILE; i += blockDim.x) {
@@ -62,6 +64,8 @@ KERNEL(256, 1, pack_weight, PackParams) {
 
 // unpack_weight is the inverse, to bfloat16 in the same layout. Grid as pack_weight's.
 KERNEL(256, 1, unpack_weight, PackParams) {
+    griddep_wait();
+    griddep_launch();
     for (int i = threadIdx.x; i < TILE * TILE; i += blockDim.x) {
         const int n = blockIdx.y * TILE + (p.in_out ? i % TILE : i / TILE), k = blockIdx.x * TILE + (p.in_out ? i / TILE : i % TILE);
         if (n >= p.N || k >= p.K) continue;
@@ -80,6 +84,8 @@ struct FillParams {
 // fill_weight: value = bf16(std·(s - 1020)/209.02), s the sum of the 8 bytes of a number of splitmix64 (kernels.Fill).
 // Grid as pack_weight's.
 KERNEL(256, 1, fill_weight, FillParams) {
+    griddep_wait();
+    griddep_launch();
     for (int i = threadIdx.x; i < TILE * TILE; i += blockDim.x) {
         const int n = blockIdx.y * TILE + i / TILE, k = blockIdx.x * TILE + i % TILE;
         if (n >= p.to.N || k >= p.to.K) continue;
@@ -101,6 +107,8 @@ struct CheckParams {
 
 // check_weight looks for infinities and NaN.
 KERNEL(256, 1, check_weight, CheckParams) {
+    griddep_wait();
+    griddep_launch();
     for (u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x; i < p.pieces; i += u64(gridDim.x) * blockDim.x) {
         const uint4 v = ((const uint4 *)p.data)[i];
         const u32 words[4] = {v.x, v.y, v.z, v.w};

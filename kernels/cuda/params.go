@@ -7,8 +7,8 @@ import "chulengo/kernels/cuda/driver"
 // ptr is an address in device memory; 0 is null.
 type ptr = driver.Ptr
 
-// The parameters of the kernels. Field for field the structs of the .cu files of the same names; layout_test.go holds them
-// against the compiler's.
+// The parameters of the kernels. Field for field the structs of the .cu files of the same names. The software GPU refuses a
+// launch whose parameters have another size than the kernel's, and the parity tests would see fields in another order.
 
 type slots struct {
 	values    ptr

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"chulengo/kernels"
@@ -139,6 +140,9 @@ func TestStages(t *testing.T) {
 	for _, g := range goldens(t) {
 		for _, portable := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/portable=%v", g.name, portable), func(t *testing.T) {
+				if testing.Short() && strings.HasPrefix(g.name, "tiny") && (portable || g.name == "tiny-maverick") {
+					t.Skip("takes long on a software GPU, and the smaller checkpoints reach the same kernels")
+				}
 				p := newPair(t, g.dir, cuda.Options{NoGraphs: true, Portable: portable})
 				r := rand.New(rand.NewPCG(3, 4))
 				random := func(n int) []int32 {

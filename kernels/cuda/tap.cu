@@ -16,6 +16,8 @@ struct TapParams {
 
 // tap_rows: one block a row.
 KERNEL(256, 1, tap_rows, TapParams) {
+    griddep_wait();
+    griddep_launch();
     const int row = p.rows[blockIdx.x];
     if (row < 0) return;
     for (int c = p.from + threadIdx.x; c < p.to; c += blockDim.x) {

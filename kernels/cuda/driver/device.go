@@ -307,3 +307,21 @@ func (s *Stream) Replay(g *Graph) error { return result(C.native_replay(g.exec, 
 
 // Close frees the graph; it must not run any more.
 func (g *Graph) Close() error { return result(C.native_free_exec(g.exec)) }
+
+// Event is a moment in a stream.
+type Event struct{ e cu.Event }
+
+// NewEvent makes an event that keeps the time.
+func (d *Device) NewEvent() (*Event, error) {
+	e, err := cu.MakeEvent(cu.DefaultEvent)
+	return &Event{e}, err
+}
+
+// Record enqueues the event.
+func (s *Stream) Record(e *Event) error { return e.e.Record(s.s) }
+
+// Since is the time in milliseconds between two events that have passed.
+func (e *Event) Since(begin *Event) (float64, error) {
+	ms, err := begin.e.Elapsed(e.e)
+	return ms, err
+}

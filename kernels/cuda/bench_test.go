@@ -1,0 +1,281 @@
+//go:build cuda
+
+package cuda_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"chulengo/kernels"
+	"chulengo/kernels/cuda"
+	"chulengo/model"
+)
+
+// Steps of a model with random weights, against what the bytes (decode) and the operations (prefill) allow. By default the
+// small configuration, so that the benchmarks themselves are tested; CHULENGO_BENCH=scout takes the layers of
+// Llama-4-Scout, as many as CHULENGO_LAYERS says (default 16).
+//
+// The bounds are those of an H200: 4.65 TB/s measured for reads, 700 TFLOP/s for a bfloat16 product through cuBLAS.
+const (
+	readBandwidth = 4.65e12
+	productFlops  = 700e12
+)
+
+func benchConfig() map[string]any {
+	if os.Getenv("CHULENGO_BENCH") != "scout" {
+		return fastConfig()
+	}
+	layers, err := strconv.Atoi(os.Getenv("CHULENGO_LAYERS"))
+	if err != nil {
+		layers = 16
+	}
+	return map[string]any{
+		"model_type": "llama4_text", "hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
+		"intermediate_size": 8192, "intermediate_size_mlp": 16384, "num_local_experts": 16, "num_experts_per_tok": 1, "vocab_size": 202048,
+		"num_hidden_layers": layers, "attention_chunk_size": 8192, "max_position_embeddings": 10485760, "rms_norm_eps": 1e-5, "use_qk_norm": true,
+		"attn_temperature_tuning": true, "floor_scale": 8192, "attn_scale": 0.1, "rope_theta": 500000.0, "interleave_moe_layer_step": 1,
+		"hidden_act": "silu", "tie_word_embeddings": false,
+	}
+}
+
+// gpuSide is a model with random weights on the GPU alone, with room for so many tokens.
+func gpuSide(b *testing.B, o cuda.Options, tokens int) (*side, *cuda.Device) {
+	b.Helper()
+	data, err := json.Marshal(benchConfig())
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir := b.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	cfg, err := model.LoadConfig(os.DirFS(dir))
+	if err != nil {
+		b.Fatal(err)
+	}
+	dev := openGPU(b, o)
+	m, err := model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := tokens/pageTokens + 64
+	p := &pair{}
+	for g := range p.order {
+		p.order[g] = rand.New(rand.NewPCG(1, 2)).Perm(n)
+	}
+	spec := cfg.KVSpec(kernels.BF16, pageTokens)
+	spec.Pages = [kernels.Groups]int{n, n}
+	kv, err := dev.NewKV(spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { kv.Close() })
+	return &side{m, dev, kv, p}, dev
+}
+
+// weightBytes is what one decoding step reads of the weights when so many distinct experts are chosen over all layers.
+func (s *side) weightBytes(distinct int) float64 {
+	c := s.Config
+	attn := 2 * c.Dim * c.HeadDim * (2*c.Heads + 2*c.KVHeads)
+	total := 2 * c.Dim * c.Vocab // the head; of the embedding a row
+	for l := range c.Layers {
+		total += attn + 2*3*c.Dim*c.FFNDim(l) // the dense network, or the shared expert
+		if c.IsMoE(l) {
+			total += 2 * c.Dim * c.Experts
+		}
+	}
+	return float64(total) + float64(distinct)*2*3*float64(c.Dim)*float64(c.FFNDim(s.firstMoE()))
+}
+
+func (s *side) firstMoE() int {
+	for l := range s.Config.Layers {
+		if s.Config.IsMoE(l) {
+			return l
+		}
+	}
+	return 0
+}
+
+// kvBytes is what attention of one row after n tokens reads.
+func (s *side) kvBytes(n int) float64 {
+	c := s.Config
+	total := 0
+	for l := range c.Layers {
+		seen := n + 1
+		if chunk := c.ChunkSize(l); chunk > 0 {
+			seen = n%chunk + 1
+		}
+		total += seen * 2 * 2 * c.KVHeads * c.HeadDim
+	}
+	return float64(total)
+}
+
+// distinctExperts counts the chosen experts of a step, over all layers.
+func (s *side) distinctExperts(b *testing.B, pieces []piece) int {
+	var taps []kernels.Tap
+	for _, h := range model.Hooks(s.Config) {
+		if h.At.Hook == kernels.HookExpertIndex {
+			taps = append(taps, capture(h, len(pieces)))
+		}
+	}
+	s.run(b, pieces, false, taps)
+	n := 0
+	for _, t := range taps {
+		seen := map[float32]bool{}
+		for _, e := range t.Buf {
+			seen[e] = true
+		}
+		n += len(seen)
+	}
+	return n
+}
+
+// fill reads a random prompt into a sequence.
+func (s *side) fill(b *testing.B, r *rand.Rand, n int) *sequence {
+	q := &sequence{}
+	for q.pos < n {
+		s.runWith(b, []piece{{q, randomTokens(r, min(n-q.pos, 8192), s.Config.Vocab)}}, 1)
+	}
+	return q
+}
+
+// runWith is run with answers for the last row of each piece only, as an engine asks.
+func (s *side) runWith(b *testing.B, pieces []piece, wants int) []kernels.Out {
+	b.Helper()
+	batch := s.batch(pieces)
+	if batch.Decode != len(batch.Token) {
+		batch.Want = batch.Want[len(batch.Want)-wants:]
+	}
+	for i := range batch.Want {
+		batch.Want[i].Score, batch.Want[i].Top = -1, 0
+	}
+	r := <-s.dev.Step(batch, func() { s.Forward(s.dev) })
+	if r.Err != nil {
+		b.Fatal(r.Err)
+	}
+	for _, x := range pieces {
+		x.seq.pos += len(x.tokens)
+	}
+	return r.Outs
+}
+
+// BenchmarkDecode feeds every row its own last token, from graphs, sampling included.
+func BenchmarkDecode(b *testing.B) {
+	cases := [][2]int{{1, 512}, {8, 512}, {32, 512}, {1, 4096}, {1, 32768}, {8, 4096}}
+	if os.Getenv("CHULENGO_BENCH") != "scout" {
+		cases = [][2]int{{1, 20}, {3, 90}}
+	}
+	for _, c := range cases {
+		batch, depth := c[0], c[1]
+		b.Run(fmt.Sprintf("batch=%d/context=%d", batch, depth), func(b *testing.B) {
+			s, _ := gpuSide(b, cuda.Options{}, batch*(depth+4096))
+			r := rand.New(rand.NewPCG(3, 4))
+			var pieces []piece
+			for range batch {
+				pieces = append(pieces, piece{s.fill(b, r, depth), randomTokens(r, 1, s.Config.Vocab)})
+			}
+			experts := s.distinctExperts(b, pieces)
+			step := func() {
+				for i, o := range s.runWith(b, pieces, batch) {
+					pieces[i].tokens[0] = o.Token
+				}
+			}
+			for range 3 { // launched, captured, replayed
+				step()
+			}
+			begin := time.Now()
+			n := 0
+			for b.Loop() {
+				step()
+				n++
+			}
+			seconds := time.Since(begin).Seconds() / float64(n)
+			bytes := s.weightBytes(experts) + float64(batch)*s.kvBytes(pieces[0].seq.pos)
+			b.ReportMetric(float64(batch)/seconds, "tok/s")
+			b.ReportMetric(bytes/1e9, "GB/step")
+			b.ReportMetric(100*bytes/readBandwidth/seconds, "%bound")
+			b.ReportMetric((seconds-bytes/readBandwidth)/float64(s.Config.Layers)*1e6, "µs/layer-over")
+		})
+	}
+}
+
+// BenchmarkPrefill reads whole prompts; %peak counts useful operations, exact causal pairs included.
+func BenchmarkPrefill(b *testing.B) {
+	sizes := []int{2048, 8192}
+	if os.Getenv("CHULENGO_BENCH") != "scout" {
+		sizes = []int{100}
+	}
+	for _, n := range sizes {
+		b.Run(fmt.Sprintf("tokens=%d", n), func(b *testing.B) {
+			s, _ := gpuSide(b, cuda.Options{}, n+64)
+			tokens := randomTokens(rand.New(rand.NewPCG(3, 4)), n, s.Config.Vocab)
+			q := &sequence{}
+			run := func() {
+				q.pos = 0
+				s.runWith(b, []piece{{q, tokens}}, 1)
+			}
+			run()
+			begin := time.Now()
+			rounds := 0
+			for b.Loop() {
+				run()
+				rounds++
+			}
+			seconds := time.Since(begin).Seconds() / float64(rounds)
+			c := s.Config
+			flops := 2 * float64(c.Dim) * float64(c.Vocab)
+			for l := range c.Layers {
+				linear := c.Dim*c.HeadDim*(2*c.Heads+2*c.KVHeads) + 3*c.Dim*c.FFNDim(l)
+				if c.IsMoE(l) {
+					linear += 3*c.Dim*c.FFNDim(l) + c.Dim*c.Experts
+				}
+				flops += 2 * float64(linear) * float64(n)
+				flops += 4 * float64(c.Heads*c.HeadDim) * float64(n) * float64(n+1) / 2 // one chunk
+			}
+			b.ReportMetric(float64(n)/seconds, "tok/s")
+			b.ReportMetric(flops/seconds/1e12, "TFLOP/s")
+			b.ReportMetric(100*flops/seconds/productFlops, "%peak")
+		})
+	}
+}
+
+// BenchmarkKernels prints where the time of a step goes, kernel by kernel, without overlap.
+func BenchmarkKernels(b *testing.B) {
+	depth, batch := 512, 1
+	if os.Getenv("CHULENGO_BENCH") != "scout" {
+		depth = 40
+	}
+	s, dev := gpuSide(b, cuda.Options{Profile: true}, 8192+2*depth)
+	r := rand.New(rand.NewPCG(3, 4))
+	q := s.fill(b, r, depth)
+	report := func(what string, steps int) {
+		for _, k := range dev.Profile() {
+			b.Logf("%-8s %-20s %6d launches %10.1f µs a step %8.2f µs each", what, k.Name, k.Launches/steps, k.Time.Seconds()*1e6/float64(steps), k.Time.Seconds()*1e6/float64(k.Launches))
+		}
+	}
+	dev.Profile()
+	one := []piece{{q, randomTokens(r, 1, s.Config.Vocab)}}
+	for range 10 {
+		s.runWith(b, one, batch)
+	}
+	report("decode", 10)
+	long := 8192
+	if os.Getenv("CHULENGO_BENCH") != "scout" {
+		long = 150
+	}
+	p := &sequence{}
+	for range 3 {
+		p.pos = 0
+		s.runWith(b, []piece{{p, randomTokens(r, long, s.Config.Vocab)}}, 1)
+	}
+	report("prefill", 3)
+	for b.Loop() { // the report is what matters
+	}
+}
