@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"chulengo/serve"
 )
 
 func TestCompletions(t *testing.T) {
@@ -128,6 +130,20 @@ func TestModels(t *testing.T) {
 	}
 	if response, text := s.do("GET", "/props", nil); response.StatusCode != 200 || at(parse(t, text), "default_generation_settings", "n_ctx") != 2000.0 {
 		t.Errorf("props: %s", text)
+	}
+}
+
+// TestBasePath: everything lies under the server's base path, errors included.
+func TestBasePath(t *testing.T) {
+	b := says("x")
+	b.Model.Name, b.Model.Context = "fake", 100
+	s := launch(t, serve.Options{BasePath: "/llama"})
+	s.server.SetReady(b)
+	if status, got := s.post("/llama/v1/chat/completions", chat("Hi", nil)); status != 200 {
+		t.Errorf("%d %v", status, got)
+	}
+	if status, got := s.post("/llama/v1/nothing", object{}); status != 404 || at(got, "error", "type") != "not_found_error" {
+		t.Errorf("%d %v", status, got)
 	}
 }
 

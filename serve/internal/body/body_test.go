@@ -81,6 +81,7 @@ func TestErrors(t *testing.T) {
 		{deep, strings.Repeat("a.", 99) + "a", "nested more than 100 levels deep"},
 		{strings.Repeat("[", 200000), strings.Repeat("[0]", 100), "nested more than 100 levels deep"},
 		{"{\"messages\":[{\"content\":\"\xff\"}]}", "messages[0].content", "not valid UTF-8"},
+		{`{"ids":[` + strings.Repeat("1,", 2<<20) + `1]}`, "ids[2097150]", "the body has more than 2097152 values"},
 		{"{\"\xff\":1}", `["\ufffd"]`, "the field's name is not valid UTF-8"},
 	} {
 		err := read(c.in)

@@ -14,6 +14,10 @@ import (
 // maxDepth is how deeply arrays and objects may lie in one another. Schemas of large programs reach twenty levels.
 const maxDepth = 100
 
+// maxValues is how many values a body may have: a prompt of two million token ids. More would take much more memory
+// than the body itself.
+const maxValues = 2 << 20
+
 // kind is that of a JSON value.
 type kind uint8
 
@@ -78,11 +82,12 @@ func join(prefix, name string) string {
 type parser struct {
 	data    []byte
 	decoder *json.Decoder
+	values  int // read so far
 }
 
 // parse reads one JSON value and nothing behind it. Errors are *completion.Error and name the field they are in.
 func parse(data []byte) (*node, error) {
-	p := parser{data, json.NewDecoder(bytes.NewReader(data))}
+	p := parser{data: data, decoder: json.NewDecoder(bytes.NewReader(data))}
 	p.decoder.UseNumber()
 	root := &node{}
 	if err := p.value(root, 0); err != nil {
@@ -99,6 +104,9 @@ func (p *parser) value(n *node, depth int) error {
 	token, start, err := p.token(n)
 	if err != nil {
 		return err
+	}
+	if p.values++; p.values > maxValues {
+		return completion.Invalid(n.path(), "请求体中的值超过 %d 个", "the body has more than %d values", maxValues)
 	}
 	if depth == maxDepth {
 		if _, opens := token.(json.Delim); opens {

@@ -67,7 +67,6 @@ func TestRun(t *testing.T) {
 
 // TestFit: what does not fit is refused with numbers, or cut where the protocol wants that.
 func TestFit(t *testing.T) {
-	c := core(says("x"))
 	for _, test := range []struct {
 		prompt, maxTokens int
 		clamp             bool
@@ -84,7 +83,7 @@ func TestFit(t *testing.T) {
 		{3, 1 << 40, true, nil, "", 90},
 	} {
 		b := says("x")
-		c = core(b)
+		c := core(b)
 		r := question(strings.Repeat("x", test.prompt))
 		r.MaxTokens, r.Clamp = test.maxTokens, test.clamp
 		job, err := c.Prepare(&r)

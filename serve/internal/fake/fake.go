@@ -5,12 +5,12 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"chulengo/engine"
-	"chulengo/kernels"
 	"chulengo/serve"
 	"chulengo/serve/internal/completion"
 	"chulengo/tokenizer"
@@ -154,11 +154,9 @@ func logProb(i int) float32 { return -float32(i+1) / 8 }
 
 // withTop gives an event its alternatives.
 func withTop(e engine.Event, n int) engine.Event {
-	if n > 0 {
-		e.Top = make([]kernels.TokenLogProb, n)
-		for k := range e.Top {
-			e.Top[k] = kernels.TokenLogProb{ID: int32('?' - 30*k), LogProb: e.LogProb - float32(k)}
-		}
+	e.Top = slices.Grow(e.Top, n)[:n]
+	for k := range e.Top {
+		e.Top[k].ID, e.Top[k].LogProb = int32('?'-30*k), e.LogProb-float32(k)
 	}
 	return e
 }
