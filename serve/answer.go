@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"sync"
+
+	"chulengo/engine"
 )
 
 // Why an answer is ended before the model ends it.
@@ -18,8 +20,10 @@ var (
 // from where it likes and as fast as it can, so that no reader holds up the model.
 type answer struct {
 	chatID   string
-	question StoredMessage
+	question StoredMessage // ID 0: it joins the history with its answer
 	settings settings
+	detached bool   // goes on without its client
+	free     func() // gives the conversation back to other servers
 	end      context.CancelCauseFunc
 	done     chan struct{} // closed when finish is set, after the history was written
 
@@ -29,17 +33,38 @@ type answer struct {
 	ended   bool
 	finish  string     // why it ended, or
 	failure *httpError // why it failed
+	before  progress   // to the first token
+	numbers Numbers
+	round   Round // where it is in the history
 }
 
 // settings are a request's, after clamping.
 type settings struct {
 	NewTokens int
 	Rounds    int
+	System    *string                // in place of the server's; nil: that
+	Sampling  func(*engine.Sampling) // changes what the request names; nil: nothing
 }
 
-func newAnswer(chatID string, question StoredMessage, s settings, end context.CancelCauseFunc) *answer {
-	return &answer{chatID: chatID, question: question, settings: s, end: end,
+func newAnswer(q ask, question StoredMessage, free func(), end context.CancelCauseFunc) *answer {
+	return &answer{chatID: q.chatID, question: question, settings: q.settings, detached: q.detach, free: free, end: end,
 		done: make(chan struct{}), more: make(chan struct{})}
+}
+
+// report says how far the answer is before its first token.
+func (a *answer) report(p progress) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.before = p
+	close(a.more)
+	a.more = make(chan struct{})
+}
+
+// count takes the numbers so far; readers see them with the text.
+func (a *answer) count(n Numbers) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.numbers = n
 }
 
 // append adds text and wakes the readers.
@@ -55,10 +80,10 @@ func (a *answer) append(text string) {
 }
 
 // close ends the answer, well (failure nil) or not.
-func (a *answer) close(finish string, failure *httpError) {
+func (a *answer) close(finish string, failure *httpError, round Round) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.ended, a.finish, a.failure = true, finish, failure
+	a.ended, a.finish, a.failure, a.round = true, finish, failure, round
 	close(a.more)
 	close(a.done)
 }
@@ -69,13 +94,16 @@ type answerState struct {
 	ended   bool
 	finish  string
 	failure *httpError
+	before  progress
+	numbers Numbers
+	round   Round
 	more    <-chan struct{} // closed at the next change
 }
 
 func (a *answer) state() answerState {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return answerState{a.text, a.ended, a.finish, a.failure, a.more}
+	return answerState{a.text, a.ended, a.finish, a.failure, a.before, a.numbers, a.round, a.more}
 }
 
 // conversations keeps what is going on in them: at most one answer in each, requests waiting for their turn behind it.

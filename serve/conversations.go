@@ -50,18 +50,29 @@ type conversationItem struct {
 
 // messageItem is a message as the page shows it.
 type messageItem struct {
-	Role    string    `json:"role"`
-	Content string    `json:"content"`
-	Created time.Time `json:"created_at"`
-	Finish  string    `json:"finish_reason,omitempty"`
+	ID       *int64    `json:"id"`     // null: it joins the history with its answer
+	Parent   *int64    `json:"parent"` // null: a first question
+	Role     string    `json:"role"`
+	Content  string    `json:"content"`
+	Created  time.Time `json:"created_at"`
+	Finish   string    `json:"finish_reason,omitempty"`
+	Numbers  *Numbers  `json:"numbers,omitempty"`
+	Siblings []int64   `json:"siblings,omitempty"` // all that stand at its place, the oldest first
+}
+
+func itemOf(m StoredMessage) messageItem {
+	return messageItem{orNull(m.ID), orNull(m.Parent), m.Role, m.Content, m.Created.UTC(), m.Finish, m.Numbers, nil}
 }
 
 func item(c Conversation) conversationItem {
 	return conversationItem{c.ID, c.Title, c.Created.UTC(), c.Updated.UTC()}
 }
 
-// listConversations is GET /api/conversations: the browser session's own.
+// listConversations is GET /api/conversations: the browser session's own; with ?q=, those with all its words.
 func (s *Server) listConversations(c echo.Context) error {
+	if q := c.QueryParam("q"); strings.TrimSpace(q) != "" {
+		return s.search(c, q)
+	}
 	items := []conversationItem{}
 	if who := s.session(c.Request()); who.owner != "" {
 		list, err := s.store.List(c.Request().Context(), who.owner)
@@ -97,32 +108,6 @@ func (s *Server) named(c echo.Context) (Conversation, error) {
 	}
 	c.Response().Header().Set("Cache-Control", "no-store")
 	return s.conversation(c, id)
-}
-
-// showConversation is GET /api/conversations/{id}. While an answer is running its question is the last message; the
-// answer itself comes from the stream.
-func (s *Server) showConversation(c echo.Context) error {
-	found, err := s.named(c)
-	if err != nil {
-		return err
-	}
-	// The answer first: one that ends in between is then in the messages, and at worst its question is there twice.
-	running := s.running.running(found.ID)
-	messages, err := s.store.Messages(c.Request().Context(), found.ID, 0)
-	if err != nil {
-		return err
-	}
-	items := make([]messageItem, 0, len(messages)+1)
-	for _, m := range messages {
-		items = append(items, messageItem{m.Role, m.Content, m.Created.UTC(), m.Finish})
-	}
-	if running != nil && s.running.running(found.ID) == running {
-		q := running.question
-		items = append(items, messageItem{q.Role, q.Content, q.Created.UTC(), ""})
-	} else {
-		running = nil
-	}
-	return c.JSON(http.StatusOK, map[string]any{"id": found.ID, "title": found.Title, "messages": items, "running": running != nil})
 }
 
 // renameConversation is PATCH /api/conversations/{id}. An empty title brings back the first question.
@@ -183,5 +168,5 @@ func (s *Server) reattach(c echo.Context) error {
 		return badRequest("参数 from 超出了正在生成的回答:它目前只有 %d 字节",
 			"parameter from is beyond the running answer, which has %d bytes so far", n)
 	}
-	return s.follow(c, a, from, false, true)
+	return s.follow(c, a, reader{from: from, atOnce: true, progress: c.QueryParam("progress") == "1"})
 }

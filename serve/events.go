@@ -75,25 +75,69 @@ type doneEvent struct {
 	Finish string `json:"finish_reason"`
 }
 
-// follow streams an answer from byte from on until it ends. tied: the answer ends when its reader goes. at once: the
-// header is sent before there is anything to say.
-func (s *Server) follow(c echo.Context, a *answer, from int, tied, atOnce bool) error {
+// placedEvent is the end for readers that asked for more than the tutorial's clients know.
+type placedEvent struct {
+	doneEvent
+	Parent   *int64  `json:"parent"`
+	Question *int64  `json:"question_id"`
+	Message  *int64  `json:"message_id"`
+	Numbers  Numbers `json:"numbers"`
+}
+
+type progressEvent struct {
+	Progress progress `json:"progress"`
+}
+
+type numbersEvent struct {
+	Numbers Numbers `json:"numbers"`
+}
+
+// numbersEvery is how often a reader that asked for them gets numbers.
+const numbersEvery = 500 * time.Millisecond
+
+// reader is one that follows an answer.
+type reader struct {
+	from     int  // bytes of the text that it has
+	tied     bool // the answer ends when it goes
+	atOnce   bool // the header is sent before there is anything to say
+	progress bool // it wants to hear of the queue, the prompt, and numbers
+}
+
+// orNull is an id as clients know it.
+func orNull(id int64) *int64 {
+	if id == 0 {
+		return nil
+	}
+	return &id
+}
+
+// follow streams an answer to a reader until it ends.
+func (s *Server) follow(c echo.Context, a *answer, r reader) error {
 	e := newEvents(c)
 	gone := func() error {
-		if tied {
+		if r.tied {
 			a.end(errGone)
 		}
 		return nil
 	}
-	if atOnce && e.open() != nil {
+	if r.atOnce && e.open() != nil {
 		return gone()
 	}
 	// The connection outlives the stream.
 	defer func() { _ = e.control.SetWriteDeadline(time.Time{}) }()
 	ping := time.NewTicker(s.options.KeepAlive)
 	defer ping.Stop()
+	from := r.from
+	var told progress
+	var toldNumbers time.Time
 	for {
 		state := a.state()
+		if r.progress && state.text == "" && !state.ended && state.before != told {
+			if told = state.before; e.send(progressEvent{told}) != nil {
+				return gone()
+			}
+			ping.Reset(s.options.KeepAlive)
+		}
 		for from > 0 && from < len(state.text) && !utf8.RuneStart(state.text[from]) {
 			from-- // half a character cannot be sent
 		}
@@ -102,6 +146,11 @@ func (s *Server) follow(c echo.Context, a *answer, from int, tied, atOnce bool) 
 				return gone()
 			}
 			from = len(state.text)
+			if r.progress && !state.ended && time.Since(toldNumbers) >= numbersEvery {
+				if toldNumbers = time.Now(); e.send(numbersEvent{state.numbers}) != nil {
+					return gone()
+				}
+			}
 			ping.Reset(s.options.KeepAlive)
 		}
 		switch {
@@ -113,7 +162,12 @@ func (s *Server) follow(c echo.Context, a *answer, from int, tied, atOnce bool) 
 			}
 			return nil
 		case state.ended:
-			if e.send(doneEvent{true, a.reply(state.text), state.finish}) != nil {
+			var end any = doneEvent{true, a.reply(state.text), state.finish}
+			if r.progress {
+				end = placedEvent{end.(doneEvent), orNull(state.round.Parent), orNull(state.round.Question),
+					orNull(state.round.Answer), state.numbers}
+			}
+			if e.send(end) != nil {
 				return gone()
 			}
 			return nil

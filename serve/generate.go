@@ -35,8 +35,20 @@ func (s *Server) generate(c echo.Context) error {
 	if set.Rounds, err = f.integer("max_history_length", defaultRounds, minRounds, maxRounds); err != nil {
 		return err
 	}
-	question, err := f.userInput()
+	place, err := f.place()
 	if err != nil {
+		return err
+	}
+	question := ""
+	if place.again == 0 {
+		if question, err = f.userInput(); err != nil {
+			return err
+		}
+	}
+	if set.Sampling, err = f.sampling(); err != nil {
+		return err
+	}
+	if set.System, err = f.system(); err != nil {
 		return err
 	}
 	stream, err := f.flag("stream")
@@ -44,6 +56,10 @@ func (s *Server) generate(c echo.Context) error {
 		return err
 	}
 	detach, err := f.flag("detach")
+	if err != nil {
+		return err
+	}
+	progress, err := f.flag("progress")
 	if err != nil {
 		return err
 	}
@@ -68,12 +84,12 @@ func (s *Server) generate(c echo.Context) error {
 	if detach {
 		ctx = context.WithoutCancel(ctx) // not even while the question is being written down
 	}
-	a, err := s.ask(ctx, backend, ask{id, found.Owner, question, set, detach})
+	a, err := s.ask(ctx, backend, ask{id, found.Owner, question, place, set, detach})
 	if err != nil {
 		return err
 	}
 	if stream {
-		return s.follow(c, a, 0, !detach, false)
+		return s.follow(c, a, reader{tied: !detach, progress: progress})
 	}
 	select {
 	case <-a.done:
@@ -110,6 +126,7 @@ type ask struct {
 	chatID   string
 	owner    string // of the conversation, if it is new
 	question string
+	place    place
 	settings settings
 	detach   bool // the answer goes on without its client
 }
@@ -122,22 +139,54 @@ func (s *Server) ask(ctx context.Context, backend Backend, q ask) (*answer, erro
 	if err := s.running.acquire(waiting, q.chatID, !q.detach); err != nil {
 		return nil, err
 	}
-	a, err := s.begin(ctx, backend, q)
+	free, err := s.claim(waiting, q.chatID, !q.detach)
 	if err != nil {
+		s.running.release(q.chatID)
+		return nil, err
+	}
+	a, err := s.begin(ctx, backend, q, free)
+	if err != nil {
+		free()
 		s.running.release(q.chatID)
 		return nil, err
 	}
 	return a, nil
 }
 
+// claimEvery is how often a request looks whether another server has ended its answer.
+const claimEvery = 200 * time.Millisecond
+
+// claim gets a conversation from the other servers, waiting where they answer in it; without wait, it gives errBusy.
+func (s *Server) claim(ctx context.Context, id string, wait bool) (free func(), err error) {
+	for {
+		free, err := s.store.Claim(ctx, id)
+		switch {
+		case !errors.Is(err, ErrClaimed):
+			return free, err
+		case !wait:
+			return nil, errBusy
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(claimEvery):
+		}
+	}
+}
+
 // begin starts an answer; the caller holds the conversation's turn, which passes to the answer.
-func (s *Server) begin(ctx context.Context, backend Backend, q ask) (*answer, error) {
-	history, err := s.store.Messages(ctx, q.chatID, 2*q.settings.Rounds-1)
+func (s *Server) begin(ctx context.Context, backend Backend, q ask, free func()) (*answer, error) {
+	asked := time.Now()
+	question, history, err := s.locate(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	info := backend.Info()
-	request, err := s.fit(backend, info.Context, window(history, q.question, q.settings.Rounds), q.settings.NewTokens)
+	system := s.options.System
+	if q.settings.System != nil {
+		system = *q.settings.System
+	}
+	request, err := s.fit(backend, info.Context, system, window(history, question.Content, q.settings.Rounds), q.settings.NewTokens)
 	if err != nil {
 		return nil, err
 	}
@@ -145,30 +194,38 @@ func (s *Server) begin(ctx context.Context, backend Backend, q ask) (*answer, er
 	if s.options.Sampling != nil {
 		request.Sampling = *s.options.Sampling
 	}
+	if q.settings.Sampling != nil {
+		q.settings.Sampling(&request.Sampling)
+	}
 	if request.Sampling.Seed == 0 {
 		request.Sampling.Seed = rand.Uint64()
 	}
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
-	round, err := s.record(ctx, q)
+	round, err := s.record(ctx, q, question)
 	if err != nil {
 		s.leave()
 		return nil, err
 	}
 	alive, end := context.WithCancelCause(s.life)
-	a := newAnswer(q.chatID, StoredMessage{Role: RoleUser, Content: q.question, Created: time.Now()}, q.settings, end)
+	a := newAnswer(q, question, free, end)
+	a.report(progress{Queue: backend.Stats().Queued, Prompt: len(request.Prompt)})
 	s.running.start(a)
-	go s.run(alive, backend, request, a, round)
+	go s.run(alive, backend, request, a, round, newMeter(asked, len(request.Prompt), info.Context))
 	return a, nil
 }
 
 // record writes the question down.
-func (s *Server) record(ctx context.Context, q ask) (round int64, err error) {
+func (s *Server) record(ctx context.Context, q ask, question StoredMessage) (round int64, err error) {
 	if _, err := s.store.Touch(ctx, q.chatID, q.owner); err != nil {
 		return 0, err
 	}
-	return s.store.Begin(ctx, q.chatID, q.question)
+	under := question.Parent
+	if under == 0 {
+		under = AtRoot
+	}
+	return s.store.Begin(ctx, q.chatID, Question{Text: question.Content, Under: under, Answers: question.ID})
 }
 
 // window gives the messages of a prompt: the last 2·rounds, the question included. It never begins with an answer,
@@ -195,11 +252,11 @@ func window(history []StoredMessage, question string, rounds int) []Message {
 // fit renders the prompt, without the oldest rounds where there are too many for the context (0: without bound) to
 // leave room for an answer: for newTokens, or a quarter of the context where that is less. A question that does not fit
 // by itself is an error.
-func (s *Server) fit(backend Backend, limit int, messages []Message, newTokens int) (engine.Request, error) {
+func (s *Server) fit(backend Backend, limit int, system string, messages []Message, newTokens int) (engine.Request, error) {
 	for {
 		whole := messages
-		if s.options.System != "" {
-			whole = append([]Message{{RoleSystem, s.options.System}}, messages...)
+		if system != "" {
+			whole = append([]Message{{RoleSystem, system}}, messages...)
 		}
 		prompt, err := backend.Prompt(whole)
 		if err != nil {
@@ -228,11 +285,12 @@ func (s *Server) fit(backend Backend, limit int, messages []Message, newTokens i
 //	ended by the model, its bounds, or a request to stop: joins the history
 //	the server ends: joins the history as interrupted
 //	its client is gone, the conversation was cleared, or it failed: forgotten, the question too
-func (s *Server) run(ctx context.Context, backend Backend, request engine.Request, a *answer, round int64) {
+//	it was detached and failed: a note beside the history, for a client that is not there to hear of it
+func (s *Server) run(ctx context.Context, backend Backend, request engine.Request, a *answer, round int64, m meter) {
 	defer s.leave()
 	defer a.end(nil)
 	saved := s.saveWhileRunning(a, round)
-	finish, err := s.converse(ctx, backend, request, a)
+	finish, err := s.converse(ctx, backend, request, a, m)
 	saved()
 
 	var failure *httpError
@@ -252,20 +310,25 @@ func (s *Server) run(ctx context.Context, backend Backend, request engine.Reques
 	// The history is kept even when the server is ending.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if failure != nil {
+	var placed Round
+	switch state := a.state(); {
+	case failure != nil && a.detached:
+		err = s.store.Fail(ctx, round, failure.text.zh, failure.text.en)
+	case failure != nil:
 		err = s.store.Abandon(ctx, round)
-	} else {
-		err = s.store.Finish(ctx, round, a.state().text, finish)
+	default:
+		placed, err = s.store.Finish(ctx, round, Answer{state.text, finish, &state.numbers})
 	}
 	if err != nil {
 		s.log.Error("the history cannot be written", "error", err)
 	}
+	a.free()
 	s.running.release(a.chatID) // before readers hear of the end: the next question may follow at once
-	a.close(finish, failure)
+	a.close(finish, failure, placed)
 }
 
 // converse lets the model speak into the answer. A panic of the backend is an error.
-func (s *Server) converse(ctx context.Context, backend Backend, request engine.Request, a *answer) (finish string, err error) {
+func (s *Server) converse(ctx context.Context, backend Backend, request engine.Request, a *answer, m meter) (finish string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
@@ -275,6 +338,7 @@ func (s *Server) converse(ctx context.Context, backend Backend, request engine.R
 	var raw strings.Builder
 	result, err := backend.Generate(ctx, request, func(e engine.Event) error {
 		raw.WriteString(e.Text)
+		a.count(m.token(time.Now()))
 		a.append(clean.Write(e.Text))
 		return context.Cause(ctx)
 	})
@@ -284,6 +348,7 @@ func (s *Server) converse(ctx context.Context, backend Backend, request engine.R
 			a.append(clean.Write(rest))
 		}
 		finish = string(result.Finish)
+		a.count(m.end(result))
 	}
 	a.append(clean.Close())
 	return finish, err
@@ -304,10 +369,15 @@ func (s *Server) saveWhileRunning(a *answer, round int64) (end func()) {
 			case <-tick.C:
 			}
 			text := a.state().text
-			if len(text) == saved {
+			if len(text) == saved && !s.store.Shared() {
 				continue
 			}
-			if err := s.store.Save(context.Background(), round, text); err != nil {
+			switch err := s.store.Save(context.Background(), round, text); {
+			case errors.Is(err, ErrRoundGone):
+				a.end(errCleared)
+			case errors.Is(err, ErrRoundStopped):
+				a.end(errStopped)
+			case err != nil:
 				s.log.Warn("a running answer cannot be saved", "error", err)
 			}
 			saved = len(text)
@@ -388,7 +458,11 @@ func (s *Server) stop(c echo.Context) error {
 	}
 	stopped := false
 	if _, err := s.conversation(c, id); err == nil {
-		stopped = s.endAnswer(c.Request().Context(), id, errStopped)
+		if stopped = s.endAnswer(c.Request().Context(), id, errStopped); !stopped {
+			if stopped, err = s.store.Stop(c.Request().Context(), id); err != nil {
+				return err
+			}
+		}
 	}
 	return c.JSON(200, map[string]any{"success": true, "stopped": stopped})
 }

@@ -44,6 +44,14 @@ func (s *Server) routes() *echo.Echo {
 	g.PATCH("/api/conversations/:id", s.renameConversation)
 	g.DELETE("/api/conversations/:id", s.deleteConversation)
 	g.GET("/api/conversations/:id/stream", s.reattach)
+	g.GET("/api/conversations/:id/tree", s.showTree)
+	g.PUT("/api/conversations/:id/branch", s.chooseBranch)
+	g.DELETE("/api/conversations/:id/failure", s.forgetFailure)
+	g.GET("/api/conversations/:id/export", s.exportConversation)
+	g.GET("/api/export", s.exportAll)
+	g.POST("/api/import", s.importConversations)
+	g.GET("/api/settings", s.settings)
+	g.PUT("/api/settings", s.setSettings)
 	openai.Register(g, s.host())
 	return e
 }

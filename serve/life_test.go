@@ -175,7 +175,9 @@ const killedServer = "CHULENGO_TEST_KILLED_SERVER"
 func TestMain(m *testing.M) {
 	dir := os.Getenv(killedServer)
 	if dir == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		serve.EndCluster()
+		os.Exit(code)
 	}
 	server, err := serve.New(serve.Options{Addr: "127.0.0.1:0", DataDir: dir, SaveEvery: time.Millisecond})
 	if err != nil {

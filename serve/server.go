@@ -22,6 +22,7 @@ import (
 type Options struct {
 	Addr     string // host:port to listen on; "": Handler only
 	BasePath string // path under which everything lies, such as /chat; "": the root
+	Database string // postgres:// URL of chats that several servers share; "": SQLite in DataDir
 	DataDir  string // folder of chats and the session key, made if absent; "": nothing is kept
 	Page     string // the user's own index.html in place of the page; "": the page
 	UI       fs.FS  // the page: index.html, static/; nil: the embedded one
@@ -122,11 +123,31 @@ func setDefault[T int64 | time.Duration](v *T, value T) {
 
 // open opens what lies in the data folder.
 func (s *Server) open() (err error) {
+	if s.options.Database != "" {
+		return s.openShared()
+	}
 	if s.store, err = OpenStore(s.options.DataDir); err != nil {
 		return err
 	}
 	if s.keys, err = openKey(s.options.DataDir); err != nil {
 		return errors.Join(err, s.store.Close())
+	}
+	return nil
+}
+
+// openShared opens a database that other servers use too; they all know one another's cookies.
+func (s *Server) openShared() error {
+	store, err := openPostgres(s.options.Database, s.log, leaseTime)
+	if err != nil {
+		return err
+	}
+	s.store = store
+	fresh, err := openKey("")
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	if s.keys.key, err = store.sessionKey(context.Background(), fresh.key); err != nil {
+		return errors.Join(err, store.Close())
 	}
 	return nil
 }

@@ -8,31 +8,66 @@ import (
 )
 
 // Store keeps conversations. Its methods are called concurrently; those that name a conversation give ErrNoConversation
-// if there is none.
+// if there is none, and ErrNoMessage if a message is not one of its messages.
+//
+// Messages form a tree: a question stands under the answer that it follows, an answer under its question. Asking anew
+// makes siblings. The active branch is the path from a root to the conversation's head; it is what the tutorial's
+// clients know as the history.
 //
 // A round is written in two steps, so that nothing is lost however the process ends. Begin records the question before
 // the model sees it, Save what is answered so far, about once a second. Then either Finish turns both into two messages
-// of the history, or Abandon forgets them: an answer that failed leaves no trace. Rounds that neither reached (the
-// process was killed) become part of the history when the store is opened again, with finish reason FinishInterrupted.
+// of the history, or Abandon forgets them: an answer that failed leaves no trace there, and Fail keeps only the reason,
+// beside it. Rounds that none of them reached (the process was killed) become part of the history when the store is
+// opened again, or when another server notices, with finish reason FinishInterrupted.
 type Store interface {
 	// Touch makes a conversation known. It belongs to owner, a browser session or "", unless it was known before.
 	Touch(ctx context.Context, id, owner string) (Conversation, error)
 	Conversation(ctx context.Context, id string) (Conversation, error)
 	// List gives the conversations of owner in which something was said, the latest first.
 	List(ctx context.Context, owner string) ([]Conversation, error)
+	// Search gives those in which every word occurs, in the title or in a message, as a part of any text.
+	Search(ctx context.Context, owner string, words []string) ([]Hit, error)
 	Rename(ctx context.Context, id, title string) error
 	Delete(ctx context.Context, id string) error
 	// Clear empties a conversation, a round that is being answered included; the conversation stays known.
 	Clear(ctx context.Context, id string) error
 
-	// Messages gives the last limit messages, in the order in which they were said; limit 0: all.
+	// Messages gives the last limit messages of the active branch, in the order in which they were said; limit 0: all.
 	Messages(ctx context.Context, id string, limit int) ([]StoredMessage, error)
+	// Branch gives those of the path that ends with message end. AtHead is the active branch, AtRoot the empty path.
+	Branch(ctx context.Context, id string, end int64, limit int) ([]StoredMessage, error)
+	// Tree gives all messages, the oldest first.
+	Tree(ctx context.Context, id string) ([]StoredMessage, error)
+	// Choose makes the newest path through a message the active branch.
+	Choose(ctx context.Context, id string, message int64) error
+	// Import makes a conversation of messages whose ids and parents refer to one another; all get new ids.
+	Import(ctx context.Context, owner string, c Conversation, messages []StoredMessage) (Conversation, error)
 
-	Begin(ctx context.Context, id, question string) (round int64, err error)
+	// Claim keeps other servers from answering in a conversation until release is called, or the process is gone. It
+	// gives ErrClaimed while another server has the claim. The conversation need not be known.
+	Claim(ctx context.Context, id string) (release func(), err error)
+	// Claimed says whether another server has the claim.
+	Claimed(ctx context.Context, id string) (bool, error)
+
+	Begin(ctx context.Context, id string, q Question) (round int64, err error)
+	// Save gives ErrRoundGone if the round was cleared or deleted, ErrRoundStopped if another server stopped it.
 	Save(ctx context.Context, round int64, answer string) error
-	// Finish and Abandon do nothing if the round was cleared or deleted meanwhile.
-	Finish(ctx context.Context, round int64, answer, reason string) error
+	// Finish, Abandon and Fail do nothing if the round was cleared or deleted meanwhile. Finish gives the zero Round then.
+	Finish(ctx context.Context, round int64, a Answer) (Round, error)
 	Abandon(ctx context.Context, round int64) error
+	Fail(ctx context.Context, round int64, zh, en string) error
+	// Stop asks the other server that answers in a conversation to end, and says whether there is one.
+	Stop(ctx context.Context, id string) (bool, error)
+	// Shared says that other servers use the store too, so that Save has something to tell.
+	Shared() bool
+
+	// Failure is the last question of a conversation if its answer failed, else nil. Begin and Clear forget it.
+	Failure(ctx context.Context, id string) (*Failure, error)
+	ForgetFailure(ctx context.Context, id string) error
+
+	// Settings gives what SetSettings kept for a browser session; "" if it kept nothing.
+	Settings(ctx context.Context, owner string) (string, error)
+	SetSettings(ctx context.Context, owner, value string) error
 
 	Close() error
 }
@@ -44,14 +79,60 @@ type Conversation struct {
 	Title   string // given by its user, else its first question; "" if there is neither
 	Created time.Time
 	Updated time.Time
+	Head    int64 // last message of the active branch; 0: none
+}
+
+// Hit is a conversation that a search found.
+type Hit struct {
+	Conversation
+	Message int64  // a message in which the first word occurs; 0: it is in the title alone
+	Content string // its content
 }
 
 // StoredMessage is a message of the history.
 type StoredMessage struct {
+	ID      int64
+	Parent  int64 // 0: none
 	Role    string
 	Content string
 	Finish  string // answers only: why it ended
+	Numbers *Numbers
 	Created time.Time
+}
+
+// Places in a conversation that are no message's.
+const (
+	AtHead int64 = 0  // the end of the active branch
+	AtRoot int64 = -1 // before any message
+)
+
+// Question is what Begin writes down.
+type Question struct {
+	Text    string
+	Under   int64 // the message that it follows, AtHead or AtRoot
+	Answers int64 // a question of the conversation that is answered anew, in place of Text and Under; 0: none
+}
+
+// Answer is what Finish writes down.
+type Answer struct {
+	Text    string
+	Reason  string
+	Numbers *Numbers // nil: none
+}
+
+// Round is a finished one.
+type Round struct {
+	Parent   int64 // of the question; 0: none
+	Question int64
+	Answer   int64
+}
+
+// Failure is a question whose answer failed.
+type Failure struct {
+	Parent   int64 // as a message's
+	Question string
+	ZH, EN   string // why
+	At       time.Time
 }
 
 // Finish reasons of answers, besides the engine's.
@@ -62,6 +143,14 @@ const (
 
 // ErrNoConversation says that a conversation is not known.
 var ErrNoConversation = errors.New("serve: no such conversation")
+
+// What else a store says.
+var (
+	ErrNoMessage    = errors.New("serve: no such message in the conversation")
+	ErrClaimed      = errors.New("serve: another server answers in this conversation")
+	ErrRoundGone    = errors.New("serve: the round was cleared")
+	ErrRoundStopped = errors.New("serve: the round was stopped through another server")
+)
 
 // StoreProblem classifies why a store cannot be opened.
 type StoreProblem int

@@ -35,6 +35,12 @@ func must[T any](t *testing.T) func(T, error) T {
 	}
 }
 
+// finished finishes a round.
+func finished(s Store, round int64, text, reason string) error {
+	_, err := s.Finish(context.Background(), round, Answer{Text: text, Reason: reason})
+	return err
+}
+
 func texts(messages []StoredMessage) string {
 	var list []string
 	for _, m := range messages {
@@ -43,9 +49,10 @@ func texts(messages []StoredMessage) string {
 	return strings.Join(list, " ")
 }
 
-func TestStoreRounds(t *testing.T) {
+func TestStoreRounds(t *testing.T) { eachStore(t, testRounds) }
+
+func testRounds(t *testing.T, s Store, db *sql.DB) {
 	ctx := context.Background()
-	s := mustOpen(t, "")
 	check := func(what string, err error) {
 		t.Helper()
 		if err != nil {
@@ -55,7 +62,7 @@ func TestStoreRounds(t *testing.T) {
 	if _, err := s.Conversation(ctx, "a"); !errors.Is(err, ErrNoConversation) {
 		t.Errorf("unknown: got %v", err)
 	}
-	if _, err := s.Begin(ctx, "a", "q"); !errors.Is(err, ErrNoConversation) {
+	if _, err := s.Begin(ctx, "a", Question{Text: "q"}); !errors.Is(err, ErrNoConversation) {
 		t.Errorf("begin in an unknown conversation: got %v", err)
 	}
 	c := must[Conversation](t)(s.Touch(ctx, "a", "me"))
@@ -66,7 +73,7 @@ func TestStoreRounds(t *testing.T) {
 		t.Errorf("a conversation without a word is listed: %v", list)
 	}
 
-	round := must[int64](t)(s.Begin(ctx, "a", "first\n question"))
+	round := must[int64](t)(s.Begin(ctx, "a", Question{Text: "first\n question"}))
 	if list := must[[]Conversation](t)(s.List(ctx, "me")); len(list) != 1 || list[0].Title != "first question" {
 		t.Errorf("while answering: got %+v", list)
 	}
@@ -74,16 +81,16 @@ func TestStoreRounds(t *testing.T) {
 		t.Errorf("a running round is in the history: %v", texts(m))
 	}
 	check("save", s.Save(ctx, round, "par"))
-	check("finish", s.Finish(ctx, round, "partial", "stop"))
-	check("finish twice", s.Finish(ctx, round, "again", "stop"))
+	check("finish", finished(s, round, "partial", "stop"))
+	check("finish twice", finished(s, round, "again", "stop"))
 
-	round = must[int64](t)(s.Begin(ctx, "a", "fails"))
+	round = must[int64](t)(s.Begin(ctx, "a", Question{Text: "fails"}))
 	check("save", s.Save(ctx, round, "some"))
 	check("abandon", s.Abandon(ctx, round))
-	check("finish after abandon", s.Finish(ctx, round, "x", "stop"))
+	check("finish after abandon", finished(s, round, "x", "stop"))
 
-	round = must[int64](t)(s.Begin(ctx, "a", "second"))
-	check("finish", s.Finish(ctx, round, "", FinishStopRequested))
+	round = must[int64](t)(s.Begin(ctx, "a", Question{Text: "second"}))
+	check("finish", finished(s, round, "", FinishStopRequested))
 	want := "user:first\n question: assistant:partial:stop user:second: assistant::stop_requested"
 	if got := texts(must[[]StoredMessage](t)(s.Messages(ctx, "a", 0))); got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -97,29 +104,30 @@ func TestStoreRounds(t *testing.T) {
 		t.Errorf("title %q", c.Title)
 	}
 
-	round = must[int64](t)(s.Begin(ctx, "a", "third"))
+	round = must[int64](t)(s.Begin(ctx, "a", Question{Text: "third"}))
 	check("clear", s.Clear(ctx, "a"))
-	check("finish after clear", s.Finish(ctx, round, "x", "stop"))
+	check("finish after clear", finished(s, round, "x", "stop"))
 	if got := must[[]StoredMessage](t)(s.Messages(ctx, "a", 0)); len(got) != 0 {
 		t.Errorf("after clearing: %q", texts(got))
 	}
-	round = must[int64](t)(s.Begin(ctx, "a", "fourth"))
+	round = must[int64](t)(s.Begin(ctx, "a", Question{Text: "fourth"}))
 	check("delete", s.Delete(ctx, "a"))
-	check("finish after delete", s.Finish(ctx, round, "x", "stop"))
+	check("finish after delete", finished(s, round, "x", "stop"))
 	for what, err := range map[string]error{"rename": s.Rename(ctx, "a", ""), "delete": s.Delete(ctx, "a"), "clear": s.Clear(ctx, "a")} {
 		if !errors.Is(err, ErrNoConversation) {
 			t.Errorf("%s of a deleted conversation: got %v", what, err)
 		}
 	}
 	var left int
-	if err := s.db.QueryRow("SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM rounds)").Scan(&left); err != nil || left != 0 {
+	if err := db.QueryRow("SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM rounds)").Scan(&left); err != nil || left != 0 {
 		t.Errorf("%d rows are left behind, %v", left, err)
 	}
 }
 
-func TestStoreListsOwnLatestFirst(t *testing.T) {
+func TestStoreListsOwnLatestFirst(t *testing.T) { eachStore(t, testLists) }
+
+func testLists(t *testing.T, s Store, _ *sql.DB) {
 	ctx := context.Background()
-	s := mustOpen(t, "")
 	for _, id := range []string{"a", "b", "c", "other"} {
 		owner := "me"
 		if id == "other" {
@@ -128,8 +136,8 @@ func TestStoreListsOwnLatestFirst(t *testing.T) {
 		must[Conversation](t)(s.Touch(ctx, id, owner))
 	}
 	for _, id := range []string{"c", "a", "other", "b", "a"} {
-		round := must[int64](t)(s.Begin(ctx, id, "in "+id))
-		if err := s.Finish(ctx, round, "yes", "stop"); err != nil {
+		round := must[int64](t)(s.Begin(ctx, id, Question{Text: "in " + id}))
+		if err := finished(s, round, "yes", "stop"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Millisecond) // times are kept in milliseconds
@@ -149,16 +157,16 @@ func TestStoreSettlesInterruptedRounds(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpen(t, dir)
 	must[Conversation](t)(s.Touch(ctx, "a", "me"))
-	round := must[int64](t)(s.Begin(ctx, "a", "q1"))
-	if err := s.Finish(ctx, round, "a1", "stop"); err != nil {
+	round := must[int64](t)(s.Begin(ctx, "a", Question{Text: "q1"}))
+	if err := finished(s, round, "a1", "stop"); err != nil {
 		t.Fatal(err)
 	}
-	round = must[int64](t)(s.Begin(ctx, "a", "q2"))
+	round = must[int64](t)(s.Begin(ctx, "a", Question{Text: "q2"}))
 	if err := s.Save(ctx, round, "half an "); err != nil {
 		t.Fatal(err)
 	}
 	must[Conversation](t)(s.Touch(ctx, "b", ""))
-	must[int64](t)(s.Begin(ctx, "b", "q3"))
+	must[int64](t)(s.Begin(ctx, "b", Question{Text: "q3"}))
 
 	// A copy of the files at this moment is what a killed process leaves.
 	copied := t.TempDir()
@@ -196,8 +204,8 @@ func TestStoreForgetsWhereNothingWasSaid(t *testing.T) {
 	for _, id := range []string{"old", "used", "named", "new"} {
 		must[Conversation](t)(s.Touch(ctx, id, "me"))
 	}
-	round := must[int64](t)(s.Begin(ctx, "used", "q"))
-	if err := errors.Join(s.Finish(ctx, round, "a", "stop"), s.Rename(ctx, "named", "name")); err != nil {
+	round := must[int64](t)(s.Begin(ctx, "used", Question{Text: "q"}))
+	if err := errors.Join(finished(s, round, "a", "stop"), s.Rename(ctx, "named", "name")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.db.Exec("UPDATE conversations SET updated = 1 WHERE id <> 'new'"); err != nil {
@@ -322,9 +330,9 @@ func TestStoreOutlivesCancelledRequests(t *testing.T) {
 	must[Conversation](t)(s.Touch(context.Background(), "a", "me"))
 	for i := range 200 {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*time.Microsecond)
-		round, err := s.Begin(ctx, "a", "q")
+		round, err := s.Begin(ctx, "a", Question{Text: "q"})
 		if err == nil {
-			err = s.Finish(ctx, round, "a", "stop")
+			err = finished(s, round, "a", "stop")
 		}
 		_, listErr := s.List(ctx, "me")
 		_, messagesErr := s.Messages(ctx, "a", 0)

@@ -107,6 +107,14 @@ var (
 		status: http.StatusNotFound,
 		text:   message{"会话不存在", "no such conversation"},
 	}
+	errNoMessage = &httpError{
+		status: http.StatusNotFound,
+		text:   message{"会话里没有这条消息", "no such message in the conversation"},
+	}
+	errNoSession = &httpError{
+		status: http.StatusUnauthorized,
+		text:   message{"没有浏览器会话:请先打开页面", "no browser session: open the page first"},
+	}
 	errNotFound = &httpError{
 		status: http.StatusNotFound,
 		text:   message{"没有这个地址", "there is nothing at this address"},

@@ -1,0 +1,316 @@
+package serve
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// cluster is the PostgreSQL server of these tests, started by the first that needs it.
+var cluster struct {
+	once    sync.Once
+	dir     string // of its socket
+	err     error
+	missing bool
+	end     func()
+	made    int
+}
+
+// EndCluster is for TestMain.
+func EndCluster() {
+	if cluster.end != nil {
+		cluster.end()
+	}
+}
+
+// FreshDatabase is for the tests of servers.
+var FreshDatabase = freshDatabase
+
+// postgresTool finds a program of PostgreSQL's; Debian keeps them out of PATH.
+func postgresTool(name string) string {
+	if path, err := exec.LookPath(name); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			return path
+		}
+	}
+	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name); len(found) > 0 {
+		return found[len(found)-1]
+	}
+	return ""
+}
+
+// startCluster makes a cluster that only its socket reaches. PostgreSQL refuses to run as root, so root lends it to
+// another user.
+func startCluster() (dir string, end func(), err error) {
+	if dir, err = os.MkdirTemp("", "chulengo-pg"); err != nil {
+		return "", nil, err
+	}
+	var as *syscall.SysProcAttr
+	if os.Getuid() == 0 {
+		who, err := user.Lookup("postgres")
+		if err != nil {
+			if who, err = user.Lookup("nobody"); err != nil {
+				return "", nil, err
+			}
+		}
+		uid, _ := strconv.Atoi(who.Uid)
+		gid, _ := strconv.Atoi(who.Gid)
+		if err := os.Chown(dir, uid, gid); err != nil {
+			return "", nil, err
+		}
+		as = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	}
+	data := filepath.Join(dir, "data")
+	command := func(name string, args ...string) *exec.Cmd {
+		c := exec.Command(postgresTool(name), args...)
+		c.Dir, c.SysProcAttr = dir, as
+		return c
+	}
+	if out, err := command("initdb", "-D", data, "-U", "chulengo", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync").CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("initdb: %w: %s", err, out)
+	}
+	var log bytes.Buffer
+	server := command("postgres", "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200")
+	server.Stderr = &log
+	if err := server.Start(); err != nil {
+		return "", nil, err
+	}
+	end = func() {
+		server.Process.Signal(syscall.SIGINT) // fast shutdown
+		server.Wait()
+		os.RemoveAll(dir)
+	}
+	for limit := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		c, err := pgx.Connect(context.Background(), "postgres://chulengo@/postgres?host="+dir)
+		if err == nil {
+			c.Close(context.Background())
+			return dir, end, nil
+		}
+		if time.Now().After(limit) {
+			end()
+			return "", nil, fmt.Errorf("%w; postgres says %s", err, log.String())
+		}
+	}
+}
+
+// freshDatabase makes an empty database and gives its address.
+func freshDatabase(t *testing.T) string {
+	t.Helper()
+	cluster.once.Do(func() {
+		if cluster.missing = postgresTool("initdb") == "" || postgresTool("postgres") == ""; !cluster.missing {
+			cluster.dir, cluster.end, cluster.err = startCluster()
+		}
+	})
+	if cluster.missing {
+		t.Skip("PostgreSQL is not installed")
+	}
+	if cluster.err != nil {
+		t.Fatal(cluster.err)
+	}
+	c, err := pgx.Connect(context.Background(), "postgres://chulengo@/postgres?host="+cluster.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	cluster.made++
+	name := fmt.Sprintf("chats%d", cluster.made)
+	if _, err := c.Exec(context.Background(), "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	return "postgres://chulengo@/" + name + "?host=" + cluster.dir
+}
+
+func mustOpenPostgres(t *testing.T, address string, lease time.Duration) *postgresStore {
+	t.Helper()
+	s, err := openPostgres(address, slog.New(slog.DiscardHandler), lease)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// die is what kill -9 does to a server, as the database sees it.
+func (s *postgresStore) die() {
+	s.end()
+	s.ended.Wait()
+	s.db.Close()
+}
+
+func TestPostgresServersShareChats(t *testing.T) {
+	ctx := context.Background()
+	address := freshDatabase(t)
+	const lease = 400 * time.Millisecond
+	one, two := mustOpenPostgres(t, address, lease), mustOpenPostgres(t, address, lease)
+
+	free, err := one.Claim(ctx, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := two.Claim(ctx, "a"); !errors.Is(err, ErrClaimed) {
+		t.Errorf("two servers claim a conversation: %v", err)
+	}
+	if _, err := one.Claim(ctx, "a"); !errors.Is(err, ErrClaimed) {
+		t.Errorf("a second claim: %v", err)
+	}
+	if mine, others := must[bool](t)(one.Claimed(ctx, "a")), must[bool](t)(two.Claimed(ctx, "a")); mine || !others {
+		t.Errorf("claimed: %v %v", mine, others)
+	}
+	must[Conversation](t)(one.Touch(ctx, "a", "me"))
+	round := must[int64](t)(one.Begin(ctx, "a", Question{Text: "q"}))
+	if stopped := must[bool](t)(one.Stop(ctx, "a")); stopped {
+		t.Error("a server stops itself through the database")
+	}
+	if err := one.Save(ctx, round, "par"); err != nil {
+		t.Error(err)
+	}
+	if stopped := must[bool](t)(two.Stop(ctx, "a")); !stopped {
+		t.Error("nothing to stop")
+	}
+	if err := one.Save(ctx, round, "part"); !errors.Is(err, ErrRoundStopped) {
+		t.Errorf("got %v", err)
+	}
+	// A living server's rounds stay its own, however long they take.
+	time.Sleep(3 * lease)
+	if _, err := two.Claim(ctx, "a"); !errors.Is(err, ErrClaimed) {
+		t.Errorf("a living server lost its claim: %v", err)
+	}
+	if err := finished(one, round, "partial", "stop_requested"); err != nil {
+		t.Error(err)
+	}
+	free()
+	if got := texts(must[[]StoredMessage](t)(two.Messages(ctx, "a", 0))); got != "user:q: assistant:partial:stop_requested" {
+		t.Errorf("got %q", got)
+	}
+	key1, key2 := must[[]byte](t)(one.sessionKey(ctx, bytes.Repeat([]byte{1}, keyBytes))), must[[]byte](t)(two.sessionKey(ctx, bytes.Repeat([]byte{2}, keyBytes)))
+	if !bytes.Equal(key1, key2) {
+		t.Error("servers sign with different keys")
+	}
+}
+
+func TestPostgresSettlesServersThatAreGone(t *testing.T) {
+	ctx := context.Background()
+	address := freshDatabase(t)
+	const lease = 400 * time.Millisecond
+	dead, living := mustOpenPostgres(t, address, lease), mustOpenPostgres(t, address, lease)
+	rounds := map[string]int64{}
+	for id, s := range map[string]*postgresStore{"dead": dead, "living": living} {
+		must[func()](t)(s.Claim(ctx, id))
+		must[Conversation](t)(s.Touch(ctx, id, "me"))
+		rounds[id] = must[int64](t)(s.Begin(ctx, id, Question{Text: "q"}))
+		if err := s.Save(ctx, rounds[id], "half "); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dead.die()
+	third := mustOpenPostgres(t, address, lease)
+	var free func()
+	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var err error
+		if free, err = third.Claim(ctx, "dead"); err == nil {
+			break
+		}
+		if !errors.Is(err, ErrClaimed) || time.Now().After(limit) {
+			t.Fatalf("the dead server's claim: %v", err)
+		}
+	}
+	if got := texts(must[[]StoredMessage](t)(third.Messages(ctx, "dead", 0))); got != "user:q: assistant:half:interrupted" {
+		t.Errorf("got %q", got)
+	}
+	free()
+	if got := must[[]StoredMessage](t)(third.Messages(ctx, "living", 0)); len(got) != 0 {
+		t.Errorf("the living server's round was settled: %q", texts(got))
+	}
+	if err := errors.Join(living.Save(ctx, rounds["living"], "whole"), finished(living, rounds["living"], "whole", "stop")); err != nil {
+		t.Error(err)
+	}
+	// Who was only slow changes nothing any more.
+	late := mustOpenPostgres(t, address, lease)
+	must[Conversation](t)(late.Touch(ctx, "late", "me"))
+	round := must[int64](t)(late.Begin(ctx, "late", Question{Text: "q"}))
+	late.end()
+	late.ended.Wait() // no more renewals
+	for limit := time.Now().Add(20 * time.Second); len(must[[]StoredMessage](t)(third.Messages(ctx, "late", 0))) == 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("the slow server's round is not settled")
+		}
+	}
+	if err := late.Save(ctx, round, "x"); !errors.Is(err, ErrRoundGone) {
+		t.Errorf("save: %v", err)
+	}
+	if err := finished(late, round, "late", "stop"); err != nil {
+		t.Error(err)
+	}
+	if got := texts(must[[]StoredMessage](t)(third.Messages(ctx, "late", 0))); got != "user:q: assistant::interrupted" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// Servers that start at once migrate once.
+func TestPostgresMigratesOnce(t *testing.T) {
+	address := freshDatabase(t)
+	var all sync.WaitGroup
+	for range 6 {
+		all.Go(func() {
+			s, err := openPostgres(address, slog.New(slog.DiscardHandler), leaseTime)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	s := mustOpenPostgres(t, address, leaseTime)
+	var versions, servers int
+	if err := s.db.QueryRow("SELECT (SELECT count(*) FROM version), (SELECT count(*) FROM servers)").Scan(&versions, &servers); err != nil ||
+		versions != len(postgresMigrations) || servers != 1 {
+		t.Errorf("%d versions, %d servers, %v", versions, servers, err)
+	}
+}
+
+func TestPostgresOpeningErrors(t *testing.T) {
+	address := freshDatabase(t)
+	s := mustOpenPostgres(t, address, leaseTime)
+	if _, err := s.db.Exec("INSERT INTO version VALUES (99)"); err != nil {
+		t.Fatal(err)
+	}
+	for address, problem := range map[string]StoreProblem{
+		address: StoreTooNew,
+		"postgres://me:geheim@/none?host=" + cluster.dir:     StoreUnusable,
+		"postgres://me:geheim@127.0.0.1:1/x?sslmode=disable": StoreUnusable,
+		"postgres://me:geheim@localhost:port/x":              StoreUnusable,
+		"not an address":                                     StoreUnusable,
+	} {
+		s, err := openPostgres(address, slog.New(slog.DiscardHandler), leaseTime)
+		if err == nil {
+			s.Close()
+		}
+		var typed *StoreError
+		if !errors.As(err, &typed) || typed.Problem != problem {
+			t.Errorf("%s: got %v", address, err)
+			continue
+		}
+		for _, lang := range []Lang{Chinese, English} {
+			if text := typed.Text(lang); strings.Contains(text, "geheim") || strings.Contains(text, "\n") {
+				t.Errorf("text %q", text)
+			}
+		}
+	}
+}
