@@ -143,6 +143,7 @@ void block_loop() {
     m.idle = 0;
     memset(m.barriers, 0, sizeof m.barriers);
     memset(m.shared, 0xff, m.shared_size);
+    memset(m.shadow, 0xff, m.shared_size);
     memset(__start_emu_shared, 0xff, __stop_emu_shared - __start_emu_shared);
     const int warps = (m.threads + LANES - 1) / LANES;
     for (int w = 0; w < warps; w++) {
@@ -303,7 +304,6 @@ Result launch(const Kernel *k, dim3 grid, int threads, size_t shared, const void
     m.threads = threads;
     m.shared_size = (shared + 1023) / 1024 * 1024;
     m.shared = end_of_shared - m.shared_size;
-    memset(m.shadow, 0xff, m.shared_size);
     m.kernel = k;
     m.params = params;
     m.dependent = dependent;
