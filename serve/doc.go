@@ -25,6 +25,8 @@
 //	DELETE /api/conversations/{id}
 //	GET    /api/conversations/{id}/stream    ?from=N: the running answer after its first N bytes; 204 if there is none
 //
+// Beside them lie the protocols that programs speak, with errors of their own shapes: package openai.
+//
 // A stream is server-sent events: {"delta"}…, then {"done": true, …} or {"error"}, with comment lines in longer
 // silences. An error before the first event is an ordinary response with its status. Where a model is silent for
 // longer than Options.KeepAlive before its first token, the first comment commits the status, and an error after it is

@@ -15,9 +15,9 @@ func (a *app) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: a.say("Serve the chat page and the API", "启动对话网页与接口"),
-		Long: a.say(`Serve the chat page and the tutorial's API. The page is there at once; the model loads in the background.
+		Long: a.say(`Serve the chat page, the tutorial's API and OpenAI's (/v1). The page is there at once; the model loads in the background.
 Ctrl-C lets running answers finish; a second Ctrl-C ends at once.`,
-			`启动对话网页与教程的接口。网页立即可用，模型在后台加载。
+			`启动对话网页、教程的接口与 OpenAI 兼容接口（/v1）。网页立即可用，模型在后台加载。
 按 Ctrl-C 会等正在生成的回答结束；再按一次立即退出。`),
 		Args: a.arguments(0, 0, ""),
 	}
