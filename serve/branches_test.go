@@ -1,6 +1,7 @@
 package serve_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"chulengo/engine"
 	"chulengo/serve"
 	"chulengo/serve/internal/fake"
 )
@@ -376,4 +378,57 @@ func TestServersShareChats(t *testing.T) {
 	if got := c.messages("x"); len(got) != 0 {
 		t.Errorf("after clearing: %q", got)
 	}
+}
+
+// waits is a backend that waits in a queue and reads its prompt before it speaks.
+type waits struct {
+	*fake.Backend
+	step chan engine.Progress
+}
+
+func (w waits) Generate(ctx context.Context, r engine.Request, emit func(engine.Event) error) (*engine.Result, error) {
+	for p := range w.step {
+		r.Progress(p)
+	}
+	result, err := w.Backend.Generate(ctx, r, emit)
+	if result != nil {
+		result.Cached, result.Timings.Queue = 16, 250*time.Millisecond
+	}
+	return result, err
+}
+
+func TestProgressEvents(t *testing.T) {
+	s := launch(t, serve.Options{})
+	b := waits{says("a", "b"), make(chan engine.Progress)}
+	s.server.SetReady(b)
+	c := s.program()
+	st := c.open("POST", "/api/generate", object{"user_input": "Q", "chat_id": "x", "stream": true, "progress": true})
+	if first := st.next()["progress"]; !reflect.DeepEqual(first, object{"queue": 0.0, "prompt": 8.0, "cached": 0.0, "read": 0.0}) {
+		t.Errorf("got %v", first)
+	}
+	for _, p := range []engine.Progress{{Queue: 2, Prompt: 8}, {Queue: 1, Prompt: 8}, {Prompt: 8, Cached: 4, Read: 6}} {
+		b.step <- p
+		want := object{"queue": float64(p.Queue), "prompt": 8.0, "cached": float64(p.Cached), "read": float64(p.Read)}
+		if got := st.next()["progress"]; !reflect.DeepEqual(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	// Who comes later hears how far it is; who did not ask, nothing but deltas.
+	later := c.open("GET", "/api/conversations/x/stream?progress=1", nil)
+	if got := later.next()["progress"]; !reflect.DeepEqual(got, object{"queue": 0.0, "prompt": 8.0, "cached": 4.0, "read": 6.0}) {
+		t.Errorf("later: %v", got)
+	}
+	plain := c.open("GET", "/api/conversations/x/stream", nil)
+	close(b.step)
+	last := st.rest()
+	numbers := last["numbers"].(object)
+	if numbers["cached_tokens"] != 16.0 || numbers["queue_ms"] != 250.0 || numbers["tokens"] != 3.0 || numbers["ttft_ms"].(float64) <= 0 || last["message_id"] == nil {
+		t.Errorf("got %v", last)
+	}
+	for o := plain.next(); o != nil; o = plain.next() {
+		if o["delta"] == nil && o["done"] != true || o["numbers"] != nil {
+			t.Errorf("a plain reader got %v", o)
+		}
+	}
+	later.rest()
 }

@@ -336,6 +336,7 @@ func (s *Server) converse(ctx context.Context, backend Backend, request engine.R
 	}()
 	var clean cleaner
 	var raw strings.Builder
+	request.Progress = func(p engine.Progress) { a.report(progress{p.Queue, p.Prompt, p.Cached, p.Read}) }
 	result, err := backend.Generate(ctx, request, func(e engine.Event) error {
 		raw.WriteString(e.Text)
 		a.count(m.token(time.Now()))

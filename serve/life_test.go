@@ -173,6 +173,9 @@ func TestRestartKeepsHistoryAndSessions(t *testing.T) {
 const killedServer = "CHULENGO_TEST_KILLED_SERVER"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(measuredServer) != "" {
+		serveMeasured()
+	}
 	dir := os.Getenv(killedServer)
 	if dir == "" {
 		code := m.Run()

@@ -57,6 +57,6 @@ func (m *meter) token(now time.Time) Numbers {
 
 // end takes what the engine alone knows.
 func (m *meter) end(r *engine.Result) Numbers {
-	m.numbers.Queue = milliseconds(r.Timings.Queue)
+	m.numbers.Queue, m.numbers.Cached = milliseconds(r.Timings.Queue), r.Cached
 	return m.numbers
 }
