@@ -82,3 +82,24 @@ func (o *once) Read(p []byte) (int, error) {
 	o.text = o.text[n:]
 	return n, nil
 }
+
+// BenchmarkStream is the cost of a streamed token, from the model's callback to the client that reads it.
+func BenchmarkStream(b *testing.B) {
+	const tokens = 1000
+	pieces := make([]string, tokens)
+	for i := range pieces {
+		pieces[i] = " word"
+	}
+	s := with(b, says(pieces...))
+	for b.Loop() {
+		response, err := s.send(b.Context(), "POST", "/v1/chat/completions", chat("Hi", object{"stream": true}))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			b.Fatal(err)
+		}
+		response.Body.Close()
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*tokens), "µs/token")
+}
