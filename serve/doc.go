@@ -6,6 +6,10 @@
 // session is what one signed cookie stands for. An answer is running from the question's acceptance until its text is in
 // the history; its readers are the HTTP responses that carry it.
 //
+// The messages of a conversation are a tree: each stands under the one that it follows. Siblings are versions at one
+// place: answers to one question, questions after one answer. The active branch is the path from a first question to the
+// conversation's head; clients that know of no branches see it as the history.
+//
 // # Routes
 //
 // All under Options.BasePath. Bodies are JSON objects; errors are {"error": text}, with further fields where a program
@@ -14,23 +18,33 @@
 //
 //	GET    /                                 the page; begins a browser session
 //	GET    /static/…                         its files
-//	POST   /api/generate                     {user_input, chat_id, max_new_tokens, max_history_length, stream, detach}
+//	POST   /api/generate                     {user_input, chat_id, max_new_tokens, max_history_length, stream, detach,
+//	                                         progress, parent, regenerate, system, temperature, top_p, top_k, min_p,
+//	                                         repetition_penalty, frequency_penalty, presence_penalty, seed}
 //	POST   /api/stop                         {chat_id} → {success, stopped}
 //	POST   /api/clear_history                {chat_id} → {success, message}
 //	GET    /api/status                       {state, done, total, percent, error, model, version}
-//	GET    /api/conversations                {conversations: [{id, title, created_at, updated_at}]}
+//	GET    /api/conversations                ?q=words: {conversations: [{id, title, created_at, updated_at, snippet, message}]}
 //	POST   /api/conversations                a new one → 201 {id, …}
-//	GET    /api/conversations/{id}           {id, title, messages, running}
+//	GET    /api/conversations/{id}           {id, title, messages, head, running, elsewhere, failure}: the active branch
+//	GET    /api/conversations/{id}/tree      {messages, head}: all of it
+//	PUT    /api/conversations/{id}/branch    {message}: the newest branch through that message becomes the active one
 //	PATCH  /api/conversations/{id}           {title}
 //	DELETE /api/conversations/{id}
 //	GET    /api/conversations/{id}/stream    ?from=N: the running answer after its first N bytes; 204 if there is none
 //
 // Beside them lie the protocols that programs speak, with errors of their own shapes: package openai.
+//	DELETE /api/conversations/{id}/failure   forgets it
+//	GET    /api/conversations/{id}/export    ?format=json or markdown
+//	GET    /api/export                       the same of all the session's
+//	POST   /api/import                       a JSON export → {imported, conversations, skipped: [{index, error}]}
+//	GET    /api/settings                     {settings}: an object that the page keeps for its session; PUT sets it
 //
 // A stream is server-sent events: {"delta"}…, then {"done": true, …} or {"error"}, with comment lines in longer
 // silences. An error before the first event is an ordinary response with its status. Where a model is silent for
 // longer than Options.KeepAlive before its first token, the first comment commits the status, and an error after it is
-// an event.
+// an event. With progress there are {"progress": {queue, prompt, cached, read}} before the first token, {"numbers"} now
+// and then, and the ids of question and answer beside {"done": true}.
 //
 // # Life
 //
@@ -54,7 +68,11 @@
 // detach), leaves no trace, nor does its question. Both are written down from the beginning, and the answer about every
 // second: if the process is killed, or ends before the answer does, the round is in the history when the server is
 // started again, with finish reason interrupted. Rounds ended before the answer's first word are shown but are no part
-// of later prompts. The history keeps everything; only prompts are cut.
+// of later prompts. The history keeps everything; only prompts are cut. A detached question whose answer failed is kept
+// beside the history, with the reason, until the next question or its DELETE.
+//
+// With Options.Database several servers share chats. A conversation in which one answers is claimed by it; each renews a
+// lease, and what one that is gone left running is settled by the others when its lease runs out.
 //
 // # One answer at a time
 //

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -169,7 +170,7 @@ func TestRestartKeepsHistoryAndSessions(t *testing.T) {
 	}
 }
 
-// killedServer, in the environment, makes this test binary a server on that data folder, to be killed.
+// killedServer, in the environment, makes this test binary a server on that data folder or database, to be killed.
 const killedServer = "CHULENGO_TEST_KILLED_SERVER"
 
 func TestMain(m *testing.M) {
@@ -182,7 +183,12 @@ func TestMain(m *testing.M) {
 		serve.EndCluster()
 		os.Exit(code)
 	}
-	server, err := serve.New(serve.Options{Addr: "127.0.0.1:0", DataDir: dir, SaveEvery: time.Millisecond})
+	o := serve.Options{Addr: "127.0.0.1:0", DataDir: dir, SaveEvery: time.Millisecond}
+	if strings.HasPrefix(dir, "postgres:") {
+		serve.SetLease(testLease)
+		o.Database, o.DataDir = dir, ""
+	}
+	server, err := serve.New(o)
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -198,9 +204,11 @@ func TestMain(m *testing.M) {
 	os.Exit(1)
 }
 
-// A server that is killed in the midst of an answer loses neither the question nor the part that was said.
-func TestKilledInTheMidstOfAnAnswer(t *testing.T) {
-	dir := t.TempDir()
+// testLease is how long killed servers are taken for alive.
+const testLease = 500 * time.Millisecond
+
+// startKilled starts a server that says "half an" and waits to be killed, with a stream of that.
+func startKilled(t *testing.T, dir string) (kill func(), st *stream) {
 	command := exec.Command(os.Args[0])
 	command.Env = append(os.Environ(), killedServer+"="+dir)
 	out, err := command.StdoutPipe()
@@ -210,35 +218,71 @@ func TestKilledInTheMidstOfAnAnswer(t *testing.T) {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer command.Wait()
-	defer command.Process.Kill()
+	kill = sync.OnceFunc(func() { command.Process.Kill(); command.Wait() })
+	t.Cleanup(kill)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, "http://") {
 		t.Fatalf("%q, %v", line, err)
 	}
 
-	// While it lives, nobody else gets at its history.
-	var locked *serve.StoreError
-	if _, err := serve.New(serve.Options{DataDir: dir}); !errors.As(err, &locked) || locked.Problem != serve.StoreLocked {
-		t.Errorf("a second server: %v", err)
-	}
 	c := (&site{t: t, url: strings.TrimSpace(line)}).program()
-	st := c.open("POST", "/api/generate", object{"user_input": "Q", "chat_id": "x", "stream": true})
+	st = c.open("POST", "/api/generate", object{"user_input": "Q", "chat_id": "x", "stream": true})
 	for st.text != "half an" {
 		if st.next() == nil {
 			t.Fatal("the stream ended")
 		}
 	}
 	time.Sleep(100 * time.Millisecond) // the part is saved every millisecond
-	if err := command.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	command.Wait()
+	return kill, st
+}
 
+// A server that is killed in the midst of an answer loses neither the question nor the part that was said.
+func TestKilledInTheMidstOfAnAnswer(t *testing.T) {
+	dir := t.TempDir()
+	kill, _ := startKilled(t, dir)
+	// While it lives, nobody else gets at its history.
+	var locked *serve.StoreError
+	if _, err := serve.New(serve.Options{DataDir: dir}); !errors.As(err, &locked) || locked.Problem != serve.StoreLocked {
+		t.Errorf("a second server: %v", err)
+	}
+	kill()
 	again := ready(t, serve.Options{DataDir: dir}, says("B"))
 	want := []string{"user: Q", "assistant: half an (interrupted)"}
 	if got := again.program().messages("x"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Where servers share a database, those that live settle what the killed one left, and their own answers go on.
+func TestKilledBesideAnotherServer(t *testing.T) {
+	database := serve.FreshDatabase(t)
+	serve.SetLease(testLease)
+	living := ready(t, serve.Options{Database: database}, held("whole ", "answer"))
+	c := living.program()
+	go living.speak(1)
+	own := c.open("POST", "/api/generate", object{"user_input": "Q2", "chat_id": "y", "stream": true})
+	own.next()
+	kill, _ := startKilled(t, database)
+	if _, got := c.do("GET", "/api/conversations/x", nil); got["elsewhere"] != true {
+		t.Errorf("while it lives: %v", got)
+	}
+	kill()
+	next := make(chan object, 1)
+	go func() {
+		_, got := c.post("/api/generate", object{"user_input": "Q3", "chat_id": "x"}) // waits for the lease to run out
+		next <- got
+	}()
+	eventually(t, "the next question's answer", func() bool { running, _, _ := living.backend.Counts(); return running == 2 })
+	want := []string{"user: Q", "assistant: half an (interrupted)", "user: Q3"}
+	if got := c.messages("x"); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	living.speak(3)
+	if got := <-next; got["response"] != "whole answer" {
+		t.Errorf("got %v", got)
+	}
+	if last := own.rest(); last["response"] != "whole answer" || last["finish_reason"] != "stop" {
+		t.Errorf("the living server's own answer: %v", last)
 	}
 }
 

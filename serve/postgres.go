@@ -22,6 +22,7 @@ import (
 // postgresMigrations are those of PostgreSQL, one list of statements for each version. The tables are SQLite's, and
 // those by which servers know of one another. What is released is never edited: changes are appended.
 var postgresMigrations = [][]string{{
+	`CREATE TABLE servers (id TEXT PRIMARY KEY, until BIGINT NOT NULL)`, // alive until then, unless they say so again
 	`CREATE TABLE conversations (
 		id      TEXT COLLATE "C" PRIMARY KEY,
 		owner   TEXT NOT NULL,
@@ -52,7 +53,7 @@ var postgresMigrations = [][]string{{
 		asked        BIGINT NOT NULL,
 		answer       TEXT NOT NULL DEFAULT '',
 		answered     BIGINT NOT NULL,
-		server       TEXT NOT NULL,
+		server       TEXT NOT NULL REFERENCES servers (id),
 		stop         INTEGER NOT NULL DEFAULT 0
 	)`,
 	`CREATE INDEX rounds_by_conversation ON rounds (conversation)`,
@@ -65,8 +66,7 @@ var postgresMigrations = [][]string{{
 		failed       BIGINT NOT NULL
 	)`,
 	`CREATE TABLE settings (owner TEXT PRIMARY KEY, value TEXT NOT NULL, updated BIGINT NOT NULL)`,
-	`CREATE TABLE servers (id TEXT PRIMARY KEY, until BIGINT NOT NULL)`, // alive until then, unless they say so again
-	`CREATE TABLE claims (conversation TEXT COLLATE "C" PRIMARY KEY, server TEXT NOT NULL)`,
+	`CREATE TABLE claims (conversation TEXT COLLATE "C" PRIMARY KEY, server TEXT NOT NULL REFERENCES servers (id))`,
 	`CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL)`,
 }}
 
@@ -74,7 +74,7 @@ var postgresMigrations = [][]string{{
 const postgresSchema = "chulengo"
 
 // leaseTime is how long a server that says nothing is taken for alive.
-const leaseTime = 15 * time.Second
+var leaseTime = 15 * time.Second
 
 // postgresNow is the database's clock in milliseconds, the only one that servers compare.
 const postgresNow = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -233,6 +233,11 @@ func bury(tx *sql.Tx, server string) error {
 
 func (s *postgresStore) Claim(ctx context.Context, id string) (func(), error) {
 	id = s.plain(id)
+	// Another server may have buried this one while it was slow.
+	if _, err := s.exec(ctx, "INSERT INTO servers (id, until) VALUES ($1, "+postgresNow+" + $2) ON CONFLICT (id) DO NOTHING",
+		s.server, s.lease.Milliseconds()); err != nil {
+		return nil, err
+	}
 	result, err := s.exec(ctx, "INSERT INTO claims (conversation, server) VALUES ($1, $2) ON CONFLICT (conversation) DO NOTHING", id, s.server)
 	if err != nil {
 		return nil, err

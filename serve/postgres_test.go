@@ -37,8 +37,10 @@ func EndCluster() {
 	}
 }
 
-// FreshDatabase is for the tests of servers.
+// FreshDatabase and SetLease are for the tests of servers.
 var FreshDatabase = freshDatabase
+
+func SetLease(d time.Duration) { leaseTime = d }
 
 // postgresTool finds a program of PostgreSQL's; Debian keeps them out of PATH.
 func postgresTool(name string) string {
@@ -238,7 +240,7 @@ func TestPostgresSettlesServersThatAreGone(t *testing.T) {
 	if err := errors.Join(living.Save(ctx, rounds["living"], "whole"), finished(living, rounds["living"], "whole", "stop")); err != nil {
 		t.Error(err)
 	}
-	// Who was only slow changes nothing any more.
+	// Who was only slow changes nothing any more, and can go on with new questions.
 	late := mustOpenPostgres(t, address, lease)
 	must[Conversation](t)(late.Touch(ctx, "late", "me"))
 	round := must[int64](t)(late.Begin(ctx, "late", Question{Text: "q"}))
@@ -256,6 +258,15 @@ func TestPostgresSettlesServersThatAreGone(t *testing.T) {
 		t.Error(err)
 	}
 	if got := texts(must[[]StoredMessage](t)(third.Messages(ctx, "late", 0))); got != "user:q: assistant::interrupted" {
+		t.Errorf("got %q", got)
+	}
+	if _, err := late.Begin(ctx, "late", Question{Text: "without a lease"}); err == nil {
+		t.Error("a round that nobody would settle was begun")
+	}
+	free = must[func()](t)(late.Claim(ctx, "late"))
+	say(t, late, "late", Question{Text: "q2"}, "a2")
+	free()
+	if got := contents(must[[]StoredMessage](t)(third.Messages(ctx, "late", 0))); got != "q  q2 a2" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -22,13 +22,6 @@ const (
 	importLimit   = 16 << 20 // bytes of a body
 )
 
-type exportFile struct {
-	Format        string                 `json:"format"`
-	Version       int                    `json:"version"`
-	Exported      time.Time              `json:"exported_at"`
-	Conversations []exportedConversation `json:"conversations"`
-}
-
 type exportedConversation struct {
 	Title    string        `json:"title"`
 	Created  time.Time     `json:"created_at"`

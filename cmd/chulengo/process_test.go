@@ -7,12 +7,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -160,6 +162,115 @@ func TestInterrupt(t *testing.T) {
 		if code := p.end(t); code != want || p.out.Len() == 0 || strings.Contains(p.errout.String(), "error") {
 			t.Errorf("%v: code %d, %d bytes of answer, standard error %q", signal, code, p.out.Len(), p.errout.String())
 		}
+	}
+}
+
+// TestServeKilled kills servers in the midst of several answers. What clients were told is finished is there after the
+// restart, to the byte; what was not is whole up to some point, and says that it was interrupted.
+func TestServeKilled(t *testing.T) {
+	data := t.TempDir()
+	const chats, kills = 4, 3
+	finished := make([][]string, chats) // texts by conversation, as its client knows them
+	asked := make([]int, chats)
+	for round := range kills {
+		p := start(t, "serve", "--addr", "127.0.0.1:0", "--data-dir", data, "--temperature", "1.5", "--top-p", "1", "--seed", "1")
+		url := "http://127.0.0.1" + p.until(t, `^http://localhost(:\d+)/$`)
+		p.until(t, "is ready")
+		for i := range chats {
+			checkChat(t, url, i, finished[i], asked[i], round)
+		}
+		var all sync.WaitGroup
+		for i := range chats {
+			all.Go(func() {
+				for { // until the server is gone
+					asked[i]++
+					resp, err := http.Post(url+"/api/generate", "application/json",
+						strings.NewReader(fmt.Sprintf(`{"user_input": "question %d", "chat_id": "chat%d", "stream": true, "detach": true}`, asked[i], i)))
+					if err != nil {
+						return
+					}
+					text, done := lastEvent(resp.Body)
+					resp.Body.Close()
+					if !done {
+						return
+					}
+					finished[i] = append(finished[i], text)
+				}
+			})
+		}
+		time.Sleep(time.Duration(400+150*round) * time.Millisecond)
+		p.Process.Kill()
+		p.end(t)
+		all.Wait()
+	}
+	p := start(t, "serve", "--addr", "127.0.0.1:0", "--data-dir", data)
+	url := "http://127.0.0.1" + p.until(t, `^http://localhost(:\d+)/$`)
+	total := 0
+	for i := range chats {
+		checkChat(t, url, i, finished[i], asked[i], kills)
+		total += len(finished[i])
+	}
+	if total < chats {
+		t.Errorf("only %d answers were finished before the servers were killed", total)
+	}
+}
+
+// lastEvent gives the whole answer of a stream, if it came to its end.
+func lastEvent(body io.Reader) (text string, done bool) {
+	for lines := bufio.NewScanner(body); lines.Scan(); {
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		var event struct {
+			Done     bool
+			Response string
+		}
+		if ok && json.Unmarshal([]byte(data), &event) == nil && event.Done {
+			return event.Response, true
+		}
+	}
+	return "", false
+}
+
+// checkChat compares conversation i with what its client knows: every finished answer in order, others interrupted.
+func checkChat(t *testing.T, url string, i int, finished []string, asked, kills int) {
+	t.Helper()
+	resp, err := http.Get(fmt.Sprintf("%s/api/conversations/chat%d", url, i))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if asked == 0 {
+		return
+	}
+	var chat struct {
+		Messages []struct {
+			Role, Content string
+			Finish        string `json:"finish_reason"`
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&chat); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(chat.Messages); n%2 != 0 || n/2 > asked {
+		t.Fatalf("chat %d has %d messages after %d questions", i, n, asked)
+	}
+	unheard := 0
+	for k := 0; k < len(chat.Messages); k += 2 {
+		question, answer := chat.Messages[k], chat.Messages[k+1]
+		if question.Role != "user" || !strings.HasPrefix(question.Content, "question ") || answer.Role != "assistant" || answer.Finish == "" {
+			t.Errorf("chat %d, message %d: %+v, %+v", i, k, question, answer)
+		}
+		switch {
+		case len(finished) > 0 && answer.Content == finished[0] && answer.Finish != "interrupted":
+			finished = finished[1:]
+		case answer.Finish == "interrupted":
+		default: // it was finished, but the server was killed before its client heard of it: once for each
+			if unheard++; unheard > kills {
+				t.Errorf("chat %d, message %d: nobody was told of %+v", i, k, answer)
+			}
+		}
+	}
+	if len(finished) > 0 {
+		t.Errorf("chat %d: %d finished answers are lost, first %q", i, len(finished), finished[0])
 	}
 }
 
