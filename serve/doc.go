@@ -31,14 +31,14 @@
 //	PUT    /api/conversations/{id}/branch    {message}: the newest branch through that message becomes the active one
 //	PATCH  /api/conversations/{id}           {title}
 //	DELETE /api/conversations/{id}
-//	GET    /api/conversations/{id}/stream    ?from=N: the running answer after its first N bytes; 204 if there is none
-//
-// Beside them lie the protocols that programs speak, with errors of their own shapes: package openai.
+//	GET    /api/conversations/{id}/stream    ?from=N&progress=1: the running answer after its first N bytes; 204 if there is none
 //	DELETE /api/conversations/{id}/failure   forgets it
 //	GET    /api/conversations/{id}/export    ?format=json or markdown
 //	GET    /api/export                       the same of all the session's
 //	POST   /api/import                       a JSON export → {imported, conversations, skipped: [{index, error}]}
 //	GET    /api/settings                     {settings}: an object that the page keeps for its session; PUT sets it
+//
+// Beside them lie the protocols that programs speak, with errors of their own shapes: package openai.
 //
 // A stream is server-sent events: {"delta"}…, then {"done": true, …} or {"error"}, with comment lines in longer
 // silences. An error before the first event is an ordinary response with its status. Where a model is silent for

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,6 +53,9 @@ func (a *app) showConfig(flags *pflag.FlagSet) error {
 		}
 		if row.name == "data-dir" && value == "" {
 			value, _ = a.dataDir()
+		}
+		if u, err := url.Parse(value); row.name == "database" && err == nil {
+			value = u.Redacted()
 		}
 		all[key(row.name)] = setting{value, from}
 		t.add(key(row.name), value, from)

@@ -19,6 +19,7 @@ type options struct {
 	Context        int
 	KVMemory       int
 	DataDir        string
+	Database       string
 	Template       string
 	System         string
 	Greedy         bool
@@ -79,6 +80,7 @@ func (o *options) table() []option {
 		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096, on a GPU what is free)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096；GPU 上为剩余显存）"},
 		{"context", &o.Context, "`N` tokens that prompt and answer may have together (0: the model's)", "提示与回答合计的 token 上限 `N`（0：按模型）"},
 		{"data-dir", &o.DataDir, "`DIR` of chats, keys and histories", "保存对话、密钥和历史的目录 `DIR`"},
+		{"database", &o.Database, "postgres://USER@HOST/DATABASE `URL` of chats that several servers share (default: a file in --data-dir)", "多个服务共享对话时的 postgres://用户@主机/库 地址 `URL`（默认：--data-dir 中的文件）"},
 		{"chat-template", &o.Template, "chat format: `native|checkpoint|FILE`", "对话模板：`native|checkpoint|FILE`"},
 		{"system", &o.System, "system `TEXT` before every conversation", "每次对话之前的系统文字 `TEXT`"},
 		{"greedy", &o.Greedy, "always the most probable token", "总是取概率最大的 token"},

@@ -152,6 +152,20 @@ func TestServeFailsWithTheModel(t *testing.T) {
 	}
 }
 
+// TestServeWithoutItsDatabase tells of a database that cannot be reached, in one line and without its password.
+func TestServeWithoutItsDatabase(t *testing.T) {
+	const address = "postgres://me:geheim@127.0.0.1:1/chats?sslmode=disable"
+	p := start(t, "serve", "--addr", "127.0.0.1:0", "--data-dir", t.TempDir(), "--quiet", "--database", address)
+	if code := p.end(t); code != exitFailed || strings.Count(p.errout.String(), "\n") != 1 ||
+		!strings.Contains(p.errout.String(), "postgres://127.0.0.1:1/chats") || strings.Contains(p.errout.String(), "geheim") {
+		t.Errorf("code %d, %q", code, p.errout.String())
+	}
+	p = start(t, "config", "show", "--database", address)
+	if code := p.end(t); code != 0 || !strings.Contains(p.out.String(), "xxxxx@127.0.0.1") || strings.Contains(p.out.String(), "geheim") {
+		t.Errorf("config: code %d, %q", code, p.out.String())
+	}
+}
+
 // TestInterrupt ends a long answer: what was said is there, and the exit code says why it ended.
 func TestInterrupt(t *testing.T) {
 	for signal, want := range map[syscall.Signal]int{syscall.SIGINT: exitInterrupted, syscall.SIGTERM: exitTerminated} {

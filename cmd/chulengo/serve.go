@@ -21,7 +21,7 @@ Ctrl-C lets running answers finish; a second Ctrl-C ends at once.`,
 按 Ctrl-C 会等正在生成的回答结束；再按一次立即退出。`),
 		Args: a.arguments(0, 0, ""),
 	}
-	a.addFlags(cmd.Flags(), []string{"addr", "page", "data-dir"}, deviceOptions, chatOptions, samplingOptions, []string{"drain-timeout"})
+	a.addFlags(cmd.Flags(), []string{"addr", "page", "data-dir", "database"}, deviceOptions, chatOptions, samplingOptions, []string{"drain-timeout"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := a.signalled(cmd.Context())
 		defer stop()
@@ -55,7 +55,7 @@ func (a *app) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	server, err := serve.New(serve.Options{Addr: a.opts.Addr, DataDir: data, Page: a.opts.Page, System: a.opts.System,
+	server, err := serve.New(serve.Options{Addr: a.opts.Addr, DataDir: data, Database: a.opts.Database, Page: a.opts.Page, System: a.opts.System,
 		Model: d.info(), Version: version(), Sampling: &sampling, DrainTimeout: a.opts.Drain, Logger: a.logger()})
 	if err != nil {
 		return err
