@@ -17,7 +17,7 @@ func ForModel(m *model.Model, g *model.Generation) Model {
 	}
 	s := Spec{
 		Vocab: c.Vocab, Context: c.Context, StopIDs: c.EOS,
-		KV: c.KVSpec(kernels.F32, 0),
+		Experts: c.Experts, KV: c.KVSpec(kernels.F32, 0),
 		Columns: func(p kernels.Point) (int, error) {
 			if w, ok := widths[p]; ok {
 				return w, nil
@@ -50,8 +50,17 @@ func Defaults(g *model.Generation) Sampling {
 }
 
 // ForTokenizer lets the engine decode with a tokenizer whose decoders have a type of their own. A checkpoint without a
-// tokenizer has nil instead.
-func ForTokenizer[D Decoder](t interface{ NewDecoder() D }) Tokenizer { return decoders[D]{t} }
+// tokenizer has nil instead. If t is a Speller so is the result.
+func ForTokenizer[D Decoder](t interface{ NewDecoder() D }) Tokenizer {
+	d := decoders[D]{t}
+	if s, ok := t.(Speller); ok {
+		return struct {
+			Tokenizer
+			Speller
+		}{d, s}
+	}
+	return d
+}
 
 type decoders[D Decoder] struct {
 	tokenizer interface{ NewDecoder() D }

@@ -1,53 +1,112 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"chulengo/kernels"
 )
 
-// Check walks every invariant of the engine between two steps: each page is free or owned by one sequence, promises
-// cover what is held, tables hold exactly what the position needs, and the last batch was well formed.
+// Check walks every invariant of the engine between two steps: each page is free, idle or held, and held exactly as often
+// as tables have it; promises cover what the guaranteed hold; what the others hold fits into the host's memory; tables
+// hold exactly what the position needs; the cache knows what it should; and the last batch was well formed.
 func (e *Engine) Check() error {
+	loose := 0
+	for _, s := range append(slices.Clone(e.running), e.away...) {
+		if !s.guaranteed {
+			loose++
+		}
+		if s.call.over {
+			return fmt.Errorf("a sequence of a call that is over")
+		}
+	}
+	if loose != e.loose {
+		return fmt.Errorf("%d sequences without a guarantee, %d counted", loose, e.loose)
+	}
+	if n := e.hostBytes(); n > e.options.HostKVBytes {
+		return fmt.Errorf("%d bytes would have to be saved into %d", n, e.options.HostKVBytes)
+	}
+	for _, list := range [][]*sequence{e.running, e.away} {
+		if !slices.IsSortedFunc(list, func(a, b *sequence) int { return cmp.Compare(a.order, b.order) }) {
+			return fmt.Errorf("sequences are not in order of age")
+		}
+	}
+	if len(e.running) > e.options.MaxSequences {
+		return fmt.Errorf("%d sequences run", len(e.running))
+	}
 	for g, p := range e.pools {
-		owner := make([]int, len(p.taken))
-		for _, page := range p.free {
-			owner[page]++
-			if p.taken[page] {
-				return fmt.Errorf("group %d: page %d is free and taken", g, page)
-			}
-		}
-		promised := 0
-		for i, s := range e.running {
-			t := &s.tables[g]
-			promised += t.promised
-			held := 0
-			for _, l := range t.live {
-				held += len(l.pages)
-				for _, page := range l.pages {
-					owner[page]++
-					if !p.taken[page] {
-						return fmt.Errorf("group %d: page %d of sequence %d is not taken", g, page, i)
-					}
-				}
-			}
-			if held > t.promised {
-				return fmt.Errorf("group %d: sequence %d holds %d pages and reserved %d", g, i, held, t.promised)
-			}
-			if err := t.check(s.pos); err != nil {
-				return fmt.Errorf("group %d: sequence %d: %w", g, i, err)
-			}
-		}
-		if promised != p.reserved || promised > len(p.taken) {
-			return fmt.Errorf("group %d: %d pages promised, %d counted, %d there", g, promised, p.reserved, len(p.taken))
-		}
-		for page, n := range owner {
-			if n != 1 {
-				return fmt.Errorf("group %d: page %d has %d owners", g, page, n)
-			}
+		if err := e.checkPool(g, p); err != nil {
+			return fmt.Errorf("group %d: %w", g, err)
 		}
 	}
 	return checkBatch(&e.batch, e.options.StepTokens)
+}
+
+func (e *Engine) checkPool(g int, p *pool) error {
+	holds := make([]int, len(p.pages))
+	promised := 0
+	for i, s := range append(slices.Clone(e.running), e.away...) {
+		t := &s.tables[g]
+		promised += s.promised[g]
+		if s.guaranteed && t.held() > s.promised[g] {
+			return fmt.Errorf("sequence %d holds %d pages and reserved %d", i, t.held(), s.promised[g])
+		}
+		if err := t.check(s.pos); err != nil {
+			return fmt.Errorf("sequence %d: %w", i, err)
+		}
+		if s.parked {
+			if len(s.saved[g]) != t.held() {
+				return fmt.Errorf("sequence %d saved %d of %d pages", i, len(s.saved[g]), t.held())
+			}
+			continue
+		}
+		for _, l := range t.live {
+			for j, n := range l.pages {
+				holds[n]++
+				number := t.number(l.base + j*t.pageTokens)
+				if x := p.pages[n].entry; number < t.entered && number < len(s.call.keys[g]) && (x == nil || x.key != s.call.keys[g][number]) {
+					return fmt.Errorf("sequence %d: the cache does not know its page %d", i, number)
+				}
+			}
+		}
+	}
+	if promised != p.reserved || promised > len(p.pages) {
+		return fmt.Errorf("%d pages promised, %d counted, %d there", promised, p.reserved, len(p.pages))
+	}
+	free := make([]bool, len(p.pages))
+	for _, n := range p.free {
+		if free[n] || p.pages[n].holds > 0 || p.pages[n].entry != nil {
+			return fmt.Errorf("page %d is free twice, or held or cached as well", n)
+		}
+		free[n] = true
+	}
+	idle := 0
+	for x := p.idle.next; x != &p.idle; x = x.next {
+		if idle++; p.pages[x.page].holds > 0 || p.pages[x.page].entry != x || x.next.prev != x {
+			return fmt.Errorf("page %d is idle and held, or its entry is wrong", x.page)
+		}
+	}
+	if idle != p.idles {
+		return fmt.Errorf("%d pages idle, %d counted", idle, p.idles)
+	}
+	for n, x := range p.pages {
+		if x.holds != holds[n] {
+			return fmt.Errorf("page %d is in %d tables and counts %d", n, holds[n], x.holds)
+		}
+		if x.holds == 0 && x.entry == nil && !free[n] {
+			return fmt.Errorf("page %d is lost", n)
+		}
+	}
+	for key, x := range p.entries {
+		if x.key != key || p.pages[x.page].entry != x {
+			return fmt.Errorf("entry of page %d is wrong", x.page)
+		}
+		if x.parent != nil && p.entries[x.parent.key] == nil {
+			return fmt.Errorf("page %d is cached, the one that it continues is not", x.page)
+		}
+	}
+	return nil
 }
 
 // check compares the live tables with what the next row, at pos, needs of the past.
@@ -89,7 +148,7 @@ func checkBatch(b *kernels.Batch, stepTokens int) error {
 		}
 	}
 	for i, w := range b.Want {
-		if w.Row < 0 || int(w.Row) >= len(b.Token) || i > 0 && w.Row <= b.Want[i-1].Row {
+		if w.Row < 0 || int(w.Row) >= len(b.Token) || i > 0 && w.Row < b.Want[i-1].Row {
 			return fmt.Errorf("wanted rows %v do not ascend within %d", b.Want, len(b.Token))
 		}
 	}

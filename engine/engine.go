@@ -6,7 +6,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"time"
 
 	"chulengo/kernels"
 )
@@ -15,6 +14,7 @@ import (
 type Engine struct {
 	spec      Spec
 	tokenizer Tokenizer // nil: no text
+	spelling  Speller   // nil: no bytes
 	options   Options
 	context   int // tokens that one sequence may have
 	device    kernels.Device
@@ -24,17 +24,29 @@ type Engine struct {
 	closeErr  error         // of the key/value memory; valid once done is closed
 
 	mu      sync.Mutex
-	queue   []*sequence // submitted, not admitted
-	closing bool        // no more requests
-	cancel  bool        // and those that run end now
-	broken  error       // the device panicked: its state is unknown
+	queue   []*call // submitted, not admitted
+	closing bool    // no more requests
+	cancel  bool    // and those that run end now
+	broken  error   // the device panicked: its state is unknown
+	waiting int     // len(away) after the last step
 	stats   Stats
 
 	// Of the engine's goroutine.
-	pools   [kernels.Groups]*pool
-	running []*sequence // admitted, in order of admission
-	batch   kernels.Batch
-	parts   []part
+	pools     [kernels.Groups]*pool
+	running   []*sequence // admitted, in order of admission, the choices of a call one after the other
+	away      []*sequence // admitted, but without a place or pages for now; in the same order
+	loose     int         // how many of both have no guarantee
+	ages      uint64      // the order of the call that was admitted last
+	turnOf    uint64      // the order of the prompt that had its turn last
+	preempted int64
+	queries   int64 // prompt tokens looked up in the prefix cache
+	hits      int64
+	failed    bool        // planning ended a request
+	prompts   []*sequence // scratch of plan: those whose prompts are read
+	scratch   []*sequence // of provide
+	batch     kernels.Batch
+	parts     []part
+	experts   experts
 }
 
 // New starts an engine for m on dev, which must not be used otherwise until the engine was closed; the caller closes it
@@ -46,6 +58,7 @@ func New(m Model, tok Tokenizer, dev kernels.Device, o Options) (*Engine, error)
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 	}
+	e.spelling, _ = tok.(Speller)
 	if err := e.spec.check(); err != nil {
 		return nil, err
 	}
@@ -60,12 +73,15 @@ func New(m Model, tok Tokenizer, dev kernels.Device, o Options) (*Engine, error)
 	kv := e.spec.KV
 	kv.PageTokens, kv.Pages = e.options.PageTokens, pages
 	for g := range pages {
-		e.pools[g] = newPool(pages[g])
+		e.pools[g] = newPool(g, pages[g])
 		e.stats.Pages[g].Total = pages[g]
 		e.stats.Pages[g].Bytes = kv.PageBytes(g)
 	}
 	if e.batch.KV, err = dev.NewKV(kv); err != nil {
 		return nil, fmt.Errorf("engine: keys and values: %w", err)
+	}
+	if e.options.ExpertStats {
+		e.experts.find(&e.spec)
 	}
 	go e.run()
 	return e, nil
@@ -115,7 +131,7 @@ func (e *Engine) turn() (stop, busy bool) {
 	}
 	e.checkpoint()
 	if !e.plan() {
-		return false, false
+		return false, e.failed // what a failed request held may let others go on
 	}
 	e.step()
 	e.checkpoint()
@@ -127,38 +143,6 @@ func (e *Engine) checkpoint() {
 	if e.options.check != nil {
 		e.options.check()
 	}
-}
-
-// schedule drops sequences whose callers went away and admits waiting ones. stop says that the engine is to end.
-func (e *Engine) schedule() (stop bool) {
-	for _, s := range slices.Clone(e.running) {
-		if s.left.Load() {
-			e.drop(s)
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.cancel {
-		for _, s := range append(slices.Clone(e.running), e.queue...) {
-			s.release()
-			s.mail.put(letter{at: time.Now(), end: FinishError, err: ErrClosed})
-		}
-		e.running, e.queue = nil, nil
-	}
-	for len(e.queue) > 0 && len(e.running) < e.options.MaxSequences && e.admit(e.queue[0]) {
-		e.running = append(e.running, e.queue[0])
-		e.queue = slices.Delete(e.queue, 0, 1)
-	}
-	e.gauge()
-	return e.closing && len(e.running)+len(e.queue) == 0
-}
-
-// drop takes an admitted sequence out and frees its pages.
-func (e *Engine) drop(s *sequence) {
-	if i := slices.Index(e.running, s); i >= 0 {
-		e.running = slices.Delete(e.running, i, i+1)
-	}
-	s.release()
 }
 
 // dead says that the engine only waits to be closed.
@@ -180,14 +164,26 @@ func (e *Engine) breakDown(err *StepError) {
 	defer e.mu.Unlock()
 	e.broken = err
 	poke(e.wake) // it may have been closed meanwhile
-	for _, s := range append(slices.Clone(e.running), e.queue...) {
-		s.mail.put(letter{at: time.Now(), end: FinishError, err: e.broken})
+	for _, c := range append(e.calls(), e.queue...) {
+		c.finish(err)
 	}
-	e.running, e.queue = nil, nil
+	e.running, e.away, e.queue = nil, nil, nil
 }
 
-// submit puts a sequence into the queue.
-func (e *Engine) submit(s *sequence) error {
+// calls are those that have sequences.
+func (e *Engine) calls() (calls []*call) {
+	for _, list := range [][]*sequence{e.running, e.away} {
+		for _, s := range list {
+			if !slices.Contains(calls, s.call) {
+				calls = append(calls, s.call)
+			}
+		}
+	}
+	return calls
+}
+
+// submit puts a call into the queue.
+func (e *Engine) submit(c *call) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
@@ -195,27 +191,37 @@ func (e *Engine) submit(s *sequence) error {
 		return e.broken
 	case e.closing:
 		return ErrClosed
-	case e.stats.Running+len(e.queue) >= e.options.MaxSequences+e.options.MaxQueue:
+	case e.stats.Running+e.waiting+len(e.queue) >= e.options.MaxSequences+e.options.MaxQueue:
 		e.stats.Refused++
 		return ErrBusy
 	}
-	e.queue = append(e.queue, s)
+	e.queue = append(e.queue, c)
 	e.stats.Requests++
-	e.stats.Queued = len(e.queue)
+	e.moved()
 	poke(e.wake)
 	return nil
 }
 
-// leave tells the engine that the caller of s went away.
-func (e *Engine) leave(s *sequence) {
-	s.left.Store(true)
+// leave tells the engine that the caller of c went away.
+func (e *Engine) leave(c *call) {
+	c.left.Store(true)
 	e.mu.Lock()
-	if i := slices.Index(e.queue, s); i >= 0 {
+	if i := slices.Index(e.queue, c); i >= 0 {
 		e.queue = slices.Delete(e.queue, i, i+1)
-		e.stats.Queued = len(e.queue)
+		e.moved()
 	}
 	e.mu.Unlock()
 	poke(e.wake)
+}
+
+// moved tells the calls in the queue their places; e.mu is held.
+func (e *Engine) moved() {
+	e.stats.Queued = e.waiting + len(e.queue)
+	for i, c := range e.queue {
+		if c.progress {
+			c.mail.move(Progress{Queue: i + 1, Prompt: len(c.prompt)})
+		}
+	}
 }
 
 // Shutdown takes no more requests and returns when those that were accepted have ended. If ctx ends first they are

@@ -30,6 +30,13 @@ func (e *ContextError) Error() string {
 	return fmt.Sprintf("engine: the prompt has %d tokens; with at most %d more it exceeds the context of %d", e.Prompt, e.MaxTokens, e.Context)
 }
 
+// ConstraintError says that the constraint of a request failed: it allowed no token, refused one that it had allowed, or
+// panicked.
+type ConstraintError struct{ Err error }
+
+func (e *ConstraintError) Error() string { return fmt.Sprintf("engine: constraint: %v", e.Err) }
+func (e *ConstraintError) Unwrap() error { return e.Err }
+
 // StepError says that the device or the model failed while the request ran.
 type StepError struct {
 	Err   error

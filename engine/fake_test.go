@@ -1,9 +1,9 @@
 package engine
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,7 +20,8 @@ type fake struct {
 	delay    time.Duration
 	failStep atomic.Bool
 	panics   atomic.Bool
-	script   []int32 // what to draw at position p, instead of a draw from the logits; nil: draw
+	script   []int32                              // what to draw at position p, instead of a draw from the logits; nil: draw
+	shared   func(group int, n kernels.Page) bool // set by start
 	rows     atomic.Int64
 	decoded  atomic.Int64
 	batch    *kernels.Batch
@@ -47,7 +48,8 @@ func newFake(vocab, context, chunk int) *fake {
 func (f *fake) Spec() Spec               { return f.spec }
 func (f *fake) Forward(d kernels.Device) { d.Logits(nil, d.Embed(nil)) }
 
-// fakeKV stores, for every slot, the token and the position written there.
+// fakeKV stores, for every slot, the token and the position written there, and the state of the row that wrote it: like
+// the keys of a real model's upper layers, that depends on everything the row saw.
 type fakeKV struct {
 	spec  kernels.KVSpec
 	slots [kernels.Groups][][]slot
@@ -57,12 +59,41 @@ type fakeKV struct {
 type slot struct {
 	full       bool
 	token, pos int32
+	state      uint64
 }
 
-func (k *fakeKV) Copy(int, kernels.Page, kernels.Page) error { return nil }
-func (k *fakeKV) Save(int, kernels.Page, []byte) error       { return nil }
-func (k *fakeKV) Load(int, kernels.Page, []byte) error       { return nil }
-func (k *fakeKV) Close() error                               { k.f.closed.Store(true); return nil }
+// slotBytes is the size of a saved slot. Pages of the fake are large enough for it.
+const slotBytes = 16
+
+func (k *fakeKV) Copy(g int, dst, src kernels.Page) error {
+	copy(k.slots[g][dst], k.slots[g][src])
+	return nil
+}
+
+func (k *fakeKV) Save(g int, p kernels.Page, to []byte) error {
+	if len(to) != k.spec.PageBytes(g) {
+		return fmt.Errorf("saving into %d bytes", len(to))
+	}
+	for i, c := range k.slots[g][p] {
+		if c.full {
+			binary.LittleEndian.PutUint32(to[slotBytes*i:], uint32(c.token))
+			binary.LittleEndian.PutUint32(to[slotBytes*i+4:], uint32(c.pos+1))
+			binary.LittleEndian.PutUint64(to[slotBytes*i+8:], c.state)
+		}
+	}
+	return nil
+}
+
+func (k *fakeKV) Load(g int, p kernels.Page, from []byte) error {
+	for i := range k.slots[g][p] {
+		b := from[slotBytes*i:]
+		pos := int32(binary.LittleEndian.Uint32(b[4:]))
+		k.slots[g][p][i] = slot{pos > 0, int32(binary.LittleEndian.Uint32(b)), pos - 1, binary.LittleEndian.Uint64(b[8:])}
+	}
+	return nil
+}
+
+func (k *fakeKV) Close() error { k.f.closed.Store(true); return nil }
 
 func (f *fake) NewKV(s kernels.KVSpec) (kernels.KV, error) {
 	k := &fakeKV{spec: s, f: f}
@@ -120,10 +151,10 @@ func (f *fake) Embed(kernels.Weight) kernels.Act {
 					continue
 				}
 				c := &f.kv.slots[g][s.Pages[at/f.kv.spec.PageTokens]][at%f.kv.spec.PageTokens]
-				if c.full {
-					f.fail("slot of position %d in group %d written twice", b.Pos[r], g)
+				if n := s.Pages[at/f.kv.spec.PageTokens]; f.shared != nil && f.shared(g, n) {
+					f.fail("position %d in group %d is written to page %d, which others see", b.Pos[r], g, n)
 				}
-				*c = slot{true, b.Token[r], b.Pos[r]}
+				*c = slot{full: true, token: b.Token[r], pos: b.Pos[r]}
 			}
 		}
 	}
@@ -132,27 +163,43 @@ func (f *fake) Embed(kernels.Weight) kernels.Act {
 			f.fail("row %d lies in %v spans of the groups", r, c)
 		}
 	}
-	states := make([]uint64, rows)
+	tokens := f.look(func(h uint64, c *slot) uint64 { return (h ^ uint64(c.token)<<32 ^ uint64(c.pos)) * 0x100000001b3 })
 	for g, spans := range b.Spans {
 		for _, s := range spans {
 			for r := s.Row; r < s.Row+s.Rows; r++ {
-				h := fnv.New64a()
-				for p := s.Base; p <= b.Pos[r]; p++ {
-					at := int(p - s.Base)
-					c := f.kv.slots[g][s.Pages[at/f.kv.spec.PageTokens]][at%f.kv.spec.PageTokens]
-					if !c.full || c.pos != p {
-						f.fail("row at position %d sees slot %+v for position %d in group %d", b.Pos[r], c, p, g)
-					}
-					h.Write([]byte{byte(c.token), byte(c.token >> 8), byte(p), byte(p >> 8)})
-				}
-				states[r] = states[r]*31 + h.Sum64()
+				at := int(b.Pos[r] - s.Base)
+				f.kv.slots[g][s.Pages[at/f.kv.spec.PageTokens]][at%f.kv.spec.PageTokens].state = tokens[r]
 			}
 		}
 	}
+	states := f.look(func(h uint64, c *slot) uint64 { return (h ^ c.state) * 0x100000001b3 })
 	for _, t := range b.Taps {
 		if t.At.Hook == kernels.HookEmbed {
 			for i, r := range t.Rows {
 				t.Buf[2*i], t.Buf[2*i+1] = float32(b.Token[r]), float32(b.Pos[r])
+			}
+		}
+	}
+	return states
+}
+
+// look hashes, for every row, the slots that it sees in each group.
+func (f *fake) look(add func(h uint64, c *slot) uint64) []uint64 {
+	b := f.batch
+	states := make([]uint64, len(b.Token))
+	for g, spans := range b.Spans {
+		for _, s := range spans {
+			for r := s.Row; r < s.Row+s.Rows; r++ {
+				h := uint64(0xcbf29ce484222325)
+				for p := s.Base; p <= b.Pos[r]; p++ {
+					at := int(p - s.Base)
+					c := &f.kv.slots[g][s.Pages[at/f.kv.spec.PageTokens]][at%f.kv.spec.PageTokens]
+					if !c.full || c.pos != p {
+						f.fail("row at position %d sees slot %+v for position %d in group %d", b.Pos[r], *c, p, g)
+					}
+					h = add(h, c)
+				}
+				states[r] = states[r]*31 + h
 			}
 		}
 	}
@@ -179,6 +226,9 @@ func (f *fake) Logits(_ *kernels.Head, x kernels.Act) {
 		}
 		row[w.Row] = append([]float32(nil), logits...)
 		out := kernels.Out{Token: -1}
+		if w.Score >= 0 {
+			out.Score = -logits[w.Score]
+		}
 		if s := w.Sample; s != nil {
 			for _, a := range s.Adjust {
 				if l := logits[a.ID]; a.Penalty != 0 && l > 0 {
@@ -189,7 +239,14 @@ func (f *fake) Logits(_ *kernels.Head, x kernels.Act) {
 				logits[a.ID] += a.Add
 			}
 			best := 0
+			allowed := func(i int) bool { return s.Mask == nil || s.Mask[i/32]>>(i%32)&1 == 1 }
+			for !allowed(best) {
+				best++
+			}
 			for i := range logits {
+				if !allowed(i) {
+					continue
+				}
 				if s.Temperature > 0 {
 					logits[i] += s.Temperature * float32(mix(s.Seed^mix(s.Index+1)^uint64(i)<<20)%4096) / 1024
 				}
@@ -271,6 +328,10 @@ func start(t *testing.T, f *fake, tok Tokenizer, o Options) *Engine {
 	e, err := New(f, tok, f, o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	f.shared = func(g int, n kernels.Page) bool {
+		x := e.pools[g].pages[n]
+		return x.holds != 1 || x.entry != nil
 	}
 	close(made)
 	t.Cleanup(func() {

@@ -20,6 +20,7 @@ type Spec struct {
 	Context int            // tokens that one sequence may hold
 	Chunk   int            // tokens of a chunk of the chunked page group; 0: that group sees everything
 	StopIDs []int32        // ids that end an answer
+	Experts int            // routed experts of a layer that has some
 	KV      kernels.KVSpec // Format, KVHeads, HeadDim and Layers; the engine fills in the pages
 	// Columns is the width of the value at a point, or an error where the model has no such point. nil: no taps.
 	Columns func(kernels.Point) (int, error)
@@ -44,6 +45,9 @@ func (s *Spec) check() error {
 
 // Tokenizer makes one decoder for every answer.
 type Tokenizer interface{ NewDecoder() Decoder }
+
+// Speller is a tokenizer that knows the exact bytes of a token: nil for special ones. Events then have them.
+type Speller interface{ Bytes(id int32) []byte }
 
 // Decoder turns the ids of one answer into text.
 type Decoder interface {

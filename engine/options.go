@@ -11,7 +11,7 @@ import (
 
 // Options sizes an engine. Zero values mean the defaults.
 type Options struct {
-	MaxSequences int   // sequences that run at a time; default 8
+	MaxSequences int   // sequences that run at a time; default 64
 	MaxQueue     int   // requests that may wait when so many run; default 64; negative: none
 	StepTokens   int   // rows of one step at most, unless more sequences than that decode; default 512
 	Context      int   // tokens of one sequence at most; default: the model's
@@ -36,11 +36,12 @@ type Options struct {
 // Defaults of Options. 512 rows keep the CPU's prefill cache-blocked and bound the time that decoding sequences wait for
 // a neighbour's prompt; a page of 32 tokens wastes little on short chats and keeps page tables short.
 const (
-	defaultSequences  = 8
+	defaultSequences  = 64
 	defaultQueue      = 64
 	defaultStepTokens = 512
 	defaultPageTokens = 32
 	defaultKVBytes    = 4 << 30
+	defaultHostKV     = 1 << 30
 )
 
 func (o *Options) fill(s *Spec) error {
@@ -75,6 +76,12 @@ func (o *Options) fill(s *Spec) error {
 		return fmt.Errorf("engine: options: KVBytes: want at least 1, or 0 for the default, got %d", o.KVBytes)
 	case o.KVBytes == 0:
 		o.KVBytes = defaultKVBytes
+	}
+	switch {
+	case o.HostKVBytes == 0:
+		o.HostKVBytes = defaultHostKV
+	case o.HostKVBytes < 0:
+		o.HostKVBytes = 0
 	}
 	return nil
 }

@@ -135,7 +135,7 @@ func simulate(t *testing.T, seed uint64) {
 		t.Fatal(err)
 	}
 	for g, p := range e.Stats().Pages {
-		if p.Used != 0 || p.Reserved != 0 {
+		if p.Used != 0 || p.Reserved != 0 || p.Cached > p.Total {
 			t.Errorf("group %d: %+v after the end", g, p)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 
 // Stats are counters since the start, and gauges.
 type Stats struct {
-	Running, Queued int   // sequences now
+	Running, Queued int   // sequences now; Queued counts those that gave way as well
 	Requests        int64 // accepted
 	Refused         int64 // refused with ErrBusy
 	Preempted       int64 // times that a sequence had to give its pages away for a while
@@ -47,34 +47,41 @@ type PageStats struct {
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.stats
+	s := e.stats
+	s.ExpertTokens = e.experts.snapshot()
+	return s
 }
 
 // gauge brings the gauges up to date; e.mu is held.
 func (e *Engine) gauge() {
-	e.stats.Running, e.stats.Queued = len(e.running), len(e.queue)
+	s := &e.stats
+	e.waiting = len(e.away)
+	s.Running, s.Queued = len(e.running), e.waiting+len(e.queue)
+	s.Preempted, s.PrefixQueries, s.PrefixHits = e.preempted, e.queries, e.hits
 	for g, p := range e.pools {
-		e.stats.Pages[g].Used = len(p.taken) - len(p.free)
-		e.stats.Pages[g].Reserved = p.reserved
+		s.Pages[g].Used = len(p.pages) - len(p.free) - p.idles
+		s.Pages[g].Cached = p.idles
+		s.Pages[g].Reserved = p.reserved
 	}
 }
 
 // count adds the step that has just run.
-func (e *Engine) count(took time.Duration, err error) {
+func (e *Engine) count(took time.Duration, drawn int, err error) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	s := &e.stats
 	s.Steps++
+	s.StepRows += int64(len(e.batch.Token))
 	s.StepTime += took
 	if err != nil {
 		s.FailedSteps++
 	} else {
 		s.PromptTokens += int64(len(e.batch.Token) - e.batch.Decode)
-		for _, p := range e.parts {
-			if p.want >= 0 {
-				s.GeneratedTokens++
-			}
-		}
+		s.GeneratedTokens += int64(drawn)
+		e.experts.count()
 	}
 	e.gauge()
+	e.mu.Unlock()
+	if e.options.ObserveStep != nil {
+		e.options.ObserveStep(len(e.batch.Token), took)
+	}
 }

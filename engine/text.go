@@ -8,6 +8,8 @@ type answerText struct {
 	decoder Decoder // nil: no text
 	stops   []string
 	held    string // the longest end of the text so far that begins a stop string
+	deaf    bool   // stop strings do not count yet
+	matched string // the stop string that was complete
 }
 
 // next adds an id and gives the text that became certain. hit says that a stop string is complete; there is no text
@@ -35,7 +37,7 @@ func (a *answerText) flush() string {
 // add scans as if the text came byte by byte, so that the cut does not depend on where tokens end: the stop string that
 // is complete first wins, and of several that end together the longest.
 func (a *answerText) add(s string) (certain string, hit bool) {
-	if len(a.stops) == 0 {
+	if len(a.stops) == 0 || a.deaf {
 		return s, false
 	}
 	text := a.held + s
@@ -44,6 +46,7 @@ func (a *answerText) add(s string) (certain string, hit bool) {
 		if i := strings.Index(text, stop); i >= 0 {
 			if e := i + len(stop); e < end || e == end && i < start {
 				end, start = e, i
+				a.matched = stop
 			}
 		}
 	}

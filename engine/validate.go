@@ -11,6 +11,7 @@ const (
 	maxTemperature = 1e4
 	maxRepetition  = 100.0
 	maxBias        = 1e4 // of bias and penalties
+	maxChoices     = 1024
 )
 
 // validate checks a request against the model and gives the number of tokens that it may generate.
@@ -71,8 +72,25 @@ func (e *Engine) validate(r *Request) (maxTokens int, err error) {
 	if r.Top < 0 || r.Top > e.spec.Vocab {
 		fail("top_logprobs", fmt.Sprintf("at least 0 and at most the %d ids of the vocabulary", e.spec.Vocab), r.Top)
 	}
-	if r.Choices > 1 || r.MinTokens != 0 || r.PromptLogProbs || r.Constraint != nil {
-		fail("n, min_tokens, prompt_logprobs or a constraint", "none", "one of them")
+	if r.PromptTop < 0 || r.PromptTop > e.spec.Vocab {
+		fail("prompt_logprobs", fmt.Sprintf("at least 0 and at most the %d ids of the vocabulary", e.spec.Vocab), r.PromptTop)
+	}
+	if r.Choices < 0 || r.Choices > maxChoices {
+		fail("n", fmt.Sprintf("at least 1 and at most %d", maxChoices), r.Choices)
+	}
+	if r.Choices > 1 && len(r.Taps) > 0 {
+		fail("n", "1 with taps", r.Choices)
+	}
+	if r.MinTokens < 0 || r.MaxTokens > 0 && r.MinTokens > r.MaxTokens {
+		fail("min_tokens", "at least 0 and at most max_tokens", r.MinTokens)
+	}
+	end := 0
+	for i, m := range r.Media {
+		if m.Pos < end || m.Len < 1 || m.Len > len(r.Prompt)-m.Pos {
+			fail(fmt.Sprintf("media[%d]", i), fmt.Sprintf("tokens within [%d, %d)", end, len(r.Prompt)), fmt.Sprintf("%d tokens at %d", m.Len, m.Pos))
+			break
+		}
+		end = m.Pos + m.Len
 	}
 	for i, t := range r.Taps {
 		field := fmt.Sprintf("taps[%d]", i)
@@ -90,6 +108,9 @@ func (e *Engine) validate(r *Request) (maxTokens int, err error) {
 	}
 	if len(r.Prompt) >= e.context || r.MaxTokens > e.context-len(r.Prompt) {
 		return 0, &ContextError{Prompt: len(r.Prompt), MaxTokens: max(1, r.MaxTokens), Context: e.context}
+	}
+	if left := e.context - len(r.Prompt); r.MinTokens > left {
+		return 0, &ContextError{Prompt: len(r.Prompt), MaxTokens: r.MinTokens, Context: e.context}
 	}
 	if r.MaxTokens == 0 {
 		return e.context - len(r.Prompt), nil
