@@ -134,6 +134,54 @@ func TestDemo(t *testing.T) {
 		}
 	})
 
+	t.Run("at least so many tokens", func(t *testing.T) {
+		short := object{"messages": []object{{"role": "user", "content": "Hello"}}, "temperature": 0}
+		got := ask(t, "/v1/chat/completions", short)
+		least := at(got, "usage", "completion_tokens").(float64) + 5
+		short["min_tokens"], short["max_tokens"] = least, 200
+		if got := ask(t, "/v1/chat/completions", short); at(got, "usage", "completion_tokens").(float64) < least {
+			t.Errorf("want at least %v tokens: %v", least, got["usage"])
+		}
+	})
+
+	t.Run("the prompt's log-probabilities are those of an answer", func(t *testing.T) {
+		answer := ask(t, "/v1/completions", object{"prompt": "Once upon a time", "temperature": 0, "max_tokens": 8, "logprobs": 0, "ignore_eos": true, "return_token_ids": true})
+		choice := at(answer, "choices", 0)
+		all := append(append([]any(nil), at(choice, "prompt_token_ids").([]any)...), at(choice, "token_ids").([]any)...)
+		scored := ask(t, "/v1/completions", object{"prompt": all, "echo": true, "logprobs": 2, "max_tokens": 0})
+		got := at(scored, "choices", 0, "logprobs", "token_logprobs").([]any)
+		want := at(choice, "logprobs", "token_logprobs").([]any)
+		if len(got) != len(all) || got[0] != nil {
+			t.Fatalf("%d of %d: %v", len(got), len(all), scored)
+		}
+		for i := range want {
+			// One was read token by token, the other at once: kernels of another class, the same within rounding.
+			if g, w := got[len(got)-len(want)+i].(float64), want[i].(float64); math.Abs(g-w) > 1e-3*(1+math.Abs(w)) {
+				t.Errorf("token %d: %v in the prompt, %v in the answer", i, g, w)
+			}
+		}
+		vllm := ask(t, "/v1/chat/completions", question(object{"prompt_logprobs": 1, "max_tokens": 1}))
+		if list := vllm["prompt_logprobs"].([]any); float64(len(list)) != at(vllm, "usage", "prompt_tokens") || list[0] != nil || len(list[1].(object)) < 1 {
+			t.Errorf("got %v", vllm["prompt_logprobs"])
+		}
+	})
+
+	t.Run("a prompt that was read before is cached, but not for another salt", func(t *testing.T) {
+		long := func(salt any) object {
+			return object{"messages": []object{{"role": "user", "content": strings.Repeat("The llama walks over the hill. ", 20)}}, "max_tokens": 4, "temperature": 0, "cache_salt": salt}
+		}
+		cached := func(got object) float64 {
+			return at(got, "usage", "prompt_tokens_details", "cached_tokens").(float64)
+		}
+		first, second, other := ask(t, "/v1/chat/completions", long("a")), ask(t, "/v1/chat/completions", long("a")), ask(t, "/v1/chat/completions", long("b"))
+		if cached(first) != 0 || cached(second) < 64 || cached(other) != 0 || at(second, "timings", "cache_n") != cached(second) {
+			t.Errorf("cached: %v, then %v, with another salt %v", cached(first), cached(second), cached(other))
+		}
+		if content(first, 0) != content(second, 0) || content(first, 0) != content(other, 0) {
+			t.Errorf("answers differ: %q %q %q", content(first, 0), content(second, 0), content(other, 0))
+		}
+	})
+
 	t.Run("ids in, ids out", func(t *testing.T) {
 		text := ask(t, "/v1/completions", object{"prompt": "Once upon a time", "temperature": 0, "max_tokens": 12, "return_token_ids": true})
 		ids := ask(t, "/tokenize", object{"prompt": "Once upon a time"})["tokens"]

@@ -60,10 +60,9 @@ func (c *choice) end(result *engine.Result) Event {
 			c.say(&event, rest)
 		}
 	}
-	c.End.Finish = FinishStop
-	c.End.StopID, c.End.StopText = c.stopped(result)
+	c.End = End{Finish: FinishStop, StopID: result.StopID, StopText: result.StopText}
 	if c.job.request.KeepStop {
-		c.say(&event, c.End.StopText)
+		c.say(&event, result.StopText)
 	}
 	if result.Finish == engine.FinishLength {
 		c.End.Finish = FinishLength
@@ -71,25 +70,6 @@ func (c *choice) end(result *engine.Result) Event {
 	c.Text = c.text.String()
 	event.End = &c.End
 	return event
-}
-
-// stopped says what ended an answer: the id, or -1, or the stop string, or "". The engine cuts the text before the
-// string that was complete first.
-func (c *choice) stopped(result *engine.Result) (id int32, text string) {
-	n := len(result.IDs)
-	if result.Finish != engine.FinishStop || n == 0 {
-		return -1, ""
-	}
-	if last := result.IDs[n-1]; c.job.stops[last] {
-		return last, ""
-	}
-	rest, ok := strings.CutPrefix(c.job.core.model.Tokenizer().DecodeText(result.IDs), result.Text)
-	for _, stop := range c.job.request.Stop {
-		if ok && strings.HasPrefix(rest, stop) && (text == "" || len(stop) < len(text)) {
-			text = stop
-		}
-	}
-	return -1, text
 }
 
 // token describes a token.

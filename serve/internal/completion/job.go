@@ -31,7 +31,7 @@ func (c *Core) Prepare(r *Request) (*Job, error) {
 		Prompt: ids, Sampling: r.Sampling.over(c.options.Sampling), MaxTokens: r.MaxTokens, MinTokens: r.MinTokens,
 		Stop: r.Stop, IgnoreEOS: r.IgnoreEOS,
 		LogProbs: r.LogProbs, Top: r.Top, PromptLogProbs: r.PromptLogProbs, PromptTop: r.PromptTop,
-		CacheSalt: r.CacheSalt, NoCache: r.NoCache,
+		CacheSalt: r.CacheSalt, NoCache: r.NoCache, Choices: max(1, r.Choices),
 	}
 	if err := j.limit(); err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func (j *Job) limit() error {
 	r, context := &j.engine, j.core.options.Context
 	switch {
 	case j.request.OnlyPrompt:
-		r.MaxTokens = 1
+		r.MaxTokens, r.Choices = 1, 1
 	case context > 0 && r.MaxTokens > context-len(r.Prompt) && j.request.Clamp:
 		r.MaxTokens = context - len(r.Prompt)
 	}
@@ -102,7 +102,7 @@ func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) 
 	if emit == nil {
 		emit = func(Event) error { return nil }
 	}
-	choices := make([]*choice, max(1, j.request.Choices))
+	choices := make([]*choice, j.engine.Choices)
 	for i := range choices {
 		choices[i] = newChoice(j, i)
 	}
@@ -114,14 +114,14 @@ func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) 
 		}
 	}
 	var emitted error // by emit: not ours to explain
-	results, err := j.core.draw(ctx, r, len(choices), func(c int, e engine.Event) error {
+	results, err := j.core.model.GenerateChoices(ctx, r, func(e engine.Event) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if j.request.OnlyPrompt {
 			return nil
 		}
-		if event, ok := choices[c].token(&e); ok {
+		if event, ok := choices[e.Choice].token(&e); ok {
 			emitted = emit(event)
 		}
 		return emitted
@@ -163,6 +163,22 @@ func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) 
 		}
 	}
 	return answer, nil
+}
+
+// supported says what the engine cannot do.
+func (r *Request) supported() error {
+	for _, field := range []struct {
+		name  string
+		wants bool
+	}{
+		{r.Format.Param, r.Format.any()},
+		{"tool_choice", r.ToolChoice.Mode == ToolRequired || r.ToolChoice.Mode == ToolNamed},
+	} {
+		if field.wants {
+			return &Error{Kind: KindNotSupported, Param: field.name, ZH: "这个版本还不支持", EN: "this build does not support it"}
+		}
+	}
+	return nil
 }
 
 // explain turns an error of the engine into one that a client may read.
