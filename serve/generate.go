@@ -206,6 +206,9 @@ func (s *Server) begin(ctx context.Context, backend Backend, q ask, free func())
 	round, err := s.record(ctx, q, question)
 	if err != nil {
 		s.leave()
+		if errors.Is(err, ErrNoMessage) && q.place == (place{}) {
+			return s.begin(ctx, backend, q, free) // the conversation was cleared since its head was read
+		}
 		return nil, err
 	}
 	alive, end := context.WithCancelCause(s.life)

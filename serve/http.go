@@ -162,6 +162,8 @@ func (s *Server) public(c echo.Context, err error) *httpError {
 		return own
 	case errors.Is(err, ErrNoConversation):
 		return errNoConversation
+	case errors.Is(err, ErrNoMessage):
+		return errNoMessage
 	case errors.As(err, &theirs) && theirs.Code == http.StatusNotFound:
 		return errNotFound
 	case errors.As(err, &theirs) && theirs.Code == http.StatusMethodNotAllowed:
