@@ -30,7 +30,8 @@ type Options struct {
 	Observe     func(Observation)               // called once for every request that was accepted, when it has ended, on its caller's goroutine
 	ObserveStep func(rows int, d time.Duration) // called after every step, on the engine's goroutine
 
-	check func() // tests: runs on the engine's goroutine after every step and whenever sequences came or went
+	pages [kernels.Groups]int // tests: so many pages, whatever KVBytes says; zero: no
+	check func()              // tests: runs on the engine's goroutine after every step and whenever sequences came or went
 }
 
 // Defaults of Options. 512 rows keep the CPU's prefill cache-blocked and bound the time that decoding sequences wait for
@@ -110,6 +111,9 @@ func ceil(a, b int) int { return (a + b - 1) / b }
 // sizePages shares out the memory: as many tokens for each of MaxSequences as fit, up to Context. A lone sequence may
 // take more than its share.
 func (o *Options) sizePages(s *Spec) (pages [kernels.Groups]int, err error) {
+	if o.pages != pages {
+		return o.pages, nil
+	}
 	kv := s.KV
 	kv.PageTokens = o.PageTokens
 	size := func(tokens int) (p [kernels.Groups]int, bytes float64) {

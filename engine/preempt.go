@@ -266,6 +266,15 @@ func (e *Engine) room(s *sequence) bool {
 	if s.guaranteed && !s.parked {
 		return true
 	}
+	if !s.parked { // what it will hold must fit beside what the others do
+		bytes := e.hostBytes()
+		for g := range s.tables {
+			bytes += int64(e.promptPages(g, s)) * int64(e.stats.Pages[g].Bytes)
+		}
+		if bytes > e.options.HostKVBytes {
+			return false
+		}
+	}
 	for g, p := range e.pools {
 		need := s.tables[g].held()
 		if !s.guaranteed {

@@ -50,11 +50,7 @@ func (e *Engine) admit(c *call) bool {
 	}
 	e.loose++
 	if e.loose > 1 || !e.guarantee(s) {
-		var bytes int64
-		for g := range s.tables {
-			bytes += int64(e.promptPages(g, s)) * int64(e.stats.Pages[g].Bytes)
-		}
-		if !e.room(s) || e.hostBytes()+bytes > e.options.HostKVBytes {
+		if !e.room(s) {
 			e.loose--
 			return false
 		}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,14 +51,24 @@ func plainAnswer(f *fake, r Request, limit int) []int32 {
 // TestSimulation runs random requests, some of which are cancelled, on random sizes; after every step all invariants are
 // walked, and every answer is what the naive model says, whatever ran beside it.
 func TestSimulation(t *testing.T) {
-	seeds := 60
+	seeds := 600
 	if testing.Short() {
-		seeds = 10
+		seeds = 50
 	}
-	for seed := range seeds {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { t.Parallel(); simulate(t, uint64(seed)) })
+	preempted.Store(0)
+	hits.Store(0)
+	t.Run("seeds", func(t *testing.T) {
+		for seed := range seeds {
+			t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { t.Parallel(); simulate(t, uint64(seed)) })
+		}
+	})
+	t.Logf("%d times a sequence gave way, %d tokens came from the cache", preempted.Load(), hits.Load())
+	if preempted.Load() == 0 || hits.Load() == 0 {
+		t.Error("the simulation does not reach what it is for")
 	}
 }
+
+var preempted, hits atomic.Int64
 
 func simulate(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -67,7 +78,23 @@ func simulate(t *testing.T, seed uint64) {
 		MaxSequences: 1 + rng.IntN(6), MaxQueue: 1000, StepTokens: 1 + rng.IntN(40), PageTokens: 1 + rng.IntN(9),
 	}
 	o.KVBytes = int64(64 * (o.MaxSequences + rng.IntN(400)) * o.PageTokens * (1 + o.StepTokens))
+	switch rng.IntN(3) {
+	case 0: // tight: sequences give way
+		o.pages = [kernels.Groups]int{2 + rng.IntN(40), 2 + rng.IntN(40)}
+		o.HostKVBytes = int64(rng.IntN(20_000))
+	case 1:
+		o.pages = [kernels.Groups]int{2 + rng.IntN(60), 2 + rng.IntN(60)}
+		o.HostKVBytes = 1 << 20
+	}
+	o.NoPrefixCache = rng.IntN(6) == 0
+	common := make([]int32, f.spec.Context)
+	for i := range common {
+		common[i] = int32(rng.IntN(vocab))
+	}
 	e := start(t, f, nil, o)
+	if e.Context() < 2 {
+		return
+	}
 
 	var wg sync.WaitGroup
 	for n := range 12 {
@@ -81,12 +108,23 @@ func simulate(t *testing.T, seed uint64) {
 		for i := range r.Prompt {
 			r.Prompt[i] = int32(rng.IntN(vocab))
 		}
+		if rng.IntN(3) > 0 { // like a system prompt
+			copy(r.Prompt[:rng.IntN(len(r.Prompt)+1)], common)
+		}
+		if rng.IntN(4) == 0 {
+			r.CacheSalt = "salt"
+		}
+		r.NoCache = rng.IntN(8) == 0
+		r.PromptLogProbs = rng.IntN(6) == 0
+		if rng.IntN(3) == 0 {
+			r.Choices = 1 + rng.IntN(4)
+		}
 		r.MaxTokens = min(r.MaxTokens, e.Context()-len(r.Prompt))
 		if r.MaxTokens == 0 {
 			continue
 		}
 		var read []int32
-		if rng.IntN(2) == 0 {
+		if rng.IntN(2) == 0 && r.Choices < 2 {
 			r.Taps = []Tap{{At: kernels.Point{Hook: kernels.HookEmbed}, Row: func(pos int, v []float32) {
 				if pos != len(read) || int(v[1]) != pos {
 					t.Errorf("request %d: tap at position %d, value of %v, want %d", n, pos, v[1], len(read))
@@ -106,24 +144,38 @@ func simulate(t *testing.T, seed uint64) {
 			if cancelAfter == 0 {
 				time.AfterFunc(pause, cancel)
 			}
-			var ids []int32
-			res, err := e.Generate(ctx, r, func(v Event) error {
-				ids = append(ids, v.ID)
-				if len(ids) == cancelAfter {
+			answers := make([][]int32, max(1, r.Choices))
+			drawn := 0
+			results, err := e.GenerateChoices(ctx, r, func(v Event) error {
+				answers[v.Choice] = append(answers[v.Choice], v.ID)
+				if drawn++; drawn == cancelAfter {
 					cancel()
 				}
 				return nil
 			})
-			if err != nil && !(errors.Is(err, context.Canceled) && cancelAfter >= 0 && res.Finish == FinishCancelled) {
+			if err != nil && !(errors.Is(err, context.Canceled) && cancelAfter >= 0) {
 				t.Errorf("request %d: %v", n, err)
 				return
 			}
-			want := plainAnswer(f, r, r.MaxTokens)
-			if err != nil && len(ids) <= len(want) {
-				want = want[:len(ids)]
+			var want []int32
+			for c, ids := range answers {
+				one := r
+				one.Sampling.Seed += uint64(c)
+				full := plainAnswer(f, one, r.MaxTokens)
+				if c == 0 {
+					want = full
+				}
+				if err != nil && len(ids) <= len(full) {
+					full = full[:len(ids)]
+				}
+				if !slices.Equal(ids, full) || !slices.Equal(results[c].IDs, full) {
+					t.Errorf("request %d choice %d (prompt %d, chunk %d): got %v, result %v, want %v", n, c, len(r.Prompt), f.spec.Chunk, ids, results[c].IDs, full)
+				}
 			}
-			if !slices.Equal(ids, want) || !slices.Equal(res.IDs, want) {
-				t.Errorf("request %d (prompt %d, chunk %d): got %v, result %v, want %v", n, len(r.Prompt), f.spec.Chunk, ids, res.IDs, want)
+			if err == nil && r.PromptLogProbs {
+				if got := results[0].PromptLogProbs; len(got) != len(r.Prompt) || got[len(got)-1].ID != r.Prompt[len(r.Prompt)-1] || got[0].LogProb == got[0].LogProb {
+					t.Errorf("request %d: log-probabilities of %d prompt tokens: %+v", n, len(r.Prompt), got)
+				}
 			}
 			if all := append(slices.Clone(r.Prompt), want...); err == nil && r.Taps != nil && !slices.Equal(read, all[:len(all)-1]) {
 				t.Errorf("request %d: taps read %v, want %v", n, read, all[:len(all)-1])
@@ -131,6 +183,8 @@ func simulate(t *testing.T, seed uint64) {
 		})
 	}
 	wg.Wait()
+	preempted.Add(e.Stats().Preempted)
+	hits.Add(e.Stats().PrefixHits)
 	if err := e.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
