@@ -190,24 +190,29 @@ func (s *Server) show(c echo.Context, found Conversation) error {
 	if running != nil && s.running.running(found.ID) != running {
 		running = nil
 	}
+	var question *StoredMessage // of the running answer
+	elsewhere := false
+	if running != nil {
+		question = &running.question
+	} else if open, err := s.store.Elsewhere(ctx, found.ID); err != nil {
+		return err
+	} else if open != nil {
+		question, elsewhere = &open.Question, true
+	}
 	t := newTree(messages)
 	head := found.Head
-	if running != nil {
-		head = running.question.Parent
+	if question != nil {
+		head = question.Parent
 	}
 	items := t.items(t.branch(head))
-	if running != nil {
-		q := itemOf(running.question)
-		q.Siblings = t.siblings(running.question)
+	if question != nil {
+		q := itemOf(*question)
+		q.Siblings = t.siblings(*question)
 		items = append(items, q)
 	}
-	body := map[string]any{"id": found.ID, "title": found.Title, "messages": items, "head": orNull(head), "running": running != nil}
-	if running == nil {
-		elsewhere, err := s.store.Claimed(ctx, found.ID)
-		if err != nil {
-			return err
-		}
-		body["elsewhere"] = elsewhere
+	body := map[string]any{"id": found.ID, "title": found.Title, "messages": items, "head": orNull(head),
+		"running": question != nil, "elsewhere": elsewhere}
+	if question == nil {
 		failure, err := s.store.Failure(ctx, found.ID)
 		if err != nil {
 			return err

@@ -346,9 +346,25 @@ func TestServersShareChats(t *testing.T) {
 	if status, _ := elsewhere.post("/api/generate", object{"user_input": "Q2", "chat_id": "x", "detach": true}); status != http.StatusConflict {
 		t.Errorf("a second question with detach: %d", status)
 	}
-	if _, got := elsewhere.do("GET", "/api/conversations/x", nil); got["elsewhere"] != true || got["running"] != false {
+	if _, got := elsewhere.do("GET", "/api/conversations/x", nil); got["elsewhere"] != true || got["running"] != true || len(got["messages"].([]any)) != 1 {
 		t.Errorf("seen from the other server: %v", got)
 	}
+	there := elsewhere.open("GET", "/api/conversations/x/stream", nil)
+	for there.text != "a" {
+		there.next()
+	}
+	one.speak(1)
+	st.next()
+	if last := there.rest(); last["response"] != "ab" || last["finish_reason"] != "stop" || last["message_id"] == nil || there.text != "ab" {
+		t.Errorf("followed from the other server: %v after %q", last, there.text)
+	}
+	if last := st.rest(); last["response"] != "ab" {
+		t.Errorf("got %v", last)
+	}
+	go one.speak(1)
+	st = c.open("POST", "/api/generate", object{"user_input": "Q1b", "chat_id": "x", "stream": true})
+	st.next()
+	there = elsewhere.open("GET", "/api/conversations/x/stream?from=1", nil)
 	waiting := make(chan object, 1)
 	go func() {
 		_, got := elsewhere.post("/api/generate", object{"user_input": "Q2", "chat_id": "x"})
@@ -360,10 +376,13 @@ func TestServersShareChats(t *testing.T) {
 	if last := st.rest(); last["finish_reason"] != "stop_requested" || last["response"] != "a" {
 		t.Errorf("got %v", last)
 	}
+	if last := there.rest(); last["response"] != "a" || last["finish_reason"] != "stop_requested" || there.text != "" {
+		t.Errorf("followed from the other server: %v after %q", last, there.text)
+	}
 	if got := <-waiting; got["response"] != "second" {
 		t.Errorf("got %v", got)
 	}
-	want := []string{"user: Q1", "assistant: a (stop_requested)", "user: Q2", "assistant: second (stop)"}
+	want := []string{"user: Q1", "assistant: ab (stop)", "user: Q1b", "assistant: a (stop_requested)", "user: Q2", "assistant: second (stop)"}
 	if got := c.messages("x"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -374,7 +393,11 @@ func TestServersShareChats(t *testing.T) {
 	go one.speak(1)
 	st = c.open("POST", "/api/generate", object{"user_input": "Q3", "chat_id": "x", "stream": true})
 	st.next()
+	there = elsewhere.open("GET", "/api/conversations/x/stream", nil)
 	elsewhere.post("/api/clear_history", object{"chat_id": "x"})
+	if last := there.rest(); last["error"] == nil {
+		t.Errorf("a cleared answer, followed from the other server: %v", last)
+	}
 	if last := st.rest(); last["finish_reason"] != "stop_requested" {
 		t.Errorf("got %v", last)
 	}

@@ -162,6 +162,13 @@ func (s *Server) reattach(c echo.Context) error {
 	}
 	a := s.running.running(found.ID)
 	if a == nil {
+		open, err := s.store.Elsewhere(c.Request().Context(), found.ID)
+		if err != nil {
+			return err
+		}
+		if open != nil {
+			return s.followElsewhere(c, found.ID, open, from)
+		}
 		return c.NoContent(http.StatusNoContent)
 	}
 	if n := len(a.state().text); from > n {

@@ -252,9 +252,17 @@ func (s *postgresStore) Claim(ctx context.Context, id string) (func(), error) {
 	}, nil
 }
 
-func (s *postgresStore) Claimed(ctx context.Context, id string) (claimed bool, err error) {
-	err = s.queryRow(ctx, "SELECT EXISTS (SELECT 1 FROM claims WHERE conversation = $1 AND server <> $2)", s.plain(id), s.server).Scan(&claimed)
-	return claimed, err
+func (s *postgresStore) Elsewhere(ctx context.Context, id string) (*OpenRound, error) {
+	r := OpenRound{Question: StoredMessage{Role: RoleUser}}
+	var asked int64
+	err := s.queryRow(ctx, `SELECT id, coalesce(parent, 0), coalesce(existing, 0), question, asked, answer FROM rounds
+		WHERE conversation = $1 AND server <> $2 ORDER BY id DESC LIMIT 1`, s.plain(id), s.server).
+		Scan(&r.ID, &r.Question.Parent, &r.Question.ID, &r.Question.Content, &asked, &r.Answer)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	r.Question.Created = time.UnixMilli(asked)
+	return &r, err
 }
 
 func (s *postgresStore) Stop(ctx context.Context, id string) (bool, error) {

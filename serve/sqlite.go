@@ -170,10 +170,10 @@ func (s *sqliteStore) prepare(ctx context.Context) error {
 
 // The file is this process's alone: nobody else answers.
 
-func (s *sqliteStore) Claim(context.Context, string) (func(), error) { return func() {}, nil }
-func (s *sqliteStore) Claimed(context.Context, string) (bool, error) { return false, nil }
-func (s *sqliteStore) Stop(context.Context, string) (bool, error)    { return false, nil }
-func (s *sqliteStore) Shared() bool                                  { return false }
+func (s *sqliteStore) Claim(context.Context, string) (func(), error)         { return func() {}, nil }
+func (s *sqliteStore) Elsewhere(context.Context, string) (*OpenRound, error) { return nil, nil }
+func (s *sqliteStore) Stop(context.Context, string) (bool, error)            { return false, nil }
+func (s *sqliteStore) Shared() bool                                          { return false }
 
 // Close folds the write-ahead log into the file and releases the lock.
 func (s *sqliteStore) Close() error { return s.db.Close() }

@@ -46,8 +46,8 @@ type Store interface {
 	// Claim keeps other servers from answering in a conversation until release is called, or the process is gone. It
 	// gives ErrClaimed while another server has the claim. The conversation need not be known.
 	Claim(ctx context.Context, id string) (release func(), err error)
-	// Claimed says whether another server has the claim.
-	Claimed(ctx context.Context, id string) (bool, error)
+	// Elsewhere gives the round that another server answers in a conversation; nil if there is none.
+	Elsewhere(ctx context.Context, id string) (*OpenRound, error)
 
 	Begin(ctx context.Context, id string, q Question) (round int64, err error)
 	// Save gives ErrRoundGone if the round was cleared or deleted, ErrRoundStopped if another server stopped it.
@@ -125,6 +125,13 @@ type Round struct {
 	Parent   int64 // of the question; 0: none
 	Question int64
 	Answer   int64
+}
+
+// OpenRound is one that another server answers.
+type OpenRound struct {
+	ID       int64
+	Question StoredMessage // ID 0: it joins the history with its answer
+	Answer   string        // as last saved
 }
 
 // Failure is a question whose answer failed.

@@ -115,6 +115,10 @@ var (
 		status: http.StatusUnauthorized,
 		text:   message{"没有浏览器会话:请先打开页面", "no browser session: open the page first"},
 	}
+	errUnfinished = &httpError{
+		status: http.StatusInternalServerError,
+		text:   message{"另一台服务器没有完成这个回答", "the answer that another server gave did not come to its end"},
+	}
 	errNotFound = &httpError{
 		status: http.StatusNotFound,
 		text:   message{"没有这个地址", "there is nothing at this address"},
