@@ -72,8 +72,8 @@
 // beside the history, with the reason, until the next question or its DELETE.
 //
 // With Options.Database several servers share chats. A conversation in which one answers is claimed by it; each renews a
-// lease, and what one that is gone left running is settled by the others when its lease runs out. Answers
-// can be followed and stopped through any of them; through another one they come as they are saved.
+// lease, and what one that is gone left running is settled by the others when its lease runs out. Answers can be followed
+// and stopped through any of them; through another one they come as they are saved.
 //
 // # One answer at a time
 //
