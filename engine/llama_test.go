@@ -87,6 +87,104 @@ func TestAloneIsBatched(t *testing.T) {
 	}
 }
 
+// TestSharedPages: choices from one prefill, hits of the prefix cache that begin anywhere, and sequences that gave way
+// give the tokens and log-probabilities of requests that ran alone without any of it, bit for bit.
+func TestSharedPages(t *testing.T) {
+	for _, name := range []string{"micro-scout", "micro-maverick"} {
+		t.Run(name, func(t *testing.T) {
+			m, dev := llama(t, os.DirFS("../model/testdata/"+name))
+			vocab := m.Spec().Vocab
+			text := make([]int32, 90)
+			for i := range text {
+				text[i] = int32((i*i*7 + i) % vocab)
+			}
+			var requests []engine.Request
+			for _, n := range []int{90, 31, 32, 33, 64, 65, 90, 47, 9, 10} {
+				requests = append(requests, engine.Request{
+					Prompt: text[:n], MaxTokens: 40, IgnoreEOS: true, LogProbs: true, Sampling: engine.Sampling{Temperature: 0.9, Seed: uint64(n)},
+				})
+			}
+			run := func(o engine.Options) (out []*engine.Result, s engine.Stats) {
+				e, err := engine.New(m, nil, dev, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer e.Close()
+				out = make([]*engine.Result, len(requests))
+				var wg sync.WaitGroup
+				for i, r := range requests {
+					one := func() {
+						var err error
+						if out[i], err = e.Generate(context.Background(), r, nil); err != nil {
+							t.Error(err)
+						}
+					}
+					if o.MaxSequences == 1 {
+						one()
+					} else {
+						wg.Go(one)
+					}
+				}
+				wg.Wait()
+				return out, e.Stats()
+			}
+			kv := m.Spec().KV
+			kv.PageTokens = 8
+			tight := int64(24 * (kv.PageBytes(0) + kv.PageBytes(1)))
+			want, _ := run(engine.Options{MaxSequences: 1, NoPrefixCache: true})
+			for what, o := range map[string]engine.Options{
+				"cache": {MaxSequences: 1, PageTokens: 8, ExpertStats: true},
+				"tight": {MaxSequences: 8, PageTokens: 8, KVBytes: tight, StepTokens: 40, NoPrefixCache: true},
+			} {
+				got, s := run(o)
+				for i := range got {
+					if !slices.Equal(got[i].IDs, want[i].IDs) || !slices.Equal(got[i].LogProbs, want[i].LogProbs) {
+						t.Errorf("%s: request %d with %d of %d tokens cached: got %v, want %v", what, i, got[i].Cached, got[i].Prompt, got[i].IDs, want[i].IDs)
+					}
+				}
+				t.Logf("%s: %d prompt tokens cached, %d times a sequence gave way", what, s.PrefixHits, s.Preempted)
+				if what == "cache" {
+					if s.PrefixHits == 0 {
+						t.Error("nothing was cached")
+					}
+					for l, experts := range s.ExpertTokens {
+						var sum uint64
+						for _, n := range experts {
+							sum += n
+						}
+						if experts != nil && sum != uint64(s.StepRows) {
+							t.Errorf("layer %d: experts had %d tokens, steps %d rows", l, sum, s.StepRows)
+						}
+					}
+				} else if s.Preempted == 0 {
+					t.Error("no sequence gave way")
+				}
+			}
+
+			e, err := engine.New(m, nil, dev, engine.Options{MaxSequences: 3, PageTokens: 8, StepTokens: 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Close()
+			r := requests[3]
+			r.Choices = 5 // two find no place at first
+			choices, err := e.GenerateChoices(context.Background(), r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for c, got := range choices {
+				one := requests[3]
+				one.NoCache = true
+				one.Sampling.Seed += uint64(c)
+				alone, err := e.Generate(context.Background(), one, nil)
+				if err != nil || !slices.Equal(got.IDs, alone.IDs) || !slices.Equal(got.LogProbs, alone.LogProbs) {
+					t.Errorf("choice %d: got %v, alone %v, %v", c, got.IDs, alone.IDs, err)
+				}
+			}
+		})
+	}
+}
+
 type answer struct {
 	ids               []int32
 	logProbs          []float32

@@ -12,9 +12,23 @@
 //
 // # Order
 //
-// Requests are admitted first come, first served, each as soon as its worst case of pages (prompt and MaxTokens) is
-// free, so that a sequence once admitted always runs to its end. All admitted sequences decode together. A request's
-// tokens depend on its own fields only, never on what else runs.
+// Requests are admitted first come, first served. A sequence takes pages as it grows. The oldest ones are guaranteed: their
+// worst case (prompt and MaxTokens) is reserved, so they always come to their end. The others run on what is left, and
+// give way when it runs out, the youngest first: their pages go to the host's memory (Options.HostKVBytes, which always
+// has room for them) and come back unchanged before anybody new is admitted. Sequences whose prompts were read decode
+// together in every step, before any prompt; half of the rows left go round the prompts in small pieces, the rest to the
+// oldest. A request's tokens depend on its own fields only, never on what else runs, runs out, or is cached.
+//
+// # Prefix cache
+//
+// Pages that a prompt filled are kept when their sequence ends, until their memory is needed: the longest unused go
+// first, and none before those that continue it. A later prompt with the same beginning takes them in place of reading
+// it. A page is known by all that its content depends on: every id before and in it, the pictures among them, the
+// request's CacheSalt, and the format of keys and values. To begin at a position takes the global pages before it and
+// the chunked ones from the start of its chunk; without the latter reading begins at the chunk's start. The last token of
+// a prompt is always read. Pages that rows of an answer wrote are never kept, because decode kernels may round
+// differently: the next turn of a chat reads the last answer once more, and gives the same tokens as with an empty cache.
+// Requests with taps or PromptLogProbs read their whole prompt.
 package engine
 
 import (
