@@ -25,7 +25,7 @@ type Options struct {
 
 	NoPrefixCache bool  // every prompt is read whole
 	HostKVBytes   int64 // memory of the host for keys and values of sequences that had to give way; default 1 GiB; negative: none
-	ExpertStats   bool  // count the tokens of every expert, for Stats
+	ExpertStats   bool  // count the tokens of every expert, for Stats; on the CPU, with the demo checkpoint, within the noise of measuring
 
 	Observe     func(Observation)               // called once for every request that was accepted, when it has ended, on its caller's goroutine
 	ObserveStep func(rows int, d time.Duration) // called after every step, on the engine's goroutine
@@ -108,32 +108,33 @@ func worstPages(chunk, pageTokens, piece, tokens int) int {
 
 func ceil(a, b int) int { return (a + b - 1) / b }
 
-// sizePages shares out the memory: as many tokens for each of MaxSequences as fit, up to Context. A lone sequence may
-// take more than its share.
+// sizePages shares out the memory: as many tokens for each of MaxSequences as fit, up to Context; for each of fewer where
+// not even one does. A sequence may take more than its share, and all of it if it is alone.
 func (o *Options) sizePages(s *Spec) (pages [kernels.Groups]int, err error) {
 	if o.pages != pages {
 		return o.pages, nil
 	}
 	kv := s.KV
 	kv.PageTokens = o.PageTokens
-	size := func(tokens int) (p [kernels.Groups]int, bytes float64) {
+	size := func(sequences, tokens int) (p [kernels.Groups]int, bytes float64) {
 		for g := range p {
-			p[g] = o.MaxSequences * worstPages(groupChunk(s, g), o.PageTokens, o.StepTokens, tokens)
+			p[g] = sequences * worstPages(groupChunk(s, g), o.PageTokens, o.StepTokens, tokens)
 			bytes += float64(p[g]) * float64(kv.PageBytes(g))
 		}
 		return p, bytes
 	}
-	fits := func(tokens int) bool {
-		p, bytes := size(tokens)
-		return bytes <= float64(o.KVBytes) && max(p[kernels.GroupGlobal], p[kernels.GroupChunked]) <= math.MaxInt32
+	for sequences := o.MaxSequences; sequences > 0; sequences /= 2 {
+		fits := func(tokens int) bool {
+			p, bytes := size(sequences, tokens)
+			return bytes <= float64(o.KVBytes) && max(p[kernels.GroupGlobal], p[kernels.GroupChunked]) <= math.MaxInt32
+		}
+		if tokens := sort.Search(o.Context, func(i int) bool { return !fits(i + 1) }); tokens > 0 { // the largest that fits
+			pages, _ = size(sequences, tokens)
+			return pages, nil
+		}
 	}
-	tokens := sort.Search(o.Context, func(i int) bool { return !fits(i + 1) }) // the largest that fits
-	if tokens == 0 {
-		_, bytes := size(1)
-		return pages, fmt.Errorf("engine: options: KVBytes: want at least %.0f for one page per group and sequence, got %d", bytes, o.KVBytes)
-	}
-	pages, _ = size(tokens)
-	return pages, nil
+	_, bytes := size(1, 1)
+	return pages, fmt.Errorf("engine: options: KVBytes: want at least %.0f for one page per group, got %d", bytes, o.KVBytes)
 }
 
 // longest is the largest number of tokens that one sequence may have with the given pages.

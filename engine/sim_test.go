@@ -51,7 +51,7 @@ func plainAnswer(f *fake, r Request, limit int) []int32 {
 // TestSimulation runs random requests, some of which are cancelled, on random sizes; after every step all invariants are
 // walked, and every answer is what the naive model says, whatever ran beside it.
 func TestSimulation(t *testing.T) {
-	seeds := 600
+	seeds := 300
 	if testing.Short() {
 		seeds = 50
 	}
