@@ -56,7 +56,7 @@ func TestClearedWhileAsking(t *testing.T) {
 	server.store = store
 	server.core, server.backend = nil, parrot{}
 	ask := func(body string) (int, string) {
-		r := httptest.NewRequest("POST", "/api/generate", strings.NewReader(body))
+		r := httptest.NewRequest("POST", "http://localhost/api/generate", strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		server.Handler().ServeHTTP(w, r)
