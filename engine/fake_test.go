@@ -20,6 +20,7 @@ type fake struct {
 	delay    time.Duration
 	failStep atomic.Bool
 	panics   atomic.Bool
+	failKV   string                               // "copy", "save" or "load" fail; set before the start
 	script   []int32                              // what to draw at position p, instead of a draw from the logits; nil: draw
 	shared   func(group int, n kernels.Page) bool // set by start
 	rows     atomic.Int64
@@ -66,6 +67,9 @@ type slot struct {
 const slotBytes = 16
 
 func (k *fakeKV) Copy(g int, dst, src kernels.Page) error {
+	if k.f.failKV == "copy" {
+		return errors.New("copy failed")
+	}
 	copy(k.slots[g][dst], k.slots[g][src])
 	return nil
 }
@@ -73,6 +77,9 @@ func (k *fakeKV) Copy(g int, dst, src kernels.Page) error {
 func (k *fakeKV) Save(g int, p kernels.Page, to []byte) error {
 	if len(to) != k.spec.PageBytes(g) {
 		return fmt.Errorf("saving into %d bytes", len(to))
+	}
+	if k.f.failKV == "save" {
+		return errors.New("save failed")
 	}
 	for i, c := range k.slots[g][p] {
 		if c.full {
@@ -85,6 +92,9 @@ func (k *fakeKV) Save(g int, p kernels.Page, to []byte) error {
 }
 
 func (k *fakeKV) Load(g int, p kernels.Page, from []byte) error {
+	if k.f.failKV == "load" {
+		return errors.New("load failed")
+	}
 	for i := range k.slots[g][p] {
 		b := from[slotBytes*i:]
 		pos := int32(binary.LittleEndian.Uint32(b[4:]))
