@@ -51,6 +51,9 @@ func TestGiveWay(t *testing.T) {
 		if res := generate(t, e, Request{Prompt: []int32{1}, MaxTokens: 50, IgnoreEOS: true}); res.Generated != 50 {
 			t.Errorf("%s: afterwards %+v", broken, res)
 		}
+		if err := e.Close(); err != nil { // the gauges are up to date then
+			t.Fatal(err)
+		}
 		for g, p := range e.Stats().Pages {
 			if p.Used != 0 || p.Reserved != 0 {
 				t.Errorf("%s: group %d: %+v", broken, g, p)

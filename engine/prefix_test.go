@@ -122,6 +122,9 @@ func TestCancelDuringPrefill(t *testing.T) {
 		t.Fatal(err)
 	}
 	generate(t, e, Request{Prompt: []int32{1}, MaxTokens: 1})
+	if err := e.Close(); err != nil { // the gauges are up to date then
+		t.Fatal(err)
+	}
 	s := e.Stats()
 	if s.Pages[kernels.GroupGlobal].Used != 0 || s.Pages[kernels.GroupChunked].Used != 0 {
 		t.Errorf("%+v", s.Pages)
