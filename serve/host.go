@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -58,11 +59,16 @@ func (s *Server) beginProtocol(ctx context.Context) (*completion.Core, context.C
 	if err := s.enter(); err != nil {
 		return nil, nil, nil, asProtocol(err)
 	}
+	stop := context.CancelFunc(func() {})
+	if s.options.AnswerTimeout > 0 {
+		ctx, stop = context.WithTimeout(ctx, s.options.AnswerTimeout)
+	}
 	answer, end := context.WithCancelCause(ctx)
 	release := context.AfterFunc(s.life, func() { end(completion.Draining()) })
 	return core, answer, func() {
 		release()
 		end(nil)
+		stop()
 		s.leave()
 	}, nil
 }
@@ -101,6 +107,14 @@ func (e *httpError) protocol() *completion.Error {
 		p.Kind = completion.KindNotFound
 	case http.StatusMethodNotAllowed:
 		p.Kind = completion.KindMethod
+	case http.StatusUnauthorized:
+		p.Kind = completion.KindAuth
+	case http.StatusForbidden:
+		p.Kind = completion.KindForbidden
+	case http.StatusTooManyRequests:
+		p.Kind = completion.KindRate
+		seconds, _ := strconv.Atoi(e.header["Retry-After"])
+		p.RetryAfter = time.Duration(seconds) * time.Second
 	case http.StatusServiceUnavailable:
 		p.Kind, p.RetryAfter = completion.KindLoading, 5*time.Second
 		if e == errDraining {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"chulengo/serve/internal/guard"
 	"chulengo/serve/openai"
 )
 
@@ -52,6 +53,12 @@ func (s *Server) routes() *echo.Echo {
 	g.POST("/api/import", s.importConversations)
 	g.GET("/api/settings", s.settings)
 	g.PUT("/api/settings", s.setSettings)
+	g.POST("/api/login", s.login)
+	g.POST("/api/logout", s.logout)
+	g.GET("/health", s.health)
+	g.GET("/readyz", s.readyz)
+	g.GET("/version", s.version)
+	g.GET("/metrics", s.showMetrics)
 	openai.Register(g, s.host())
 	return e
 }
@@ -69,16 +76,21 @@ func cleanBasePath(p string) (string, error) {
 func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
 		began := time.Now()
-		random := make([]byte, 8)
-		rand.Read(random)
-		id := hex.EncodeToString(random)
+		id := guard.RequestID(c.Request())
+		if id == "" {
+			random := make([]byte, 8)
+			rand.Read(random)
+			id = hex.EncodeToString(random)
+		}
 		log := s.log.With("request", id)
 		header := c.Response().Header()
 		header.Set(echo.HeaderXRequestID, id)
 		header.Set("X-Content-Type-Options", "nosniff")
 		header.Set("Referrer-Policy", "same-origin")
 		c.Set("log", log)
-		c.SetRequest(c.Request().WithContext(context.WithValue(c.Request().Context(), loggerKey{}, log)))
+		who := visitor{s.guard.Client(c.Request()), s.guard}
+		ctx := context.WithValue(context.WithValue(c.Request().Context(), loggerKey{}, log), visitorKey{}, who)
+		c.SetRequest(c.Request().WithContext(ctx))
 		if c.Request().Body != http.NoBody {
 			_ = http.NewResponseController(c.Response()).SetReadDeadline(began.Add(bodyTime)) // where there are deadlines
 		}
@@ -97,9 +109,16 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			}
 			// The route, not the path: an id is what opens a conversation.
 			log.Log(context.Background(), level, "request", "method", c.Request().Method, "route", c.Path(),
-				"status", c.Response().Status, "bytes", c.Response().Size, "duration", time.Since(began))
+				"status", c.Response().Status, "bytes", c.Response().Size, "duration", time.Since(began), "client", who.Addr)
 		}()
-		if err := next(c); err != nil {
+		if s.options.LogPrompts {
+			logBody(c.Request(), log)
+		}
+		answered, err := s.admit(c)
+		if err == nil && !answered {
+			err = next(c)
+		}
+		if err != nil {
 			s.fail(err, c)
 		}
 		return nil

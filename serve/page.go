@@ -27,6 +27,9 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 // page is GET /: the page, with the id of the session's conversation filled in. The first visit begins a session; each
 // visit makes the conversation known.
 func (s *Server) page(c echo.Context) error {
+	if _, ok := s.guard.Key(c.Request()); !ok && s.loggedIn(c.Request()) == "" {
+		return s.loginForm(c, "")
+	}
 	text, err := s.pageText()
 	if err != nil {
 		return err

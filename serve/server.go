@@ -16,6 +16,8 @@ import (
 
 	"chulengo/engine"
 	"chulengo/serve/internal/completion"
+	"chulengo/serve/internal/guard"
+	"chulengo/serve/internal/metrics"
 )
 
 // Options configure a Server. The zero value serves through Handler only, with a history in memory.
@@ -32,6 +34,17 @@ type Options struct {
 	Sampling *engine.Sampling // in place of the model's; Seed 0: a fresh seed for every answer
 	Logger   *slog.Logger     // nil: slog.Default()
 
+	// Who may use the server; the zero values let everybody in who names it by an IP address or localhost.
+	APIKeys        []string // programs send one of them, people log in with one; none: nobody needs one
+	AllowedHosts   []string // further names in Host; "*": any, ".example.org": names below it
+	Origins        []string // origins of other sites whose pages may use the API; "*": any
+	TrustedProxies []string // addresses and ranges whose X-Forwarded-* are believed
+	RateLimit      float64  // requests a second of each key (of each address without keys); 0: no limit
+	RateBurst      int      // of these at once; 0: RateLimit rounded up
+	LogPrompts     bool     // the beginnings of requests' bodies join the log
+
+	AnswerTimeout time.Duration // longest answer of an API request; 0: no limit
+
 	BodyLimit    int64         // bytes of a request's body; 0: 1 MiB
 	DrainTimeout time.Duration // how long running answers may go on when the server ends; 0: a minute
 	KeepAlive    time.Duration // silence on a stream before a comment line; 0: 15 s
@@ -44,6 +57,8 @@ type Server struct {
 	log      *slog.Logger
 	store    Store
 	keys     keyring
+	guard    *guard.Guard
+	metrics  *metrics.Metrics
 	listener net.Listener // nil without Options.Addr
 	echo     *echo.Echo
 	running  conversations
@@ -97,6 +112,10 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{options: o, log: o.Logger, model: o.Model,
 		closing: make(chan struct{}), failed: make(chan struct{}), finished: make(chan struct{})}
+	if s.guard, err = newGuard(o); err != nil {
+		return nil, err
+	}
+	s.metrics = metrics.New(o.Version, s.modelName, s.stats)
 	s.life, s.endLife = context.WithCancelCause(context.Background())
 	s.drain, s.endDrain = context.WithCancel(context.Background())
 	if o.Addr != "" {
@@ -154,6 +173,9 @@ func (s *Server) openShared() error {
 
 // Handler serves without Run, for tests and for servers of others. Close it when done.
 func (s *Server) Handler() http.Handler { return s.echo }
+
+// BasePath is Options.BasePath as /a/b, or "".
+func (s *Server) BasePath() string { return s.options.BasePath }
 
 // Addr is where the server listens; nil without Options.Addr.
 func (s *Server) Addr() net.Addr {

@@ -120,7 +120,7 @@ func (k keyring) write(w http.ResponseWriter, r *http.Request, path string, s se
 		MaxAge:   int(cookieAge / time.Second),
 		HttpOnly: true,
 		SameSite: http.SameSiteLaxMode,
-		Secure:   r.TLS != nil, // over plain http a Secure cookie would never come back
+		Secure:   visitorOf(r).Secure, // over plain http a Secure cookie would never come back
 	})
 }
 
@@ -181,6 +181,7 @@ func sameOrigin(r *http.Request) bool {
 	if err != nil || u.Host == "" {
 		return false
 	}
-	// A proxy may have put its upstream's name in Host; a page cannot set X-Forwarded-Host without our consent.
-	return strings.EqualFold(u.Host, r.Host) || strings.EqualFold(u.Host, r.Header.Get("X-Forwarded-Host"))
+	// A proxy may have put its upstream's name in Host: a trusted one tells the client's, and the operator knows it.
+	v := visitorOf(r)
+	return strings.EqualFold(u.Host, r.Host) || strings.EqualFold(u.Host, v.Host) || v.guard != nil && v.guard.Listed(u.Host)
 }

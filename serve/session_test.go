@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -88,6 +89,10 @@ func TestServersShareACookie(t *testing.T) {
 }
 
 func TestSameOrigin(t *testing.T) {
+	proxies, err := newGuard(Options{TrustedProxies: []string{"192.0.2.1"}}) // httptest's peer
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		name   string
 		method string
@@ -108,12 +113,17 @@ func TestSameOrigin(t *testing.T) {
 		{"nonsense", "POST", map[string]string{"Origin": "::"}, false},
 		{"image on another site", "GET", map[string]string{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, false},
 		{"behind a proxy", "POST", map[string]string{"Origin": "https://chat.example", "X-Forwarded-Host": "chat.example"}, true},
+		{"behind a proxy that nobody trusts", "POST", map[string]string{"Origin": "https://chat.example", "X-Forwarded-Host": "chat.example", "Peer": "192.0.2.2:1"}, false},
 		{"behind a proxy that says nothing", "POST", map[string]string{"Origin": "https://chat.example", "Sec-Fetch-Site": "same-origin"}, true},
 	} {
 		r := httptest.NewRequest(test.method, "http://nas:5000/api/generate", nil)
 		for k, v := range test.header {
 			r.Header.Set(k, v)
 		}
+		if peer := r.Header.Get("Peer"); peer != "" {
+			r.RemoteAddr = peer
+		}
+		r = r.WithContext(context.WithValue(r.Context(), visitorKey{}, visitor{proxies.Client(r), proxies}))
 		if got := sameOrigin(r); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
 		}

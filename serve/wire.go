@@ -213,3 +213,9 @@ func digit(r rune) (byte, bool) {
 	}
 	return 0, false
 }
+
+// unquote decodes a JSON string that was read before.
+func unquote(raw json.RawMessage) (s string) {
+	_ = json.Unmarshal(raw, &s)
+	return s
+}

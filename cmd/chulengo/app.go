@@ -13,6 +13,8 @@ import (
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
+
+	"chulengo/serve"
 )
 
 // app is what the commands share: the world outside, the language, and the options in force.
@@ -21,6 +23,8 @@ type app struct {
 	lang   string // zh or en
 	opts   options
 	origin map[string]string // of each option in force, by flag name; absent: the default
+
+	observe *serve.Server // whom the engine tells its numbers; nil: nobody
 
 	signal atomic.Pointer[os.Signal] // the first signal that ended the command's context
 }

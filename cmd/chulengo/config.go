@@ -57,6 +57,9 @@ func (a *app) showConfig(flags *pflag.FlagSet) error {
 		if u, err := url.Parse(value); row.name == "database" && err == nil {
 			value = u.Redacted()
 		}
+		if row.name == "api-key" && value != "" {
+			value = "xxxxx"
+		}
 		all[key(row.name)] = setting{value, from}
 		t.add(key(row.name), value, from)
 	}

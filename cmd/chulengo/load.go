@@ -125,6 +125,9 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 		l.Close()
 		return nil, err
 	}
+	if a.observe != nil {
+		o.Observe, o.ObserveStep, o.ExpertStats = a.observe.Observe, a.observe.ObserveStep, true
+	}
 	if err := l.run(ctx, o, a.opts.Seed.value, progress); err != nil {
 		l.Close()
 		return nil, bad(d.source, err)

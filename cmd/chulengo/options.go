@@ -32,6 +32,17 @@ type options struct {
 	JSON           bool
 	Addr, Page     string
 	Drain          time.Duration
+	BasePath       string
+	APIKeys        []string
+	APIKeyFile     string
+	AllowedHosts   []string
+	Origins        []string
+	Proxies        []string
+	RateLimit      number[float64]
+	RateBurst      int
+	AnswerTimeout  time.Duration
+	BodyLimit      int
+	LogPrompts     bool
 	Interactive    bool
 	PromptIDs      string
 	IgnoreEOS      bool
@@ -95,6 +106,17 @@ func (o *options) table() []option {
 		{"addr", &o.Addr, "`HOST:PORT` to listen on", "监听地址 `HOST:PORT`"},
 		{"page", &o.Page, "`FILE`: your own index.html in place of the page", "用自己的 index.html（`FILE`）代替页面"},
 		{"drain-timeout", &o.Drain, "`TIME` that running answers have when the server ends", "服务结束时留给未完成回答的时间 `TIME`"},
+		{"base-path", &o.BasePath, "`PATH` under which everything lies, such as /chat, for a proxy in front", "所有地址之前的路径 `PATH`，如 /chat，用于反向代理"},
+		{"api-key", &o.APIKeys, "`KEY` that clients must send, repeatable; other users see command lines: prefer --api-key-file", "客户端须发送的密钥 `KEY`，可重复；命令行对其他用户可见，宜用 --api-key-file"},
+		{"api-key-file", &o.APIKeyFile, "`FILE` of keys, one a line; empty lines and lines with # do not count", "密钥文件 `FILE`，每行一个；空行和 # 开头的行不算"},
+		{"allowed-host", &o.AllowedHosts, "`NAME` by which clients may find the server besides IP addresses and localhost, repeatable; .example.org: names below it; *: any", "除 IP 地址和 localhost 外可用的主机名 `NAME`，可重复；.example.org 指其下各名，* 指任意"},
+		{"cors-origin", &o.Origins, "`ORIGIN` of another site whose pages may use the API, repeatable; *: any", "允许使用接口的其他网站来源 `ORIGIN`，可重复；* 指任意"},
+		{"trusted-proxy", &o.Proxies, "`CIDR` or address whose X-Forwarded-* are believed, repeatable", "可信代理的地址或网段 `CIDR`，采信其 X-Forwarded-*，可重复"},
+		{"rate-limit", &o.RateLimit, "`N` requests a second of each key, or of each address without keys (default: no limit)", "每个密钥（无密钥时每个地址）每秒请求数上限 `N`（默认不限）"},
+		{"rate-burst", &o.RateBurst, "`N` requests at once before --rate-limit counts (0: --rate-limit rounded up)", "受 --rate-limit 限制前可一次发出的请求数 `N`（0：--rate-limit 取整）"},
+		{"answer-timeout", &o.AnswerTimeout, "longest `TIME` that an answer to a program may take (0: no limit)", "回答程序请求的最长时间 `TIME`（0：不限）"},
+		{"body-limit", &o.BodyLimit, "`KIB` of a request from the page; programs may send 16 times as much (0: 1024)", "网页请求的大小上限 `KIB`，程序可发送 16 倍（0：1024）"},
+		{"log-prompts", &o.LogPrompts, "write the texts that people send to the log", "把用户发送的内容写入日志"},
 		{"interactive", &o.Interactive, "a conversation even if standard input is no terminal: one message a line", "标准输入不是终端时也逐行对话"},
 		{"prompt-ids", &o.PromptIDs, "token `IDS` in place of a text: 1,2,3", "用 token 编号 `IDS` 代替文字：1,2,3"},
 		{"ignore-eos", &o.IgnoreEOS, "go on after the checkpoint's stop tokens", "遇到模型的结束 token 也继续"},
@@ -119,6 +141,7 @@ var (
 	modelOptions    = []string{"model"}
 	deviceOptions   = []string{"model", "load-format", "device", "threads", "context", "kv-memory"}
 	samplingOptions = []string{"greedy", "seed", "temperature", "top-p", "top-k", "min-p", "repetition-penalty"}
+	accessOptions   = []string{"api-key", "api-key-file", "allowed-host", "cors-origin", "trusted-proxy", "rate-limit", "rate-burst"}
 	chatOptions     = []string{"system", "chat-template"}
 )
 

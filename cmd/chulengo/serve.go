@@ -4,6 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
@@ -21,7 +24,8 @@ Ctrl-C lets running answers finish; a second Ctrl-C ends at once.`,
 按 Ctrl-C 会等正在生成的回答结束；再按一次立即退出。`),
 		Args: a.arguments(0, 0, ""),
 	}
-	a.addFlags(cmd.Flags(), []string{"addr", "page", "data-dir", "database"}, deviceOptions, chatOptions, samplingOptions, []string{"drain-timeout"})
+	a.addFlags(cmd.Flags(), []string{"addr", "base-path", "page", "data-dir", "database"}, deviceOptions, chatOptions, samplingOptions, accessOptions,
+		[]string{"answer-timeout", "body-limit", "drain-timeout", "log-prompts"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := a.signalled(cmd.Context())
 		defer stop()
@@ -55,13 +59,20 @@ func (a *app) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	server, err := serve.New(serve.Options{Addr: a.opts.Addr, DataDir: data, Database: a.opts.Database, Page: a.opts.Page, System: a.opts.System,
-		Model: d.info(), Version: version(), Sampling: &sampling, DrainTimeout: a.opts.Drain, Logger: a.logger()})
+	keys, err := a.keys()
+	if err != nil {
+		return err
+	}
+	server, err := serve.New(serve.Options{Addr: a.opts.Addr, BasePath: a.opts.BasePath, DataDir: data, Database: a.opts.Database,
+		Page: a.opts.Page, System: a.opts.System, Model: d.info(), Version: version(), Sampling: &sampling,
+		APIKeys: keys, AllowedHosts: a.opts.AllowedHosts, Origins: a.opts.Origins, TrustedProxies: a.opts.Proxies,
+		RateLimit: a.opts.RateLimit.value, RateBurst: a.opts.RateBurst, LogPrompts: a.opts.LogPrompts,
+		AnswerTimeout: a.opts.AnswerTimeout, BodyLimit: int64(a.opts.BodyLimit) << 10, DrainTimeout: a.opts.Drain, Logger: a.logger()})
 	if err != nil {
 		return err
 	}
 	a.note("serving %s at", "%s 的对话网页：", d.name)
-	a.note("%s", "%s", serve.Reach(server.Addr(), "", serve.Lang(a.lang)))
+	a.note("%s", "%s", serve.Reach(server.Addr(), server.BasePath(), serve.Lang(a.lang)))
 
 	ended := make(chan struct{}) // closed when the server is: then nothing uses the model any more
 	released := make(chan struct{})
@@ -69,6 +80,7 @@ func (a *app) serve(ctx context.Context) error {
 	go func() {
 		defer close(released)
 		bar := a.loadBar()
+		a.observe = server
 		l, err := a.start(ctx, d, func(done, total int64) {
 			server.SetProgress(done, total)
 			if bar != nil {
@@ -98,6 +110,27 @@ func (a *app) serve(ctx context.Context) error {
 		return nil // asked to end; a load that was cut short by it is no failure
 	}
 	return err
+}
+
+// keys are those of --api-key and --api-key-file.
+func (a *app) keys() ([]string, error) {
+	keys := slices.Clone(a.opts.APIKeys)
+	if name := a.opts.APIKeyFile; name != "" {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, usage("--api-key-file: %q cannot be read", "--api-key-file：无法读取 %q", name)
+		}
+		before := len(keys)
+		for line := range strings.Lines(string(text)) {
+			if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+				keys = append(keys, line)
+			}
+		}
+		if len(keys) == before {
+			return nil, usage("--api-key-file: there is no key in %q", "--api-key-file：%q 中没有密钥", name) // an open door would surprise
+		}
+	}
+	return keys, nil
 }
 
 // logger writes what happens on the server to standard error: with --verbose every request, else only what is wrong.

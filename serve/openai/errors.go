@@ -49,6 +49,12 @@ func describe(e *completion.Error, zh bool) errorBody {
 		o.Type = "overloaded_error"
 	case completion.KindLoading, completion.KindDraining:
 		o.Type = "unavailable_error"
+	case completion.KindAuth:
+		o.Type, code = "authentication_error", "invalid_api_key"
+	case completion.KindForbidden:
+		o.Type = "permission_error"
+	case completion.KindRate:
+		o.Type, code = "rate_limit_error", "rate_limit_exceeded"
 	case completion.KindTimeout:
 		o.Type = "timeout_error"
 	case completion.KindInternal:
@@ -76,7 +82,7 @@ func WriteError(c echo.Context, err error) error {
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}
-	if status := e.Status(); status < 500 || status == http.StatusNotImplemented || status == http.StatusGatewayTimeout {
+	if status := e.Status(); status < 500 && status != http.StatusTooManyRequests || status == http.StatusNotImplemented || status == http.StatusGatewayTimeout {
 		h.Set("X-Should-Retry", "false") // the same request will fail again; clients retry what is ≥ 500
 	}
 	return c.JSON(e.Status(), describe(e, chinese(c.Request())))

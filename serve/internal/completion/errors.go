@@ -21,6 +21,9 @@ const (
 	KindLoading                  // 503 + Retry-After: the model is not there yet
 	KindDraining                 // 503 + Retry-After: the server ends
 	KindTimeout                  // 504: the answer took longer than the server allows
+	KindAuth                     // 401: no key, or a wrong one
+	KindForbidden                // 403: not from there
+	KindRate                     // 429 + Retry-After: too many requests of this client
 )
 
 // Error is a failure that a client may read.
@@ -81,6 +84,12 @@ func (e *Error) Status() int {
 		return 503
 	case KindTimeout:
 		return 504
+	case KindAuth:
+		return 401
+	case KindForbidden:
+		return 403
+	case KindRate:
+		return 429
 	}
 	return 500
 }

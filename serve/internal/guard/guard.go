@@ -1,13 +1,16 @@
 package guard
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,11 +30,12 @@ type Guard struct {
 	options Options
 	keys    [][sha256.Size]byte
 	rates   *rates // nil: no limit
+	logins  *rates // attempts to guess a key
 }
 
 // New checks the options.
 func New(o Options) (*Guard, error) {
-	g := &Guard{options: o}
+	g := &Guard{options: o, logins: newRates(0.5, 10)}
 	for i, key := range o.Keys {
 		if key == "" || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
 			return nil, fmt.Errorf("guard: API key %d: want visible ASCII characters without spaces", i+1)
@@ -173,15 +177,18 @@ func (g *Guard) Knows(key string) bool {
 }
 
 // Login gives the mark by which a session remembers that it was opened with a key: it ends when the key is withdrawn.
-func (g *Guard) Login(key string, session string) string {
-	return fmt.Sprintf("%x", sha256.Sum256([]byte("chulengo login 1\n"+session+"\n"+key)))[:32]
+// secret is the server's own, without which a mark tells nothing about the key.
+func Login(secret []byte, key, session string) string {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte("chulengo login 1\n" + session + "\n" + key))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
 // LoggedIn checks a mark that Login gave.
-func (g *Guard) LoggedIn(mark, session string) bool {
+func (g *Guard) LoggedIn(secret []byte, mark, session string) bool {
 	found := 0
 	for _, key := range g.options.Keys {
-		found |= subtle.ConstantTimeCompare([]byte(mark), []byte(g.Login(key, session)))
+		found |= subtle.ConstantTimeCompare([]byte(mark), []byte(Login(secret, key, session)))
 	}
 	return found == 1
 }
@@ -192,11 +199,28 @@ func (g *Guard) Wait(key string, a netip.Addr) time.Duration {
 		return 0
 	}
 	if key == "" {
-		if a.Is6() {
-			p, _ := a.Prefix(64) // cannot fail: 64 ≤ 128
-			a = p.Addr()
-		}
-		key = a.String()
+		key = block(a)
 	}
 	return g.rates.take(key, time.Now())
+}
+
+// WaitLogin is Wait for attempts to log in, of which nobody needs many.
+func (g *Guard) WaitLogin(a netip.Addr) time.Duration { return g.logins.take(block(a), time.Now()) }
+
+// block names the addresses that count as one client.
+func block(a netip.Addr) string {
+	if a.Is6() {
+		p, _ := a.Prefix(64) // cannot fail: 64 ≤ 128
+		a = p.Addr()
+	}
+	return a.String()
+}
+
+// Listed says whether a name is one of the operator's own, "*" apart: pages of it are ours, whatever a proxy has made
+// of Host.
+func (g *Guard) Listed(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return slices.ContainsFunc(g.options.Hosts, func(allowed string) bool { return strings.EqualFold(allowed, host) })
 }

@@ -89,11 +89,12 @@ func TestKey(t *testing.T) {
 
 func TestLogin(t *testing.T) {
 	g := newGuard(t, Options{Keys: []string{"one", "two"}})
-	mark := g.Login("two", "session")
-	if !g.LoggedIn(mark, "session") || g.LoggedIn(mark, "other") || g.LoggedIn("", "session") {
+	secret := []byte("secret")
+	mark := Login(secret, "two", "session")
+	if !g.LoggedIn(secret, mark, "session") || g.LoggedIn(secret, mark, "other") || g.LoggedIn(secret, "", "session") || g.LoggedIn(nil, mark, "session") {
 		t.Error("a login holds for its session alone")
 	}
-	if newGuard(t, Options{Keys: []string{"one"}}).LoggedIn(mark, "session") {
+	if newGuard(t, Options{Keys: []string{"one"}}).LoggedIn(secret, mark, "session") {
 		t.Error("a login outlives its key")
 	}
 }
