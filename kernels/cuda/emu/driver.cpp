@@ -53,8 +53,9 @@ int setting(const char *name, int otherwise) {
 bool lazy() {
     static const bool on = [] {
         const char *seed = getenv("CHULENGO_EMU_SEED");
-        if (seed) order.seed(strtoull(seed, nullptr, 10));
-        return seed != nullptr;
+        if (!seed || !*seed) return false;
+        order.seed(strtoull(seed, nullptr, 10));
+        return true;
     }();
     return on;
 }

@@ -149,10 +149,10 @@ void block_loop() {
     for (int w = 0; w < warps; w++) {
         Warp &x = m.warps[w];
         x.alive = x.ready = m.threads - w * LANES >= LANES ? ~0u : (1u << (m.threads - w * LANES)) - 1;
-        x.meeting = {};
+        for (Meeting &at : x.meetings) at.kind = nullptr;
     }
     for (auto &g : m.groups) {
-        g.meeting = {};
+        g.meeting.kind = nullptr;
         g.fenced = false;
         g.products.clear();
         g.accumulators.clear();
@@ -292,7 +292,7 @@ void seed(uint64_t value) {
 Result launch(const Kernel *k, dim3 grid, int threads, size_t shared, const void *params, bool dependent) {
     static unsigned char *end_of_shared, *stack;
     if (!stack) {
-        if (const char *text = getenv("CHULENGO_EMU_SEED")) seed(strtoull(text, nullptr, 10));
+        if (const char *text = getenv("CHULENGO_EMU_SEED"); text && *text) seed(strtoull(text, nullptr, 10));
         end_of_shared = guarded(256 << 10) + (256 << 10);
         m.shadow = guarded(256 << 10);
         fault_stack = guarded(STACK);

@@ -37,7 +37,7 @@ struct Meeting {
 
 struct Warp {
     uint32_t alive, ready; // lanes
-    Meeting meeting;
+    Meeting meetings[4];   // one for each mask
 };
 
 struct Product; // of a warpgroup, not computed yet
@@ -91,6 +91,7 @@ struct Machine {
     std::vector<Waiter> waiters; // of barriers in shared memory
     int threads, running, turn;
     Fiber *current;
+    uint32_t met; // mask of the meeting whose work is being done
     void *scheduler, *home; // stack pointers: the loop over warps, and whoever launched
     unsigned char *shared, *shadow; // shadow: shared memory as the asynchronous units may see it
     size_t shared_size;

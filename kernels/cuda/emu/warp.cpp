@@ -13,8 +13,6 @@ bool arrive(Meeting &at, const char *kind, uint32_t mask, int place, int places,
         at.count = 0;
     } else if (at.kind != kind && strcmp(at.kind, kind)) {
         fail("threads of warp %d are at %s and at %s at the same time", m.current->number / LANES, at.kind, kind);
-    } else if (at.mask != mask) {
-        fail("%s: lanes of warp %d come with the masks %08x and %08x", kind, m.current->number / LANES, at.mask, mask);
     }
     at.arguments[place] = arguments;
     if (++at.count < places) return false;
@@ -29,12 +27,18 @@ void meet(const char *kind, uint32_t mask, void *arguments, void (*work)(void **
     const int lane = m.current->number % LANES;
     if (!(mask >> lane & 1)) fail("%s: lane %d is not in its own mask %08x", kind, lane, mask);
     if (mask & ~w.alive) fail("%s: the mask %08x names lanes that have ended (%08x run)", kind, mask, w.alive);
-    Meeting &at = w.meeting;
-    while (at.kind && !(at.mask & mask)) yield(); // other lanes meet for themselves
+    Meeting *free = nullptr, *same = nullptr;
+    for (Meeting &at : w.meetings) {
+        if (!at.kind) free = &at;
+        else if (at.mask == mask) same = &at;
+    }
+    if (!same && !free) fail("%s: lanes of a warp wait with five different masks", kind);
+    Meeting &at = same ? *same : *free;
     if (!arrive(at, kind, mask, lane, __builtin_popcount(mask), arguments)) {
         block_on(kind);
         return;
     }
+    m.met = mask;
     if (work) work(at.arguments);
     wake_lanes(m.current->number / LANES, mask & ~(1u << lane));
     if (chance(8)) yield();
@@ -108,7 +112,7 @@ struct Vote {
 };
 // each runs work on all lanes that take part.
 template <typename T, typename F> void each(void **by, F work) {
-    for (unsigned mask = warp().meeting.mask; mask; mask &= mask - 1) work(*(T *)by[__builtin_ctz(mask)], __builtin_ctz(mask));
+    for (unsigned mask = m.met; mask; mask &= mask - 1) work(*(T *)by[__builtin_ctz(mask)], __builtin_ctz(mask));
 }
 } // namespace
 
@@ -154,7 +158,7 @@ unsigned emu::shuffle(const char *kind, unsigned mask, unsigned v, int source) {
         int source;
     } a{v, 0, source < 0 || source > 31 ? lane() : source};
     meet(kind, mask, &a, [](void **by) {
-        const unsigned mask = warp().meeting.mask;
+        const unsigned mask = m.met;
         each<A>(by, [&](A &x, int l) {
             if (!(mask >> x.source & 1)) fail("shuffle: lane %d reads lane %d, which the mask %08x does not name", l, x.source, mask);
             x.out = ((A *)by[x.source])->v;
