@@ -15,6 +15,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"chulengo/serve/anthropic"
 	"chulengo/serve/internal/guard"
 	"chulengo/serve/openai"
 )
@@ -60,6 +61,7 @@ func (s *Server) routes() *echo.Echo {
 	g.GET("/version", s.version)
 	g.GET("/metrics", s.showMetrics)
 	openai.Register(g, s.host())
+	anthropic.Register(g, s.host())
 	return e
 }
 
@@ -150,7 +152,11 @@ func (s *Server) fail(err error, c echo.Context) {
 	}
 	e := s.public(c, err)
 	if s.isProtocol(c) {
-		err = openai.WriteError(c, e.protocol())
+		write := openai.WriteError
+		if anthropic.Owns(strings.TrimPrefix(c.Request().URL.Path, s.options.BasePath)) {
+			write = anthropic.WriteError
+		}
+		err = write(c, e.protocol())
 		if err != nil {
 			s.logger(c).Debug("an error could not be sent", "error", err)
 		}
