@@ -1,0 +1,70 @@
+#!/bin/sh
+# Runs bin/gputest (make test-gpu) on a machine with a GPU; no Go is needed there.
+#   testgpu.sh correct     every test, one after another
+#   testgpu.sh sanitize    memcheck and racecheck of the short tests, where compute-sanitizer is
+#   testgpu.sh time        the benchmarks
+# Each stage has its own time limit (LIMIT seconds, default 120). A JSON line for each goes to OUT/results.jsonl as it ends, its
+# output to OUT/STAGE.log; what failed is printed last, and the exit status is 1 then.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+binary=${GPUTEST:-$here/../../bin/gputest}
+out=${OUT:-gputest.out}
+limit=${LIMIT:-120}
+failed=
+[ -x "$binary" ] || { echo "testgpu: want the test binary at $binary (make test-gpu builds it)" >&2; exit 2; }
+binary=$(cd "$(dirname "$binary")" && pwd)/$(basename "$binary")
+: "${CHULENGO_TESTDATA:=$(dirname "$binary")/testdata}"
+export CHULENGO_TESTDATA
+mkdir -p "$out" || exit 2
+
+# stage NAME COMMAND...
+stage() {
+    name=$1
+    shift
+    begin=$(date +%s)
+    timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
+    status=$?
+    result=pass
+    # A run that skips everything proves nothing.
+    if grep -q -- '^--- SKIP' "$out/$name.log" && ! grep -q -e '^--- PASS' -e '^Benchmark.*ns/op' "$out/$name.log"; then result=skip; fi
+    if [ $status -eq 124 ] || [ $status -eq 137 ]; then result=timeout; elif [ $status -ne 0 ]; then result=fail; fi
+    case $result in fail | timeout) failed="$failed $name" ;; esac
+    line="{\"stage\":\"$name\",\"result\":\"$result\",\"status\":$status,\"seconds\":$(($(date +%s) - begin))}"
+    echo "$line" >>"$out/results.jsonl"
+    echo "$line"
+}
+
+tests() { "$binary" -test.list '^Test' | grep '^Test'; }
+gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)
+echo "{\"gpu\":\"$gpu\",\"date\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\",\"stage\":\"machine\",\"command\":\"${1:-}\"}" | tee -a "$out/results.jsonl"
+
+case ${1:-} in
+correct)
+    for test in $(tests); do stage "$test" "$binary" -test.v -test.run "^$test\$"; done
+    ;;
+sanitize)
+    command -v compute-sanitizer >/dev/null || { echo "testgpu: compute-sanitizer is not on the PATH" >&2; exit 2; }
+    for tool in memcheck racecheck; do
+        for test in $(tests); do
+            stage "$tool-$test" compute-sanitizer --tool "$tool" --error-exitcode 3 "$binary" -test.v -test.short -test.run "^$test\$"
+        done
+    done
+    ;;
+time)
+    for bench in $("$binary" -test.list '^Benchmark' | grep '^Benchmark'); do
+        stage "$bench" "$binary" -test.run '^$' -test.bench "^$bench\$" -test.benchmem
+        grep '^Benchmark' "$out/$bench.log"
+    done
+    ;;
+*)
+    echo "usage: testgpu.sh correct|sanitize|time" >&2
+    exit 2
+    ;;
+esac
+
+for name in $failed; do
+    echo "== $name"
+    tail -25 "$out/$name.log"
+done
+[ -z "$failed" ] || { echo "FAILED:$failed"; exit 1; }
+echo "nothing failed; $(grep -c '"result":"skip"' "$out/results.jsonl") stages were skipped"
