@@ -17,6 +17,7 @@ import (
 
 	"chulengo/serve/anthropic"
 	"chulengo/serve/internal/guard"
+	"chulengo/serve/ollama"
 	"chulengo/serve/openai"
 )
 
@@ -37,7 +38,8 @@ func (s *Server) routes() *echo.Echo {
 		})
 	}
 	g.GET("/api/status", s.status)
-	g.POST("/api/generate", s.generate)
+	host := s.host()
+	g.POST("/api/generate", s.generateOf(ollama.Register(g, host), host.BodyLimit))
 	g.POST("/api/clear_history", s.clearHistory)
 	g.POST("/api/stop", s.stop)
 	g.GET("/api/conversations", s.listConversations)
@@ -60,8 +62,8 @@ func (s *Server) routes() *echo.Echo {
 	g.GET("/readyz", s.readyz)
 	g.GET("/version", s.version)
 	g.GET("/metrics", s.showMetrics)
-	openai.Register(g, s.host())
-	anthropic.Register(g, s.host())
+	openai.Register(g, host)
+	anthropic.Register(g, host)
 	return e
 }
 
