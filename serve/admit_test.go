@@ -211,7 +211,18 @@ func TestHealthAndMetrics(t *testing.T) {
 	// While the server drains, a running answer goes on and nobody is sent here any more.
 	stream := p.open("POST", "/api/generate", object{"user_input": "x", "stream": true})
 	go func() { b.Hold <- struct{}{} }()
-	eventually(t, "the answer runs", func() bool { return stream.next() != nil })
+	if stream.next() == nil {
+		t.Fatal("the answer does not begin")
+	}
+	s.end()
+	eventually(t, "the server drains", func() bool {
+		status, o := p.do("GET", "/readyz", nil)
+		return status == 503 && o["status"] == "Shutting down"
+	})
+	close(b.Hold)
+	if last := stream.rest(); last["done"] != true {
+		t.Errorf("a running answer ends with %v", last)
+	}
 }
 
 func TestLogPrompts(t *testing.T) {
