@@ -11,8 +11,6 @@ type routing struct{ at [2]routed }
 type routed struct {
 	expert, gate ptr
 	scaled       image // decode: by row; prefill: by place
-	// prefill only
-	tokenOf, tiles, tileCount ptr
 }
 
 // Route implements kernels.Device.
