@@ -223,7 +223,7 @@ func TestUnsafeText(t *testing.T) {
 
 // Everything works over plain http at a name in the network, and below a path: no secure context, no absolute URL.
 func TestPlainName(t *testing.T) {
-	s := start(t, serve.ModelInfo{}, func(o *serve.Options) { o.BasePath = "/chat" })
+	s := start(t, serve.ModelInfo{}, func(o *serve.Options) { o.BasePath, o.AllowedHosts = "/chat", []string{lanName} })
 	s.SetReady(s.backend)
 	p := visitor(t).open(strings.Replace(s.url, "127.0.0.1", lanName, 1))
 	p.wait(canType)
