@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"os"
+	"sync"
 	"testing"
 
 	"chulengo/kernels"
@@ -20,8 +21,13 @@ func TestLoadDummy(t *testing.T) {
 		}
 		dev := cpu.New(cpu.Options{})
 		t.Cleanup(func() { dev.Close() })
+		var mu sync.Mutex
 		var last, total int64
-		m, err := model.LoadDummy(context.Background(), cfg, dev, 5, model.LoadOptions{Progress: func(d, n int64) { last, total = max(last, d), n }})
+		m, err := model.LoadDummy(context.Background(), cfg, dev, 5, model.LoadOptions{Progress: func(d, n int64) {
+			mu.Lock()
+			defer mu.Unlock()
+			last, total = max(last, d), n
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}
