@@ -23,10 +23,12 @@ constexpr int KEYS = 16; // of a warp at a time
 constexpr int STAGES = 3;
 constexpr int MAX_ROWS = 64;
 
-// split_keys is the length of the splits of a context: at most 512 splits, whole rounds of the four warps.
+// split_keys is the length of the splits of a context, whole rounds of the four warps: about 16 splits, so that one
+// sequence fills the GPU, until they are 512 keys long; then more of them, at most 512.
 __device__ __forceinline__ int split_keys(int length) {
-    constexpr int ROUND = WARPS * KEYS, MOST = 512, LEAST = 512;
-    return max(LEAST, ceil_div(ceil_div(length, ROUND), MOST) * ROUND);
+    constexpr int ROUND = WARPS * KEYS, FEW = 16, LONG = 512, MOST = 512;
+    const int rounds = ceil_div(length, ROUND);
+    return max(min(ceil_div(rounds, FEW) * ROUND, LONG), ceil_div(rounds, MOST) * ROUND);
 }
 
 template <int HD> struct Shared {
@@ -53,8 +55,9 @@ template <int HD> __device__ __forceinline__ void load_keys(const Pages &p, cons
 template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, u8 *memory) {
     Shared<HD> &s = *reinterpret_cast<Shared<HD> *>(memory);
     __shared__ int first_split[MAX_ROWS + 1];
-    griddep_wait();
-    griddep_launch();
+    // What says where the keys lie is there since before the step, and so are all keys but the rows' own: the first copies
+    // need not wait for the kernels before this one.
+    bool waited = false;
     const int rows = *p.rows, w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
     for (int i = threadIdx.x; i <= rows; i += blockDim.x) first_split[i] = p.first_split[i];
     __syncthreads();
@@ -66,6 +69,19 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
         const int length = p.length[row], each = split_keys(length);
         const int begin = (split - first_split[row]) * each, end = min(begin + each, length);
         const int *table = p.pages.table + p.list[row];
+        const int rounds = ceil_div(end - begin, WARPS * KEYS);
+        const auto load = [&](int i) {
+            if (i < rounds) load_keys<HD>(p.pages, table, head, begin + (i * WARPS + w) * KEYS, end, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1]);
+            cp_async_commit();
+        };
+        int ahead = 0;
+        if (!waited) {
+            for (; ahead < STAGES - 1 && min(begin + (ahead * WARPS + w + 1) * KEYS, end) < length; ahead++) load(ahead);
+            griddep_wait();
+            griddep_launch();
+            waited = true;
+        }
+        for (; ahead < STAGES - 1; ahead++) load(ahead);
 
         u32 q[HD / 16][4];
         attention_query<HD>(q, p.pages.head_dim, [&](int r) -> const bf16 * {
@@ -73,11 +89,6 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
         });
         Attention<HD> a;
         attention_begin(a);
-        const int rounds = ceil_div(end - begin, WARPS * KEYS);
-        for (int i = 0; i < STAGES - 1; i++) {
-            if (i < rounds) load_keys<HD>(p.pages, table, head, begin + (i * WARPS + w) * KEYS, end, s.kv[w][i][0], s.kv[w][i][1]);
-            cp_async_commit();
-        }
         for (int i = 0; i < rounds; i++) {
             cp_async_wait<STAGES - 2>();
             __syncwarp();
@@ -85,9 +96,7 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
             const int limit[2] = {seen, seen};
             attention_keys<HD, KEYS>(a, q, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1], p.scale, limit);
             __syncwarp();
-            const int next = i + STAGES - 1;
-            if (next < rounds) load_keys<HD>(p.pages, table, head, begin + (next * WARPS + w) * KEYS, end, s.kv[w][next % STAGES][0], s.kv[w][next % STAGES][1]);
-            cp_async_commit();
+            load(i + STAGES - 1);
         }
         cp_async_wait<0>();
         __syncthreads(); // the ring becomes the meeting place
@@ -114,6 +123,10 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
             if (d == 0) p.norm[at] = make_float2(largest, sum);
         }
         __syncthreads(); // before the ring is filled again
+    }
+    if (!waited) {
+        griddep_wait();
+        griddep_launch();
     }
 }
 

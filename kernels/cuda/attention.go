@@ -32,6 +32,10 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 	}
 	w := weightOf(table)
 	x := &residual{d: w.spec.K}
+	if x.d%4 != 0 {
+		d.fail("%s: want a width that is a multiple of 4, got %d", w.spec.Tensor(0), x.d)
+		return nil
+	}
 	x.at = d.mem("x", 4*max(grow(len(d.batch.Token)), maxDecodeRows)*x.d)
 	for i, id := range d.batch.Token {
 		if id < 0 || int(id) >= w.spec.Parts[0] {

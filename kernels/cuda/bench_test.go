@@ -168,7 +168,7 @@ func (s *side) runWith(b *testing.B, pieces []piece, wants int) []kernels.Out {
 
 // BenchmarkDecode feeds every row its own last token, from graphs, sampling included.
 func BenchmarkDecode(b *testing.B) {
-	cases := [][2]int{{1, 512}, {8, 512}, {32, 512}, {1, 4096}, {1, 32768}, {8, 4096}}
+	cases := [][2]int{{1, 512}, {8, 512}, {32, 512}, {1, 4096}, {1, 32768}, {1, 131072}, {8, 4096}}
 	if os.Getenv("CHULENGO_BENCH") != "scout" {
 		cases = [][2]int{{1, 20}, {3, 90}}
 	}
@@ -248,34 +248,39 @@ func BenchmarkPrefill(b *testing.B) {
 
 // BenchmarkKernels prints where the time of a step goes, kernel by kernel, without overlap.
 func BenchmarkKernels(b *testing.B) {
-	depth, batch := 512, 1
+	decode, prefill := [][2]int{{1, 512}, {8, 512}, {32, 512}, {1, 32768}}, []int{2048, 8192}
 	if os.Getenv("CHULENGO_BENCH") != "scout" {
-		depth = 40
+		decode, prefill = [][2]int{{1, 40}}, []int{150}
 	}
-	s, dev := gpuSide(b, cuda.Options{Profile: true}, 8192+2*depth)
+	s, dev := gpuSide(b, cuda.Options{Profile: true}, 65536)
 	r := rand.New(rand.NewPCG(3, 4))
-	q := s.fill(b, r, depth)
-	report := func(what string, steps int) {
+	measure := func(what string, steps int, step func()) {
+		step()
+		dev.Profile()
+		for range steps {
+			step()
+		}
 		for _, k := range dev.Profile() {
-			b.Logf("%-8s %-20s %6d launches %10.1f µs a step %8.2f µs each", what, k.Name, k.Launches/steps, k.Time.Seconds()*1e6/float64(steps), k.Time.Seconds()*1e6/float64(k.Launches))
+			fmt.Printf("%-20s %-20s %4d launches a step %10.1f µs a step %8.2f µs each\n", what, k.Name, k.Launches/steps,
+				k.Time.Seconds()*1e6/float64(steps), k.Time.Seconds()*1e6/float64(k.Launches))
 		}
 	}
-	dev.Profile()
-	one := []piece{{q, randomTokens(r, 1, s.Config.Vocab)}}
-	for range 10 {
-		s.runWith(b, one, batch)
+	for _, c := range decode {
+		var pieces []piece
+		for range c[0] {
+			pieces = append(pieces, piece{s.fill(b, r, c[1]), randomTokens(r, 1, s.Config.Vocab)})
+		}
+		measure(fmt.Sprintf("decode %d at %d", c[0], c[1]), 10, func() { s.runWith(b, pieces, c[0]) })
+		*s.p = pair{order: s.p.order}
 	}
-	report("decode", 10)
-	long := 8192
-	if os.Getenv("CHULENGO_BENCH") != "scout" {
-		long = 150
+	for _, n := range prefill {
+		q, tokens := &sequence{}, randomTokens(r, n, s.Config.Vocab)
+		measure(fmt.Sprintf("prefill %d", n), 3, func() {
+			q.pos = 0
+			s.runWith(b, []piece{{q, tokens}}, 1)
+		})
+		*s.p = pair{order: s.p.order}
 	}
-	p := &sequence{}
-	for range 3 {
-		p.pos = 0
-		s.runWith(b, []piece{{p, randomTokens(r, long, s.Config.Vocab)}}, 1)
-	}
-	report("prefill", 3)
 	for b.Loop() { // the report is what matters
 	}
 }

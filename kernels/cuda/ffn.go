@@ -32,14 +32,14 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 		to.expert, to.gate = d.mem(p.name+"expert", 4*d.capacity(p)), d.mem(p.name+"gate", 4*d.capacity(p))
 		params.router, params.logits = router.data, d.floats(p, "router", p.rows, experts)
 		params.expert, params.gate, params.status = to.expert, to.gate, d.mem("status", 256)
-		params.experts, params.steps = int32(experts), routeNorm|routeLogits|routeChoose|routeScale
+		params.rows, params.experts = int32(p.grid), int32(experts)
 		if p.decode {
 			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
 			params.scaled = to.scaled.at
 		}
 		step := func(steps int32) {
 			params.steps = steps
-			launch(d, "route_rows", p.grid, 1, 4*x.d, &params)
+			launch(d, "route_rows", min(p.grid, max(maxDecodeRows, d.gpu.sms)), 1, 4*x.d+lineBytes*int(params.norm.tiles), &params)
 		}
 		if !d.open {
 			step(routeNorm | routeLogits | routeChoose | routeScale)

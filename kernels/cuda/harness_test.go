@@ -140,7 +140,7 @@ func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.D
 }
 
 func (p *pair) page(group int) kernels.Page {
-	n := p.order[group][p.next[group]%pages]
+	n := p.order[group][p.next[group]%len(p.order[group])]
 	p.next[group]++
 	return kernels.Page(n)
 }

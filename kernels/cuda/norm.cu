@@ -5,7 +5,7 @@ struct EmbedParams {
     const u8 *table;   // packed [V, D]
     const int *token;  // [rows]; negative: padding
     float *x;          // [rows, D]
-    int D, tiles;      // width, tiles along D
+    int D, tiles;      // width (a multiple of 4), tiles along D
 };
 
 // embed_rows: x = table[token]. One block a row.
@@ -13,17 +13,22 @@ KERNEL(256, 1, embed_rows, EmbedParams) {
     griddep_wait();
     griddep_launch();
     const int row = blockIdx.x, id = p.token[row];
-    for (int n = threadIdx.x; n < p.D; n += blockDim.x)
-        p.x[u64(row) * p.D + n] = id < 0 ? 0.0f : __bfloat162float(*(const bf16 *)(p.table + weight_at(p.tiles, id, n)));
+    float4 *x = (float4 *)(p.x + u64(row) * p.D);
+    for (int i = threadIdx.x; i < p.D / 4; i += blockDim.x) {
+        const uint2 v = id < 0 ? make_uint2(0, 0) : *(const uint2 *)(p.table + weight_at(p.tiles, id, 4 * i));
+        x[i] = make_float4(lo(v.x), hi(v.x), lo(v.y), hi(v.y));
+    }
 }
 
 // rms_norm: adds what is pending to the residual, and writes the normalised rows. One block a row, D floats of shared memory.
 KERNEL(NORM_THREADS, 1, rms_norm, NormParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32];
+    norm_prefetch(p);
+    const NormRow at = norm_find(p, blockIdx.x);
     griddep_wait();
     griddep_launch();
-    norm_row(p, blockIdx.x, (float *)memory, scratch);
+    norm_row(p, at, (float *)memory, nullptr, scratch);
 }
 
 struct SumParams {

@@ -14,9 +14,24 @@ struct Slots {
 __device__ __forceinline__ float slot_sum(const Slots &s, int row, int n) {
     float y = 0;
     const float *v = s.values + u64(row) * s.ld + n;
+#pragma unroll 4
     for (int i = 0; i < s.count; i++) y += v[i * s.stride];
     return y;
 }
+
+// slot_pair is slot_sum of columns n and n+1; n is even.
+__device__ __forceinline__ float2 slot_pair(const Slots &s, int row, int n) {
+    float2 y = make_float2(0, 0);
+    const float *v = s.values + u64(row) * s.ld + n;
+#pragma unroll 4
+    for (int i = 0; i < s.count; i++) {
+        const float2 o = *(const float2 *)(v + i * s.stride);
+        y.x += o.x, y.y += o.y;
+    }
+    return y;
+}
+
+__device__ __forceinline__ void add_to(float4 &a, float4 b) { a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w; }
 
 struct NormParams {
     float *x;            // [rows, D] the residual; the pending sums are added to it
@@ -30,40 +45,92 @@ struct NormParams {
 };
 
 constexpr int NORM_THREADS = 512;
+constexpr int NORM_VECTORS = 3; // of four columns that a thread has on their way at a time: 6,144 columns in one pass
 
-// norm_row does one row with the whole block. values [D] is dynamic shared memory, scratch [32] static.
-__device__ __forceinline__ void norm_row(const NormParams &p, int row, float *values, float *scratch) {
-    if (p.rows && row >= *p.rows) {
-        for (int i = threadIdx.x; p.image && i < p.tiles * 8; i += blockDim.x) {
+// slot_vectors is slot_sum of this thread's vectors from `from` on; beyond D/4 they are zero.
+__device__ __forceinline__ void slot_vectors(float4 (&y)[NORM_VECTORS], const Slots &s, int row, int from, int vectors) {
+#pragma unroll
+    for (int j = 0; j < NORM_VECTORS; j++) y[j] = make_float4(0, 0, 0, 0);
+    const float4 *v = (const float4 *)(s.values + u64(row) * s.ld) + from + threadIdx.x;
+#pragma unroll 2
+    for (int i = 0; i < s.count; i++) {
+#pragma unroll
+        for (int j = 0; j < NORM_VECTORS; j++)
+            if (from + int(threadIdx.x) + j * NORM_THREADS < vectors) add_to(y[j], v[i * (s.stride / 4) + j * NORM_THREADS]);
+    }
+}
+
+// norm_prefetch brings the norm's weight into the L2 cache; it may run before griddep_wait.
+__device__ __forceinline__ void norm_prefetch(const NormParams &p) {
+    for (int n = threadIdx.x * 32; p.image && n < p.D; n += NORM_THREADS * 32) prefetch_l2(p.weight + n);
+}
+
+// NormRow says where a row comes from. The step's metadata lies in memory before its first kernel begins: it may be read
+// before griddep_wait.
+struct NormRow {
+    int row;    // of the image
+    int source; // of x; negative: the row is not there
+};
+
+__device__ __forceinline__ NormRow norm_find(const NormParams &p, int row) {
+    if (p.rows && row >= *p.rows) return NormRow{row, -1};
+    return NormRow{row, p.source ? p.source[row] : row};
+}
+
+// norm_row does one row with the whole block of NORM_THREADS. values [D] and h, bfloat16 [tiles·64] of the normalised row, are
+// shared memory; scratch [32], too. D is a multiple of 4.
+//
+// A block works alone on its row, so nothing but latency counts in decode: all loads of a pass leave before the first is used.
+__device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, float *values, uint2 *h, float *scratch) {
+    const int row = at.row;
+    if (at.source < 0) {
+        for (int i = threadIdx.x; p.image && i < p.tiles * 8; i += NORM_THREADS) {
             uint4 *piece = (uint4 *)(p.image + (u64(i / 8) * p.R + row) * LINE + i % 8 * PIECE);
             *piece = make_uint4(0, 0, 0, 0);
         }
         return;
     }
-    float *x = p.x + u64(p.source ? p.source[row] : row) * p.D;
+    float4 *x = (float4 *)(p.x + u64(at.source) * p.D);
     const bool pending = p.pending[0].values || p.pending[1].values;
+    const int vectors = p.D / 4;
     float squares = 0;
-    for (int n = threadIdx.x; n < p.D; n += blockDim.x) {
-        float v = x[n];
-        if (pending) {
-            float sum = p.pending[0].values ? slot_sum(p.pending[0], row, n) : 0.0f;
-            if (p.pending[1].values) sum += slot_sum(p.pending[1], row, n);
-            v += sum;
-            x[n] = v;
+    for (int from = 0; from < vectors; from += NORM_THREADS * NORM_VECTORS) {
+        float4 v[NORM_VECTORS], sum[NORM_VECTORS];
+#pragma unroll
+        for (int j = 0; j < NORM_VECTORS; j++) {
+            const int i = from + threadIdx.x + j * NORM_THREADS;
+            v[j] = i < vectors ? x[i] : make_float4(0, 0, 0, 0);
         }
-        values[n] = v;
-        squares += v * v;
+        if (pending) {
+            slot_vectors(sum, p.pending[0], row, from, vectors); // without values its count is 0
+            if (p.pending[1].values) {
+                float4 second[NORM_VECTORS];
+                slot_vectors(second, p.pending[1], row, from, vectors);
+#pragma unroll
+                for (int j = 0; j < NORM_VECTORS; j++) add_to(sum[j], second[j]);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < NORM_VECTORS; j++) {
+            const int i = from + threadIdx.x + j * NORM_THREADS;
+            if (i >= vectors) continue;
+            if (pending) {
+                add_to(v[j], sum[j]);
+                x[i] = v[j];
+            }
+            ((float4 *)values)[i] = v[j];
+            squares += v[j].x * v[j].x + v[j].y * v[j].y + v[j].z * v[j].z + v[j].w * v[j].w;
+        }
     }
     if (!p.image) return;
-    const float r = rsqrtf(block_sum(squares, scratch) / p.D + p.eps); // the barrier inside makes values visible
-    for (int i = threadIdx.x; i < p.tiles * 8; i += blockDim.x) {
-        float h[8];
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            const int n = i * 8 + j;
-            h[j] = n < p.D ? values[n] * r * p.weight[n] : 0.0f;
+    const float r = rsqrtf(block_sum(squares, scratch) / p.D + p.eps);
+    for (int i = threadIdx.x; i < p.tiles * 16; i += NORM_THREADS) { // 4 columns, half a piece
+        uint2 packed = make_uint2(0, 0);
+        if (i < vectors) {
+            const float4 v = ((const float4 *)values)[i], w = ((const float4 *)p.weight)[i];
+            packed = make_uint2(pack(v.x * r * w.x, v.y * r * w.y), pack(v.z * r * w.z, v.w * r * w.w));
         }
-        *(uint4 *)(p.image + (u64(i / 8) * p.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) =
-            make_uint4(pack(h[0], h[1]), pack(h[2], h[3]), pack(h[4], h[5]), pack(h[6], h[7]));
+        *(uint2 *)(p.image + (u64(i / 16) * p.R + row) * LINE + ((i / 2 % 8) ^ (row & 7)) * PIECE + i % 2 * 8) = packed;
+        if (h) h[i] = packed;
     }
 }

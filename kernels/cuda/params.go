@@ -71,7 +71,9 @@ type routeParams struct {
 	router, logits ptr
 	expert, gate   ptr
 	scaled, status ptr
+	rows           int32
 	experts, steps int32
+	_              int32
 }
 
 // Steps of route_rows.

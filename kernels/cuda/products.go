@@ -2,7 +2,10 @@
 
 package cuda
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // The two engines for products, and the images between them.
 
@@ -42,20 +45,17 @@ func (d *Device) floats(p *phase, name string, rows, width int) ptr {
 	return d.mem(p.name+name, 4*rows*width)
 }
 
-// splits is how often the decode engine cuts K, a function of the matrix and of the device's size alone: the fewest cuts
-// with which the last round of blocks is nearly full. Every cut costs a slot to write and to read.
+// splits is how often the decode engine cuts K, a function of the matrix alone: results must not depend on the GPU at hand.
+// It weighs the idle share of the last round of the H200's 264 resident blocks against the cost of slots: each is written
+// once, and read by the one block that normalises the row next.
 func (d *Device) splits(w *weight) int {
-	stages, blocks, sms := ceil(w.tiles, streamThreadsTiles), w.blocks(), 132 // of the H200: results must not depend on the GPU at hand
-	best, waste := 1, 2.0
-	for s := 1; s <= min(stages, 8); s++ {
+	const resident, slot = 264, 0.05
+	stages, blocks := ceil(w.tiles, streamThreadsTiles), w.blocks()
+	best, least := 1, math.Inf(1)
+	for s := 1; s <= min(max(stages/4, 1), 8); s++ {
 		units := blocks * s
-		rounds := float64(ceil(units, sms))
-		if stages/s < 4 && s > 1 {
-			break
-		}
-		// The idle share of the last round, plus what slots cost.
-		if cost := rounds*float64(sms)/float64(units) + 0.01*float64(s); cost < waste-1e-9 {
-			best, waste = s, cost
+		if cost := float64(ceil(units, resident)*resident)/float64(units) + slot*float64(s); cost < least {
+			best, least = s, cost
 		}
 	}
 	return best

@@ -27,6 +27,9 @@ __device__ __forceinline__ void cp_async_mbar_arrive(uint64_t *bar) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(smem_addr(bar)) : "memory");
 }
 
+// prefetch_l2 brings the line at an address of global memory into the L2 cache.
+__device__ __forceinline__ void prefetch_l2(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
 // ---- matrix fragments (8.0) ----
 
 // ldmatrix_x4 loads four 8x8 matrices of 16-bit values: lane l gives the address of row l%8 of matrix l/8.

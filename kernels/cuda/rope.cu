@@ -43,10 +43,12 @@ struct RopeParams {
 
 // rope_append: one warp a head of q, k or v of a row. Grid (rows, heads / 4).
 KERNEL(128, 1, rope_append, RopeParams) {
-    griddep_wait();
-    griddep_launch();
     const int row = blockIdx.x, head = blockIdx.y * 4 + warp_id(), l = lane_id();
-    if (head >= p.heads + 2 * p.kv_heads || (p.rows && row >= *p.rows)) return;
+    if (head >= p.heads + 2 * p.kv_heads || (p.rows && row >= *p.rows)) {
+        griddep_wait();
+        griddep_launch();
+        return;
+    }
     const int half = p.head_dim / 2;
     const bool is_q = head < p.heads, is_k = !is_q && head < p.heads + p.kv_heads;
     const int h = is_q ? head : is_k ? head - p.heads : head - p.heads - p.kv_heads; // within its kind
@@ -58,6 +60,8 @@ KERNEL(128, 1, rope_append, RopeParams) {
         cached = p.pages + u64(slot / p.page_tokens) * p.page_stride + p.layer_at +
                  (u64(is_k ? 0 : p.kv_heads) + h) * p.page_tokens * p.head_dim + u64(slot % p.page_tokens) * p.head_dim;
 
+    griddep_wait();
+    griddep_launch();
     constexpr int PAIRS = 4; // of a lane: heads of up to 256
     float a[PAIRS], b[PAIRS];
     if (p.steps & ROPE_ROTATE) {
@@ -67,7 +71,8 @@ KERNEL(128, 1, rope_append, RopeParams) {
             const int pair = l + i * WARP;
             a[i] = b[i] = 0;
             if (pair >= half) continue;
-            const float x = slot_sum(p.qkv, row, column + 2 * pair), y = slot_sum(p.qkv, row, column + 2 * pair + 1);
+            const float2 v = slot_pair(p.qkv, row, column + 2 * pair);
+            const float x = v.x, y = v.y;
             a[i] = x, b[i] = y;
             if (p.table && (is_q || is_k)) {
                 const float2 t = p.table[u64(row) * half + pair];

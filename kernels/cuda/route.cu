@@ -12,6 +12,7 @@ struct RouteParams {
     float *gate;      // [rows] sigmoid of the chosen logit
     u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads; null: none
     u32 *status;      // bit 0: a logit is not a number; bit 1: a tap chose an expert that is not there
+    int rows;         // of the grid: a block may have several
     int experts;
     int steps;        // which of RouteStep this launch does
 };
@@ -33,72 +34,110 @@ __device__ __forceinline__ const uint4 *activation_piece(const u8 *image, int R,
     return (const uint4 *)(image + (u64(i / 8) * R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE);
 }
 
+__device__ __forceinline__ uint4 scaled_piece(uint4 h, float g) {
+    return make_uint4(pack(g * lo(h.x), g * hi(h.x)), pack(g * lo(h.y), g * hi(h.y)), pack(g * lo(h.z), g * hi(h.z)), pack(g * lo(h.w), g * hi(h.w)));
+}
+
+// Choice is the expert of a row and its gate.
+struct Choice {
+    int expert;
+    float gate;
+};
+
+// choose is done by one warp: the largest logit, and the lowest expert among equals.
+__device__ __forceinline__ Choice choose(const float *logits, int experts, u32 *status) {
+    float best = -INFINITY;
+    int at = MAX_ROUTER_EXPERTS;
+    bool nan = false;
+    for (int e = lane_id(); e < experts; e += WARP) {
+        const float v = logits[e];
+        nan |= v != v;
+        if (v > best) best = v, at = e;
+    }
+#pragma unroll
+    for (int d = WARP / 2; d > 0; d /= 2) {
+        const float v = __shfl_xor_sync(0xffffffffu, best, d);
+        const int e = __shfl_xor_sync(0xffffffffu, at, d);
+        if (v > best || (v == best && e < at)) best = v, at = e;
+    }
+    if (__any_sync(0xffffffffu, nan) || at >= experts) {
+        if (lane_id() == 0) atomicOr(status, 1u);
+        at = 0, best = 0;
+    }
+    return Choice{at, 1.0f / (1.0f + expf(-best))};
+}
+
 } // namespace
 
-// route_rows: one block a row; D floats of shared memory. Each warp has its experts, each lane its pieces of the row.
+// route_rows: a block has a row at a time; D floats and tiles·64 bfloat16 of shared memory. Each warp has its experts, each
+// lane its pieces of the row. A part of a warp's first expert stays in registers over all rows of the block, and the other
+// is called into the cache: in decode both are near before the row is.
 KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     DYNAMIC_SHARED(memory);
-    __shared__ float scratch[32];
-    __shared__ float chosen_gate;
+    __shared__ float scratch[32], logits[MAX_ROUTER_EXPERTS];
+    __shared__ Choice chosen;
+    constexpr int KEPT = 6; // pieces of a lane in registers, as many as there is room for
+    const NormParams &n = p.norm;
+    const int pieces = n.tiles * 8;
+    const bool score = p.steps & ROUTE_LOGITS;
+    uint4 *h = (uint4 *)((float *)memory + n.D);
+    const auto router = [&](int e, int i) {
+        return *(const uint4 *)(p.router + (u64(e / TILE) * n.tiles + i / 8) * WEIGHT_TILE + e % TILE * LINE + ((i % 8) ^ (e & 7)) * PIECE);
+    };
+    uint4 kept[KEPT];
+#pragma unroll
+    for (int j = 0; j < KEPT; j++) {
+        const int i = lane_id() + j * WARP;
+        kept[j] = score && warp_id() < p.experts && i < pieces ? router(warp_id(), i) : make_uint4(0, 0, 0, 0);
+    }
+    // Of a tile of the router, every expert's line is one line of the cache.
+    for (int i = threadIdx.x; score && i < min(p.experts, 16) * (n.tiles - KEPT * WARP / 8); i += NORM_THREADS)
+        prefetch_l2(p.router + u64(KEPT * WARP / 8 + i / min(p.experts, 16)) * WEIGHT_TILE + i % min(p.experts, 16) * LINE);
+    norm_prefetch(n);
+    const int rows = n.rows ? *n.rows : p.rows;
     griddep_wait();
     griddep_launch();
-    const NormParams &n = p.norm;
-    const int row = blockIdx.x;
-    const bool padding = n.rows && row >= *n.rows;
-    if (p.steps & ROUTE_NORM) norm_row(n, row, (float *)memory, scratch);
-    if (padding) {
-        if (p.steps & ROUTE_CHOOSE && threadIdx.x == 0) p.expert[row] = -1, p.gate[row] = 0;
-        for (int i = threadIdx.x; p.steps & ROUTE_SCALE && p.scaled && i < n.tiles * 8; i += blockDim.x)
-            *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + i % 8 * PIECE) = make_uint4(0, 0, 0, 0);
-        return;
-    }
-    __syncthreads();
-    if (p.steps & ROUTE_LOGITS) {
-        for (int e = warp_id(); e < p.experts; e += blockDim.x / WARP) {
-            const u8 *w = p.router + u64(e / TILE) * n.tiles * WEIGHT_TILE + e % TILE * LINE;
+    for (int row = blockIdx.x; row < p.rows; row += gridDim.x) {
+        const bool there = row < rows;
+        if (p.steps & ROUTE_NORM) norm_row(n, NormRow{row, there ? row : -1}, (float *)memory, (uint2 *)h, scratch);
+        else
+            for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
+        if (!there) {
+            if (p.steps & ROUTE_CHOOSE && threadIdx.x == 0) p.expert[row] = -1, p.gate[row] = 0;
+            for (int i = threadIdx.x; p.steps & ROUTE_SCALE && p.scaled && i < pieces; i += NORM_THREADS)
+                *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + i % 8 * PIECE) = make_uint4(0, 0, 0, 0);
+            continue;
+        }
+        __syncthreads();
+        float *to = p.logits + u64(row) * p.experts;
+        for (int e = warp_id(); score && e < p.experts; e += NORM_THREADS / WARP) {
             float sum = 0;
-            for (int i = lane_id(); i < n.tiles * 8; i += WARP)
-                sum = piece_dot(*activation_piece(n.image, n.R, row, i), *(const uint4 *)(w + u64(i / 8) * WEIGHT_TILE + ((i % 8) ^ (e & 7)) * PIECE), sum);
-            sum = warp_sum(sum);
-            if (lane_id() == 0) p.logits[u64(row) * p.experts + e] = sum;
-        }
-    }
-    __syncthreads();
-    if (p.steps & ROUTE_CHOOSE && warp_id() == 0) {
-        float best = -INFINITY;
-        int at = MAX_ROUTER_EXPERTS;
-        bool nan = false;
-        for (int e = lane_id(); e < p.experts; e += WARP) {
-            const float v = p.logits[u64(row) * p.experts + e];
-            nan |= v != v;
-            if (v > best) best = v, at = e;
-        }
+            if (e == warp_id()) {
 #pragma unroll
-        for (int d = WARP / 2; d > 0; d /= 2) { // the largest; the lowest expert among equals
-            const float v = __shfl_xor_sync(0xffffffffu, best, d);
-            const int e = __shfl_xor_sync(0xffffffffu, at, d);
-            if (v > best || (v == best && e < at)) best = v, at = e;
+                for (int j = 0; j < KEPT; j++)
+                    if (lane_id() + j * WARP < pieces) sum = piece_dot(h[lane_id() + j * WARP], kept[j], sum);
+            }
+#pragma unroll 4
+            for (int i = lane_id() + (e == warp_id() ? KEPT * WARP : 0); i < pieces; i += WARP) sum = piece_dot(h[i], router(e, i), sum);
+            sum = warp_sum(sum);
+            if (lane_id() == 0) logits[e] = to[e] = sum;
         }
-        nan = __any_sync(0xffffffffu, nan);
-        if (lane_id() == 0) {
-            if (nan || at >= p.experts) atomicOr(p.status, 1u), at = 0, best = 0;
-            p.expert[row] = at;
-            p.gate[row] = 1.0f / (1.0f + expf(-best));
+        __syncthreads();
+        if (warp_id() == 0) {
+            Choice c{0, 0};
+            if (p.steps & ROUTE_CHOOSE) {
+                c = choose(score ? logits : to, p.experts, p.status);
+                if (lane_id() == 0) p.expert[row] = c.expert, p.gate[row] = c.gate;
+            } else if (p.steps & ROUTE_SCALE) {
+                c = Choice{p.expert[row], p.gate[row]};
+                if (u32(c.expert) >= u32(p.experts) && lane_id() == 0) atomicOr(p.status, 2u), p.expert[row] = 0; // a tap's doing
+            }
+            if (lane_id() == 0) chosen = c;
         }
-    }
-    __syncthreads();
-    if (!(p.steps & ROUTE_SCALE)) return;
-    if (threadIdx.x == 0) {
-        chosen_gate = p.gate[row];
-        if (u32(p.expert[row]) >= u32(p.experts)) atomicOr(p.status, 2u), p.expert[row] = 0; // a tap's doing
-    }
-    __syncthreads();
-    if (!p.scaled) return;
-    const float g = chosen_gate;
-    for (int i = threadIdx.x; i < n.tiles * 8; i += blockDim.x) {
-        const uint4 h = *activation_piece(n.image, n.R, row, i);
-        *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) =
-            make_uint4(pack(g * lo(h.x), g * hi(h.x)), pack(g * lo(h.y), g * hi(h.y)), pack(g * lo(h.z), g * hi(h.z)), pack(g * lo(h.w), g * hi(h.w)));
+        __syncthreads();
+        for (int i = threadIdx.x; p.steps & ROUTE_SCALE && p.scaled && i < pieces; i += NORM_THREADS)
+            *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) = scaled_piece(h[i], chosen.gate);
+        __syncthreads(); // before the next row takes the shared memory
     }
 }
 
@@ -179,7 +218,6 @@ KERNEL(128, 1, gather_rows, GatherParams) {
     for (int i = threadIdx.x; i < p.tiles * 8; i += blockDim.x) {
         uint4 h = make_uint4(0, 0, 0, 0);
         if (row >= 0) h = *activation_piece(p.h, p.R, row, i);
-        *(uint4 *)(p.out + (u64(i / 8) * p.out_R + place) * LINE + ((i % 8) ^ (place & 7)) * PIECE) =
-            make_uint4(pack(g * lo(h.x), g * hi(h.x)), pack(g * lo(h.y), g * hi(h.y)), pack(g * lo(h.z), g * hi(h.z)), pack(g * lo(h.w), g * hi(h.w)));
+        *(uint4 *)(p.out + (u64(i / 8) * p.out_R + place) * LINE + ((i % 8) ^ (place & 7)) * PIECE) = scaled_piece(h, g);
     }
 }

@@ -51,7 +51,10 @@ func (b *block) take(n int) (ptr, []int32) {
 }
 
 // Splits of decode attention: the rule of attend_decode.cu.
-func splitKeys(length int) int { return max(512, ceil(ceil(length, 64), 512)*64) }
+func splitKeys(length int) int {
+	rounds := ceil(length, 64)
+	return max(min(ceil(rounds, 16)*64, 512), ceil(rounds, 512)*64)
+}
 
 func bucket(rows int) int {
 	b := 1

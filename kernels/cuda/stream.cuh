@@ -39,8 +39,8 @@ struct StreamParams {
 
 enum Epilogue { PARTIAL, SWIGLU };
 
-template <int NT> constexpr int stream_stage_bytes() { return STREAM_TILES * (WEIGHT_TILE + NT * 8 * LINE); }
-template <int NT> constexpr int stream_stages() { return NT <= 2 ? 5 : NT <= 4 ? 4 : 3; }
+template <int NT> constexpr __host__ __device__ int stream_stage_bytes() { return STREAM_TILES * (WEIGHT_TILE + NT * 8 * LINE); }
+template <int NT> constexpr __host__ __device__ int stream_stages() { return NT <= 2 ? 5 : NT <= 4 ? 4 : 3; }
 
 template <int NT> struct StreamShared {
     static constexpr int STAGES = stream_stages<NT>();
@@ -245,6 +245,7 @@ template <int NT, Epilogue EPILOGUE> __device__ __forceinline__ void stream(cons
     // The weights of a dense first unit depend on nothing that earlier kernels write: they are on their way before those
     // kernels have ended.
     const bool producer = warp_id() == STREAM_WARPS;
+    const int rows = min(*p.rows, NT * 8); // lies there since before the step
     const int dense = p.dense ? p.blocks * p.splits : 0;
     int filled = 0;
 #if __CUDA_ARCH__ >= 900
@@ -258,7 +259,6 @@ template <int NT, Epilogue EPILOGUE> __device__ __forceinline__ void stream(cons
     }
 #endif
     griddep_wait();
-    const int rows = min(*p.rows, NT * 8);
     stream_hits<NT>(p, s, rows);
     const int units = dense + s.hit_count * p.blocks * p.splits;
     if (producer) stream_produce<NT>(p, s, units, filled);

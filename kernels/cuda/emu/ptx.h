@@ -30,6 +30,7 @@ inline void cp_async16(void *dst, const void *src, bool valid = true) { emu::asy
 inline void cp_async_commit() { emu::async_commit(); }
 template <int N> inline void cp_async_wait() { emu::async_wait(N); }
 inline void cp_async_mbar_arrive(uint64_t *bar) { emu::async_arrive(bar); }
+inline void prefetch_l2(const void *) {}
 inline void ldmatrix_x4(uint32_t (&r)[4], const void *row) { emu::ldmatrix(r, 4, row, false); }
 inline void ldmatrix_x2(uint32_t (&r)[2], const void *row) { emu::ldmatrix(r, 2, row, false); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) { emu::ldmatrix(r, 4, row, true); }
