@@ -12,7 +12,9 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"chulengo/engine"
+	"chulengo/serve/anthropic"
 	"chulengo/serve/internal/completion"
+	"chulengo/serve/ollama"
 	"chulengo/serve/openai"
 )
 
@@ -86,9 +88,17 @@ func requestLogger(otherwise *slog.Logger) func(*http.Request) *slog.Logger {
 	}
 }
 
-// isProtocol says whether a request's errors have the shape of OpenAI's.
-func (s *Server) isProtocol(c echo.Context) bool {
-	return openai.Owns(strings.TrimPrefix(c.Request().URL.Path, s.options.BasePath))
+// writer writes errors in the shape of the protocol that a request's path belongs to; nil: in the page's own.
+func (s *Server) writer(c echo.Context) func(echo.Context, error) error {
+	switch path := strings.TrimPrefix(c.Request().URL.Path, s.options.BasePath); {
+	case anthropic.Owns(path):
+		return anthropic.WriteError
+	case ollama.Owns(path):
+		return ollama.WriteError
+	case openai.Owns(path):
+		return openai.WriteError
+	}
+	return nil
 }
 
 // asProtocol gives one of this package's errors as the protocols know it.
@@ -103,8 +113,12 @@ func asProtocol(err error) error {
 func (e *httpError) protocol() *completion.Error {
 	p := &completion.Error{ZH: e.text.zh, EN: e.text.en, Cause: e.cause}
 	switch e.status {
+	case http.StatusBadRequest:
+		p.Kind = completion.KindInvalid
 	case http.StatusNotFound:
 		p.Kind = completion.KindNotFound
+	case http.StatusRequestEntityTooLarge:
+		p.Kind = completion.KindTooLarge
 	case http.StatusMethodNotAllowed:
 		p.Kind = completion.KindMethod
 	case http.StatusUnauthorized:

@@ -153,24 +153,16 @@ func (s *Server) fail(err error, c echo.Context) {
 		return
 	}
 	e := s.public(c, err)
-	if s.isProtocol(c) {
-		write := openai.WriteError
-		if anthropic.Owns(strings.TrimPrefix(c.Request().URL.Path, s.options.BasePath)) {
-			write = anthropic.WriteError
-		}
-		err = write(c, e.protocol())
-		if err != nil {
-			s.logger(c).Debug("an error could not be sent", "error", err)
-		}
-		return
-	}
 	for name, value := range e.header {
 		c.Response().Header().Set(name, value)
 	}
 	c.Response().Header().Set("Cache-Control", "no-store")
-	if c.Request().Method == http.MethodHead {
+	switch write := s.writer(c); {
+	case write != nil:
+		err = write(c, e.protocol())
+	case c.Request().Method == http.MethodHead:
 		err = c.NoContent(e.status)
-	} else {
+	default:
 		err = c.JSON(e.status, e.body(language(c)))
 	}
 	if err != nil {

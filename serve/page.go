@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"chulengo/serve/ollama"
 )
 
 // chatIDMark is where a page, as the tutorial's Jinja template, wants the conversation's id.
@@ -26,7 +28,12 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 
 // page is GET /: the page, with the id of the session's conversation filled in. The first visit begins a session; each
 // visit makes the conversation known.
+// Programs that look for Ollama get its greeting.
 func (s *Server) page(c echo.Context) error {
+	c.Response().Header().Add("Vary", "Accept")
+	if ollama.Greets(c.Request()) {
+		return c.String(http.StatusOK, ollama.Greeting)
+	}
 	if _, ok := s.guard.Key(c.Request()); !ok && s.loggedIn(c.Request()) == "" {
 		return s.loginForm(c, "")
 	}

@@ -460,6 +460,7 @@ func WriteError(c echo.Context, err error) error {
 		return nil
 	}
 	e := public(err)
+	c.Response().Header().Set("Cache-Control", "no-store")
 	if e.RetryAfter > 0 {
 		c.Response().Header().Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}

@@ -37,7 +37,8 @@ type form struct {
 	asked map[*node]bool
 }
 
-// Read reads the JSON object in a request's body of at most limit bytes.
+// Read reads the JSON object in a request's body of at most limit bytes. The request must say that it is JSON: browsers
+// let a page of any site send other bodies to us, and ask first about this one.
 func Read(w http.ResponseWriter, r *http.Request, limit int64) (Value, error) {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) || media != "application/json" &&
@@ -45,6 +46,11 @@ func Read(w http.ResponseWriter, r *http.Request, limit int64) (Value, error) {
 		return Value{}, &completion.Error{Kind: completion.KindMediaType, ZH: "请求的 Content-Type 必须是 application/json",
 			EN: "the Content-Type of the request must be application/json"}
 	}
+	return ReadUntyped(w, r, limit)
+}
+
+// ReadUntyped is Read whatever the request says of its body, for those that no browser sent.
+func ReadUntyped(w http.ResponseWriter, r *http.Request, limit int64) (Value, error) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	// A deadline that outlived the body would end the request's context in the midst of an answer.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
