@@ -31,8 +31,16 @@ type api struct{ host *completion.Host }
 // Register adds the routes to a group.
 func Register(g *echo.Group, h *completion.Host) {
 	a := &api{h}
-	g.POST("/v1/messages", a.messages)
-	g.POST("/v1/messages/count_tokens", a.count)
+	g.POST("/v1/messages", identified(a.messages))
+	g.POST("/v1/messages/count_tokens", identified(a.count))
+}
+
+// identified gives the request's id under the name by which Anthropic's clients report it.
+func identified(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		c.Response().Header().Set("Request-Id", c.Response().Header().Get(echo.HeaderXRequestID))
+		return next(c)
+	}
 }
 
 // Owns says whether errors of a path (behind the server's base path) have Anthropic's shape.

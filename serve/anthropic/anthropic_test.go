@@ -41,6 +41,9 @@ func post(t *testing.T, url, body string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if id := r.Header.Get("Request-Id"); r.StatusCode != 404 && (id == "" || id != r.Header.Get("X-Request-Id")) {
+		t.Errorf("the id that Anthropic's clients report: %q", id)
+	}
 	return r.StatusCode, string(text)
 }
 
