@@ -4,13 +4,14 @@
 #pragma once
 #include "image.cuh"
 
-// Pages of a group as a kernel sees them: [page][layer][k, v][KvH][page_tokens][Hd].
+// Pages of a group as a kernel sees them: [page][layer][k, v][KvH][page_tokens][Hd]; or, tiled, with heads of
+// [Hd/64][page_tokens][64] whose 16-byte pieces are permuted by the token, like every image (image.cuh).
 struct Pages {
     const bf16 *data;
     u64 page_stride;   // elements of a page
     u64 layer_at;      // of this layer's keys in a page
     const int *table;  // page numbers, one list after the other
-    int page_tokens, kv_heads, head_dim;
+    int page_tokens, kv_heads, head_dim, tiled;
 };
 
 // kv_head is the first element of a head's keys (which 0) or values (1) in a page.
@@ -20,6 +21,9 @@ __device__ __forceinline__ const bf16 *kv_head(const Pages &p, int page, int whi
 
 // Tiles of keys or values in shared memory: lines of HD values, whose 16-byte pieces are permuted by the line.
 template <int HD> __device__ __forceinline__ int kv_at(int line, int piece) { return line * HD * 2 + ((piece ^ (line & (HD >= 64 ? 7 : 3))) * PIECE); }
+template <int HD> struct PlainTile {
+    __device__ __forceinline__ int operator()(int line, int piece) const { return kv_at<HD>(line, piece); }
+};
 
 // State of 16 query rows: lane (g, t) has rows g and g+8, of the output columns 8j+2t and 8j+2t+1.
 template <int HD> struct Attention {
@@ -38,8 +42,9 @@ template <int HD> __device__ __forceinline__ void attention_begin(Attention<HD> 
 
 // attention_keys takes KEYS keys and values from lines 0.. on. q holds the rows' fragments, scale is log2(e)/√Hd;
 // limit[r] is how many of these keys row g+8r sees.
-template <int HD, int KEYS>
-__device__ __forceinline__ void attention_keys(Attention<HD> &s, const u32 (&q)[HD / 16][4], const u8 *keys, const u8 *values, float scale, const int (&limit)[2]) {
+// `at` says where a piece of a line lies.
+template <int HD, int KEYS, typename At = PlainTile<HD>>
+__device__ __forceinline__ void attention_keys(Attention<HD> &s, const u32 (&q)[HD / 16][4], const u8 *keys, const u8 *values, float scale, const int (&limit)[2], At at = At()) {
     const int l = lane_id(), t = l % 4;
     float score[KEYS / 8][4];
 #pragma unroll
@@ -49,7 +54,7 @@ __device__ __forceinline__ void attention_keys(Attention<HD> &s, const u32 (&q)[
 #pragma unroll
         for (int k = 0; k < HD / 16; k++) {
             u32 b[4]; // 16 keys x 16 columns
-            ldmatrix_x4(b, keys + kv_at<HD>(j * 8 + l / 16 * 8 + l % 8, 2 * k + l / 8 % 2));
+            ldmatrix_x4(b, keys + at(j * 8 + l / 16 * 8 + l % 8, 2 * k + l / 8 % 2));
             mma_bf16(score[j], q[k], b[0], b[1]);
             mma_bf16(score[j + 1], q[k], b[2], b[3]);
         }
@@ -90,7 +95,7 @@ __device__ __forceinline__ void attention_keys(Attention<HD> &s, const u32 (&q)[
 #pragma unroll
         for (int j = 0; j < HD / 8; j += 2) {
             u32 b[4]; // 16 values x 16 columns
-            ldmatrix_x4_trans(b, values + kv_at<HD>(k * 16 + l % 16, j + l / 16));
+            ldmatrix_x4_trans(b, values + at(k * 16 + l % 16, j + l / 16));
             mma_bf16(s.out[j], weights, b[0], b[1]);
             mma_bf16(s.out[j + 1], weights, b[2], b[3]);
         }
@@ -114,4 +119,61 @@ template <int HD, typename Row> __device__ __forceinline__ void attention_query(
 __device__ __forceinline__ float attention_total(float sum) {
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
+}
+
+// QueryTile is up to 64 (attend_prefill) or 128 (attend90) adjacent rows of one span.
+struct QueryTile {
+    int row, rows; // of the prefill rows
+    int slot;      // of the first row: it sees slots 0..slot
+    int list;      // where the span's page numbers begin in Pages.table
+};
+
+struct PrefillParams {
+    Pages pages;
+    const bf16 *q;          // [rows, H·Hd]
+    const QueryTile *tiles; // [grid.x]
+    u8 *z;                  // image [H·Hd/64][R]
+    float scale;            // log2(e)/√Hd
+    int heads, R, z_tiles;
+};
+
+struct DecodeParams {
+    Pages pages;
+    const bf16 *q;          // [rows, H·Hd]
+    const int *list;        // [rows] where a row's page numbers begin in pages.table
+    const int *length;      // [rows] keys that the row sees
+    const int *first_split; // [rows+1] number of the row's first split; the last: all splits
+    const int *rows;
+    float *out;             // [splits][H][Hd] weighted values, relative to the split's maximum
+    float2 *norm;           // [splits][H] maximum (of log2 weights) and sum
+    u8 *z;                  // image [H·Hd/64][R], written by attend_combine
+    float scale;            // log2(e)/√Hd
+    int heads, R, z_tiles;
+};
+
+// decode_split_keys is the length of the splits of a context, whole rounds of four warps with 16 keys: about 16 splits, so that one
+// sequence fills the GPU, until they are 512 keys long; then more of them, at most 512.
+__device__ __forceinline__ int decode_split_keys(int length) {
+    constexpr int ROUND = 64, FEW = 16, LONG = 512, MOST = 512;
+    const int rounds = ceil_div(length, ROUND);
+    return max(min(ceil_div(rounds, FEW) * ROUND, LONG), ceil_div(rounds, MOST) * ROUND);
+}
+
+// decode_meet adds what the N warps of a block found in a split of a head, relative to the largest score of all.
+template <int N, int WIDTH>
+__device__ __forceinline__ void decode_meet(const DecodeParams &p, int split, int head, int group, const float (&largest_of)[N][16], const float (&sum_of)[N][16], const float (&out_of)[N][16][WIDTH]) {
+    for (int i = threadIdx.x; i < group * p.pages.head_dim; i += blockDim.x) {
+        const int r = i / p.pages.head_dim, d = i % p.pages.head_dim;
+        float largest = largest_of[0][r];
+        for (int v = 1; v < N; v++) largest = fmaxf(largest, largest_of[v][r]);
+        float sum = 0, out = 0;
+        for (int v = 0; v < N; v++) {
+            const float share = exp2_approx(largest_of[v][r] - largest); // a split has keys: the first warp saw one
+            sum += sum_of[v][r] * share;
+            out += out_of[v][r][d] * share;
+        }
+        const u64 at = u64(split) * p.heads + head * group + r;
+        p.out[at * p.pages.head_dim + d] = out;
+        if (d == 0) p.norm[at] = make_float2(largest, sum);
+    }
 }

@@ -2,34 +2,12 @@
 // a split of one key/value head; its four warps take keys in turns of 16, each with its own ring of copies.
 #include "attend.cuh"
 
-struct DecodeParams {
-    Pages pages;
-    const bf16 *q;          // [rows, H·Hd]
-    const int *list;        // [rows] where a row's page numbers begin in pages.table
-    const int *length;      // [rows] keys that the row sees
-    const int *first_split; // [rows+1] number of the row's first split; the last: all splits
-    const int *rows;
-    float *out;             // [splits][H][Hd] weighted values, relative to the split's maximum
-    float2 *norm;           // [splits][H] maximum (of log2 weights) and sum
-    u8 *z;                  // image [H·Hd/64][R], written by attend_combine
-    float scale;            // log2(e)/√Hd
-    int heads, R, z_tiles;
-};
-
 namespace {
 
 constexpr int WARPS = 4;
 constexpr int KEYS = 16; // of a warp at a time
 constexpr int STAGES = 3;
 constexpr int MAX_ROWS = 64;
-
-// split_keys is the length of the splits of a context, whole rounds of the four warps: about 16 splits, so that one
-// sequence fills the GPU, until they are 512 keys long; then more of them, at most 512.
-__device__ __forceinline__ int split_keys(int length) {
-    constexpr int ROUND = WARPS * KEYS, FEW = 16, LONG = 512, MOST = 512;
-    const int rounds = ceil_div(length, ROUND);
-    return max(min(ceil_div(rounds, FEW) * ROUND, LONG), ceil_div(rounds, MOST) * ROUND);
-}
 
 template <int HD> struct Shared {
     union {
@@ -66,7 +44,7 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
         const int split = item / p.pages.kv_heads, head = item % p.pages.kv_heads;
         int row = 0;
         while (first_split[row + 1] <= split) row++;
-        const int length = p.length[row], each = split_keys(length);
+        const int length = p.length[row], each = decode_split_keys(length);
         const int begin = (split - first_split[row]) * each, end = min(begin + each, length);
         const int *table = p.pages.table + p.list[row];
         const int rounds = ceil_div(end - begin, WARPS * KEYS);
@@ -108,20 +86,7 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
             for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
         }
         __syncthreads();
-        for (int i = threadIdx.x; i < group * p.pages.head_dim; i += blockDim.x) {
-            const int r = i / p.pages.head_dim, d = i % p.pages.head_dim;
-            float largest = s.largest[0][r];
-            for (int v = 1; v < WARPS; v++) largest = fmaxf(largest, s.largest[v][r]);
-            float sum = 0, out = 0;
-            for (int v = 0; v < WARPS; v++) {
-                const float share = exp2_approx(s.largest[v][r] - largest); // a split has keys: the first warp saw one
-                sum += s.sum[v][r] * share;
-                out += s.out[v][r][d] * share;
-            }
-            const u64 at = u64(split) * p.heads + head * group + r;
-            p.out[at * p.pages.head_dim + d] = out;
-            if (d == 0) p.norm[at] = make_float2(largest, sum);
-        }
+        decode_meet<WARPS>(p, split, head, group, s.largest, s.sum, s.out);
         __syncthreads(); // before the ring is filled again
     }
     if (!waited) {

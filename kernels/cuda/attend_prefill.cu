@@ -2,22 +2,6 @@
 // two on their way. A row's keys come in tiles from its span's first slot on, whatever piece of the prompt it is in.
 #include "attend.cuh"
 
-// QueryTile is up to 64 adjacent rows of one span.
-struct QueryTile {
-    int row, rows; // of the prefill rows
-    int slot;      // of the first row: it sees slots 0..slot
-    int list;      // where the span's page numbers begin in Pages.table
-};
-
-struct PrefillParams {
-    Pages pages;
-    const bf16 *q;          // [rows, H·Hd]
-    const QueryTile *tiles; // [grid.x]
-    u8 *z;                  // image [H·Hd/64][R]
-    float scale;            // log2(e)/√Hd
-    int heads, R, z_tiles;
-};
-
 namespace {
 
 constexpr int WARPS = 4;

@@ -124,7 +124,7 @@ func (d *Device) ropeAppend(p *phase, l *kernels.Attn, w *weight, qkv slots, q p
 		qkv: qkv, pos: p.pos, slot: p.group[l.Group].slot, rows: p.decodeCount(), q: q,
 		pages: d.kv.data[l.Group], pageStride: uint64(d.kv.spec.PageBytes(l.Group) / 2), layerAt: d.kv.layerAt(l.Slot),
 		eps: l.Eps, heads: int32(l.Heads), kvHeads: int32(l.KVHeads), headDim: int32(l.HeadDim), pageTokens: int32(d.kv.spec.PageTokens),
-		kAt: int32(w.first[1]), vAt: int32(w.first[2]), steps: ropeRotate | ropeAppend,
+		kAt: int32(w.first[1]), vAt: int32(w.first[2]), tiled: d.kv.layout(), steps: ropeRotate | ropeAppend,
 	}
 	if l.QKNorm {
 		params.qkNorm = 1
@@ -221,7 +221,11 @@ func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
 		} else {
 			params := prefillParams{pages: pages, q: q.at[i], tiles: g.queryTiles, z: z.at[i].at, scale: scale,
 				heads: int32(l.Heads), lines: int32(z.at[i].lines), tilesAlong: int32(z.at[i].tiles)}
-			launch(d, attendPrefill[hd], g.tiles, l.Heads, prefillShared(hd), &params)
+			if d.kv.tiled {
+				launch(d, "attend_prefill_90", g.tiles, l.Heads, fastPrefillShared, &params)
+			} else {
+				launch(d, attendPrefill[hd], g.tiles, l.Heads, prefillShared(hd), &params)
+			}
 		}
 		d.tapImage(p, l.Layer, kernels.HookZ, z.at[i], l.Heads*l.HeadDim)
 	}
@@ -242,8 +246,11 @@ func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q pt
 		out: d.mem("decode.splits", 4*splits*l.Heads*l.HeadDim), norm: d.mem("decode.splitNorms", 8*splits*l.Heads), z: z.at,
 		scale: scale, heads: int32(l.Heads), lines: int32(z.lines), tilesAlong: int32(z.tiles),
 	}
-
-	launch(d, attendDecode[hd], 2*d.gpu.sms, 1, decodeShared(hd), &params)
+	if d.kv.tiled {
+		launch(d, "attend_decode_90", 2*d.gpu.sms, 1, fastDecodeShared, &params)
+	} else {
+		launch(d, attendDecode[hd], 2*d.gpu.sms, 1, decodeShared(hd), &params)
+	}
 	launch(d, "attend_combine", p.grid, l.Heads, 0, &params)
 }
 

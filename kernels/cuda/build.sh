@@ -38,7 +38,7 @@ for source in "$here"/*.cu; do
     image=$here/image/$family.fatbin
     if [ -e "$image" ] && [ "$image" -nt "$source" ] && [ "$image" -nt "$newest" ]; then continue; fi
     targets="-gencode=arch=compute_90a,code=sm_90a"
-    [ "$family" = gemm90 ] || targets="$targets -gencode=arch=compute_80,code=[sm_80,compute_80]"
+    case $family in *90) ;; *) targets="$targets -gencode=arch=compute_80,code=[sm_80,compute_80]" ;; esac
     log=$here/image/$family.log
     rm -f "$image"
     if ! "$nvcc" -std=c++17 -O3 $targets -Xptxas -v,-warn-spills,-warn-lmem-usage -fatbin -o "$image.new" "$source" >"$log" 2>&1; then

@@ -68,21 +68,20 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const Gemm
         for (int m = 0; m < 2; m++) {
             const int block = 2 * pair + outputs / TILE, rows16 = (outputs % TILE) / 16 + m;
             if (block >= p.blocks) continue;
-#pragma unroll
-            for (int j = 0; j < 8; j++) gemm_store<EPILOGUE>(p, tile, block, rows16, rows + j * 8 + l % 4 * 2, acc[m][j]);
+            gemm_store<EPILOGUE, 8, 1>(p, tile, block, rows16, rows + l % 4 * 2, &acc[m][0][0]);
         }
     }
 }
 
 } // namespace
 
-#define GEMM(NAME, EPILOGUE)                 \
-    KERNEL(THREADS, 2, NAME, GemmParams) {   \
+#define GEMM(NAME, EPILOGUE, BLOCKS)             \
+    KERNEL(THREADS, BLOCKS, NAME, GemmParams) {  \
         DYNAMIC_SHARED(memory);              \
         gemm<EPILOGUE>(p, memory);           \
     }
 
-GEMM(gemm_store_80, STORE)
-GEMM(gemm_add_80, ADD)
-GEMM(gemm_swiglu_80, SWIGLU)
-GEMM(gemm_routed_80, ROUTED)
+GEMM(gemm_store_80, STORE, 2)
+GEMM(gemm_add_80, ADD, 2)
+GEMM(gemm_swiglu_80, SWIGLU, 2)
+GEMM(gemm_routed_80, ROUTED, 1) // its epilogue needs more registers than two blocks have

@@ -51,41 +51,44 @@ __device__ __forceinline__ Tile gemm_tile(const GemmParams &p, int width, int co
 
 __device__ __forceinline__ int gemm_count(const GemmParams &p, int width) { return p.list ? *p.list_count : ceil_div(p.tokens, width); }
 
-// gemm_store takes a fragment of 16 outputs (16·rows16.. of a block) and two adjacent rows from `row` on:
-// v[0], v[1] are output g, v[2], v[3] output g+8 of lane (g, t).
-template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
-    const int g = lane_id() / 4;
+// gemm_store takes COUNT fragments of 16 outputs (16·rows16.. of a block), each with two adjacent rows from column + 8j on:
+// v[4j], v[4j+1] are output g, v[4j+2], v[4j+3] output g+8 of lane (g, t). What must be read is read for BATCH fragments
+// before the first is written: one after the other, the reads' latency would be the epilogue's time.
+template <GemmEpilogue EPILOGUE, int COUNT, int BATCH>
+__device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
+    const int g = lane_id() / 4, n = block * TILE + rows16 * 16 + g, f = block * (TILE / 2) + rows16 * 8 + g;
+    float *out = (float *)p.out;
 #pragma unroll
-    for (int c = 0; c < 2; c++) {
-        if (column + c >= tile.rows) continue;
-        const int row = tile.row + column + c;
-        if (EPILOGUE == SWIGLU) {
-            const int f = block * (TILE / 2) + rows16 * 8 + g;
-            if (f < p.features) *(bf16 *)((u8 *)p.out + image_at(p.out_R, row, f)) = __float2bfloat16_rn(v[c] / (1.0f + __expf(-v[c])) * v[c + 2]);
-            continue;
-        }
-        const int n = block * TILE + rows16 * 16 + g;
-        if (EPILOGUE == ROUTED) {
-            const int token = p.token_of[row];
-            if (token < 0) continue;
-            float *y = (float *)p.out + u64(token) * p.ld + n;
-            if (p.base) {
-                const float *b = p.base + u64(token) * p.ld + n;
-                y[0] += b[0] + v[c];
-                y[8] += b[8] + v[c + 2];
-            } else {
-                y[0] = v[c];
-                y[8] = v[c + 2];
+    for (int from = 0; from < COUNT; from += BATCH) {
+        int row[BATCH][2]; // of out; negative: none
+        float old[BATCH][4], base[BATCH][4];
+#pragma unroll
+        for (int j = 0; j < BATCH; j++)
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+                const int at = column + (from + j) * 8 + c;
+                row[j][c] = at < tile.rows ? tile.row + at : -1;
+                if (EPILOGUE == ROUTED && row[j][c] >= 0) row[j][c] = p.token_of[row[j][c]];
             }
-            continue;
-        }
-        float *y = (float *)p.out + u64(row) * p.ld + n;
-        if (EPILOGUE == ADD) {
-            y[0] += v[c];
-            y[8] += v[c + 2];
-        } else {
-            y[0] = v[c];
-            y[8] = v[c + 2];
+#pragma unroll
+        for (int j = 0; j < BATCH; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const u64 at = u64(row[j][i % 2]) * p.ld + n + i / 2 * 8;
+                const bool read = row[j][i % 2] >= 0 && (EPILOGUE == ADD || (EPILOGUE == ROUTED && p.base));
+                old[j][i] = read ? out[at] : 0.0f;
+                base[j][i] = EPILOGUE == ROUTED && read ? p.base[at] : 0.0f;
+            }
+#pragma unroll
+        for (int j = 0; j < BATCH; j++) {
+            const float *y = v + (from + j) * 4;
+#pragma unroll
+            for (int c = 0; c < 2; c++)
+                if (EPILOGUE == SWIGLU && row[j][c] >= 0 && f < p.features)
+                    *(bf16 *)((u8 *)p.out + image_at(p.out_R, row[j][c], f)) = __float2bfloat16_rn(y[c] / (1.0f + __expf(-y[c])) * y[c + 2]);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (EPILOGUE != SWIGLU && row[j][i % 2] >= 0) out[u64(row[j][i % 2]) * p.ld + n + i / 2 * 8] = old[j][i] + (base[j][i] + y[i]);
         }
     }
 }

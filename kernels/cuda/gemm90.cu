@@ -60,8 +60,7 @@ template <int N, GemmEpilogue EPILOGUE> __device__ __forceinline__ void multiply
     if (elected) mbar_arrive(&s.empty[(n - 1) % STAGES]);
     const int block = 2 * pair + half;
     if (block >= p.blocks) return;
-#pragma unroll
-    for (int j = 0; j < N / 8; j++) gemm_store<EPILOGUE>(p, tile, block, warp_id() % 4, j * 8 + lane_id() % 4 * 2, acc + 4 * j);
+    gemm_store<EPILOGUE, N / 8, N / 8 < 4 ? N / 8 : 4>(p, tile, block, warp_id() % 4, lane_id() % 4 * 2, acc);
 }
 
 template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void consume(const GemmParams &p, Shared &s, int count, int pairs) {

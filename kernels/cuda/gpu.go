@@ -5,6 +5,7 @@ package cuda
 import (
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -66,7 +67,7 @@ func openGPU(ordinal int) (*gpu, error) {
 func (g *gpu) loadKernels() error {
 	modules := map[string]*driver.Module{}
 	for name, k := range table {
-		if k.family == "gemm90" && g.capability != 90 {
+		if strings.HasSuffix(k.family, "90") && g.capability != 90 {
 			continue
 		}
 		m := modules[k.family]

@@ -24,7 +24,7 @@ var table = map[string]kernel{
 	"sum_slots":  {"norm", 256, 0},
 	"add_rows":   {"norm", 256, 0},
 
-	"route_rows":  {"route", 512, maxWidth * 4},
+	"route_rows":  {"route", 512, maxWidth * 6},
 	"sort_rows":   {"route", 1024, 0},
 	"gather_rows": {"route", 128, 0},
 
@@ -57,6 +57,9 @@ var table = map[string]kernel{
 	"attend_prefill_64":  {"attend_prefill", 128, prefillShared(64)},
 	"attend_prefill_128": {"attend_prefill", 128, prefillShared(128)},
 
+	"attend_decode_90":  {"attend90", 128, fastDecodeShared},
+	"attend_prefill_90": {"attend90", 384, fastPrefillShared},
+
 	"sample_rows":   {"sample", 512, 0},
 	"pack_weight":   {"pack", 256, 0},
 	"unpack_weight": {"pack", 256, 0},
@@ -66,11 +69,17 @@ var table = map[string]kernel{
 }
 
 // maxWidth is the widest residual stream: its row lies in shared memory while it is normalised.
-const maxWidth = 24 << 10
+const maxWidth = 16 << 10
 
 // decodeShared is the size of attend_decode.cu's Shared<hd>: the warps' rings, which become the place where their
 // results meet.
 func decodeShared(hd int) int { return max(4*3*2*16*hd*2, 4*16*(hd+4)*4) + 2*4*16*4 }
+
+// Sizes of attend90.cu's DecodeShared and PrefillShared.
+const (
+	fastDecodeShared  = 4*3*2*16*256 + 2*4*16*4 + 8*4*3 + 4*(64+1) + 4
+	fastPrefillShared = 128*256 + 2*2*128*256 + 4*2*8
+)
 
 // prefillShared is two stages of 64 keys and values.
 func prefillShared(hd int) int { return 2 * 2 * 64 * hd * 2 }

@@ -8,10 +8,12 @@ import (
 	"chulengo/kernels"
 )
 
-// kv is key/value memory: for each group one run of pages, [page][layers][k, v][KvH][PageTokens][Hd] bfloat16.
+// kv is key/value memory: for each group one run of pages, [page][layers][k, v][KvH][PageTokens][Hd] bfloat16. Where the
+// fast kernels can read it (tiled), a head's [PageTokens][Hd] is [Hd/64][PageTokens][64], swizzled (attend.cuh).
 type kv struct {
 	dev    *Device
 	spec   kernels.KVSpec
+	tiled  bool
 	data   [kernels.Groups]ptr
 	closed bool
 }
@@ -27,7 +29,7 @@ func (d *Device) NewKV(s kernels.KVSpec) (kernels.KV, error) {
 			s.PageTokens, s.KVHeads, s.HeadDim)
 	}
 	defer d.gpu.enter()()
-	m := &kv{dev: d, spec: s}
+	m := &kv{dev: d, spec: s, tiled: d.fast() && s.HeadDim == 128 && s.PageTokens >= 16 && s.PageTokens&(s.PageTokens-1) == 0}
 	for g, n := range s.Pages {
 		if n < 0 || s.Layers[g] < 0 || n*s.PageTokens > 1<<31-1 {
 			return nil, fmt.Errorf("kernels/cuda: keys and values: group %d: want 0 or more layers and pages of fewer than 2³¹ tokens, got %d, %d", g, s.Layers[g], n)
@@ -52,8 +54,24 @@ func (m *kv) layerAt(slot int) uint64 {
 func (m *kv) pages(l *kernels.Attn, table ptr) pagesParams {
 	return pagesParams{
 		data: m.data[l.Group], pageStride: uint64(m.spec.PageBytes(l.Group) / 2), layerAt: m.layerAt(l.Slot), table: table,
-		pageTokens: int32(m.spec.PageTokens), kvHeads: int32(m.spec.KVHeads), headDim: int32(m.spec.HeadDim),
+		pageTokens: int32(m.spec.PageTokens), kvHeads: int32(m.spec.KVHeads), headDim: int32(m.spec.HeadDim), tiled: m.layout(),
 	}
+}
+
+// layout is what kernels call tiled.
+func (m *kv) layout() int32 {
+	if m.tiled {
+		return 1
+	}
+	return 0
+}
+
+// queryRows is how many rows a block of prefill attention takes.
+func (m *kv) queryRows() int32 {
+	if m.tiled {
+		return 128
+	}
+	return 64
 }
 
 // at checks a page and gives its address.

@@ -116,8 +116,8 @@ type ropeParams struct {
 	heads, kvHeads       int32
 	headDim, pageTokens  int32
 	kAt, vAt             int32
+	tiled                int32
 	steps                int32
-	_                    int32
 }
 
 // Steps of rope_append.
@@ -131,7 +131,7 @@ type pagesParams struct {
 	pageStride, layerAt          uint64
 	table                        ptr
 	pageTokens, kvHeads, headDim int32
-	_                            int32
+	tiled                        int32
 }
 
 type decodeParams struct {
@@ -143,7 +143,7 @@ type decodeParams struct {
 	heads, lines, tilesAlong int32
 }
 
-// queryTile is up to 64 adjacent prefill rows of one span.
+// queryTile is adjacent prefill rows of one span, at most Device.queryRows of them.
 type queryTile struct{ row, rows, slot, list int32 }
 
 type prefillParams struct {

@@ -154,6 +154,12 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(const void *start) {
     constexpr uint64_t group = 1024, swizzle128 = 1;
     return uint64_t((smem_addr(start) & 0x3ffff) >> 4) | uint64_t(1) << 16 | (group >> 4) << 32 | swizzle128 << 62;
 }
+// wgmma_descriptor_t names an N-major operand [K, N]: lines of 64 values of N, 128-byte swizzled, for every K; the tiles of
+// 64 values lie `leading` bytes apart. start is 1024-byte aligned.
+__device__ __forceinline__ uint64_t wgmma_descriptor_t(const void *start, uint32_t leading) {
+    constexpr uint64_t group = 1024, swizzle128 = 1;
+    return uint64_t((smem_addr(start) & 0x3ffff) >> 4) | uint64_t(leading >> 4) << 16 | (group >> 4) << 32 | swizzle128 << 62;
+}
 #include "wgmma.cuh"
 #endif
 

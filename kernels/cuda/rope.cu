@@ -38,6 +38,7 @@ struct RopeParams {
     int qk_norm;
     int heads, kv_heads, head_dim, page_tokens;
     int k_at, v_at;         // first columns of k and v
+    int tiled;              // layout of the pages (attend.cuh)
     int steps;              // RopeStep
 };
 
@@ -55,10 +56,14 @@ KERNEL(128, 1, rope_append, RopeParams) {
     const int column = (is_q ? 0 : is_k ? p.k_at : p.v_at) + h * p.head_dim;
     bf16 *dense = is_q ? p.q + (u64(row) * p.heads + h) * p.head_dim : p.k == nullptr ? nullptr : (is_k ? p.k : p.v) + (u64(row) * p.kv_heads + h) * p.head_dim;
     const int slot = is_q ? -1 : p.slot[row];
-    bf16 *cached = nullptr;
+    bf16 *cached = nullptr; // this head's keys or values in the row's page
+    const int token = slot % p.page_tokens;
     if (slot >= 0)
-        cached = p.pages + u64(slot / p.page_tokens) * p.page_stride + p.layer_at +
-                 (u64(is_k ? 0 : p.kv_heads) + h) * p.page_tokens * p.head_dim + u64(slot % p.page_tokens) * p.head_dim;
+        cached = p.pages + u64(slot / p.page_tokens) * p.page_stride + p.layer_at + (u64(is_k ? 0 : p.kv_heads) + h) * p.page_tokens * p.head_dim;
+    const auto place = [&](int d) { // of column d of the row
+        if (!p.tiled) return token * p.head_dim + d;
+        return (d / TILE * p.page_tokens + token) * TILE + (((d % TILE / 8) ^ (token & 7)) * 8) + d % 8;
+    };
 
     griddep_wait();
     griddep_launch();
@@ -90,9 +95,9 @@ KERNEL(128, 1, rope_append, RopeParams) {
             if (pair >= half) continue;
             const u32 v = pack(a[i] * scale, b[i] * scale);
             if (is_q || !(p.steps & ROPE_APPEND)) *(u32 *)(dense + 2 * pair) = v;
-            else if (cached) *(u32 *)(cached + 2 * pair) = v;
+            else if (cached) *(u32 *)(cached + place(2 * pair)) = v;
         }
         return;
     }
-    for (int pair = l; pair < half && cached; pair += WARP) *(u32 *)(cached + 2 * pair) = *(const u32 *)(dense + 2 * pair);
+    for (int pair = l; pair < half && cached; pair += WARP) *(u32 *)(cached + place(2 * pair)) = *(const u32 *)(dense + 2 * pair);
 }

@@ -50,7 +50,7 @@ func (b *block) take(n int) (ptr, []int32) {
 	return b.at + ptr(4*from), b.host[from:][:n:n]
 }
 
-// Splits of decode attention: the rule of attend_decode.cu.
+// Splits of decode attention: the rule of attend.cuh.
 func splitKeys(length int) int {
 	rounds := ceil(length, 64)
 	return max(min(ceil(rounds, 16)*64, 512), ceil(rounds, 512)*64)
@@ -184,8 +184,8 @@ func (d *Device) layGroup(p *phase, g, reserve int, blk *block) {
 				split[r+1] = int32(st.splits)
 			}
 		}
-		for from := int32(0); !p.decode && from < s.Rows; from += 64 {
-			tiles = append(tiles, queryTile{s.Row + from - int32(p.first), min(64, s.Rows-from), b.Pos[s.Row+from] - s.Base, int32(pages)})
+		for from, most := int32(0), d.kv.queryRows(); !p.decode && from < s.Rows; from += most {
+			tiles = append(tiles, queryTile{s.Row + from - int32(p.first), min(most, s.Rows-from), b.Pos[s.Row+from] - s.Base, int32(pages)})
 		}
 		pages += len(s.Pages)
 	}

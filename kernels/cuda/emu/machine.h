@@ -60,7 +60,9 @@ struct Product {
     float *d; // of thread 0: names the accumulators
     int columns;
     uint64_t a, b;
-    bool last; // of its group of products
+    const uint32_t *rows[WARPGROUP]; // a in registers of each thread, and b N-major; null: both K-major in shared memory
+    uint32_t held[WARPGROUP][4];     // what was in them
+    bool last;                       // of its group of products
 };
 
 struct Barrier {

@@ -12,11 +12,13 @@ void async_arrive(uint64_t *bar);
 void bulk(void *dst, const void *src, uint32_t bytes, uint64_t *bar);
 void ldmatrix(uint32_t *r, int matrices, const void *row, bool transpose);
 void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1);
-void wgmma(float *d, int columns, uint64_t a, uint64_t b);
+void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep);
+void wgmma_rows_t(float *d, int columns, const uint32_t *a, uint64_t b);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int keep);
 uint64_t descriptor(const void *start);
+uint64_t descriptor_t(const void *start, uint32_t leading);
 void mbar_init(uint64_t *bar, uint32_t count);
 void mbar_init_fence();
 bool mbar_test(const uint64_t *bar, uint32_t parity);
@@ -51,7 +53,9 @@ template <int N> inline void wgmma_wait() { emu::wgmma_wait(N); }
 template <int N> inline void setmaxnreg_inc() {}
 template <int N> inline void setmaxnreg_dec() {}
 inline uint64_t wgmma_descriptor(const void *start) { return emu::descriptor(start); }
-template <int N> inline void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b) { emu::wgmma(d, N, a, b); }
+inline uint64_t wgmma_descriptor_t(const void *start, uint32_t leading) { return emu::descriptor_t(start, leading); }
+template <int N, bool KEEP = true> inline void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b) { emu::wgmma(d, N, a, b, KEEP); }
+template <int N> inline void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_rows_t(d, N, a, b); }
 inline void bar_sync(int id, int threads) { emu::barrier(id, threads); }
 inline void bar_arrive(int id, int threads) { emu::barrier(id, threads, true); }
 inline float exp2_approx(float x) { return exp2f(x); }

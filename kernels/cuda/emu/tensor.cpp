@@ -79,26 +79,41 @@ void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
 namespace {
 
 // The fields of a matrix descriptor that matter here (PTX manual, "Matrix descriptor"), over addresses within the block's
-// dynamic shared memory: start / 16 in bits 0-13, the stride of groups of 8 lines / 16 in bits 32-45, the swizzle in 62-63.
+// dynamic shared memory: start / 16 in bits 0-13, the leading offset / 16 in bits 16-29 (N-major: between tiles of 64
+// values), the stride of groups of 8 lines / 16 in bits 32-45, the swizzle in 62-63.
 constexpr uint64_t SWIZZLE_128 = 1;
 
-// fetch reads 16 values of one line of a K-major operand, swizzled by 128 bytes: bits 4-6 of an address are permuted by
-// bits 7-9.
+// piece reads 8 values at an address within the block's shared memory, whose bits 4-6 are permuted by bits 7-9.
+void piece(float *to, size_t at) {
+    at ^= (at >> 7 & 7) << 4;
+    if (at + 16 > m.shared_size) fail("wgmma: an operand lies outside the block's shared memory (byte %zu of %zu)", at, m.shared_size);
+    if (memcmp(m.shared + at, m.shadow + at, 16)) fail("wgmma: byte %zu of shared memory was written by ordinary stores without fence.proxy.async", at);
+    for (int i = 0; i < 8; i++) to[i] = bf(((const unsigned short *)(m.shared + at))[i]);
+}
+
+// fetch reads 16 values of one line of a K-major operand.
 void fetch(float *to, uint64_t descriptor, int line) {
     const size_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
-    for (int half = 0; half < 2; half++) {
-        size_t at = start + line / 8 * stride + line % 8 * 128 + half * 16;
-        at ^= (at >> 7 & 7) << 4;
-        if (at + 16 > m.shared_size) fail("wgmma: an operand lies outside the block's shared memory (byte %zu of %zu)", at, m.shared_size);
-        if (memcmp(m.shared + at, m.shadow + at, 16)) fail("wgmma: byte %zu of shared memory was written by ordinary stores without fence.proxy.async", at);
-        for (int i = 0; i < 8; i++) to[half * 8 + i] = bf(((const unsigned short *)(m.shared + at))[i]);
-    }
+    for (int half = 0; half < 2; half++) piece(to + half * 8, start + line / 8 * stride + line % 8 * 128 + half * 16);
+}
+
+// fetch_t reads values n..n+7 of line k of an N-major operand: tiles of 64 values are a leading offset apart.
+void fetch_t(float *to, uint64_t descriptor, int k, int n) {
+    const size_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+    piece(to, start + n / 64 * leading + k / 8 * stride + k % 8 * 128 + n % 64 * 2);
 }
 
 void compute(Group &g, const Product &p) {
     static float a[64][16], b[16][256], out[64][256];
-    for (int r = 0; r < 64; r++) fetch(a[r], p.a, r);
-    for (int n = 0; n < p.columns; n++) {
+    for (int r = 0; r < 64 && !p.rows[0]; r++) fetch(a[r], p.a, r);
+    for (int t = 0; t < WARPGROUP && p.rows[0]; t++) {
+        if (memcmp(p.rows[t], p.held[t], 16)) fail("wgmma: thread %d changed registers of an operand before the wait", t);
+        for (int i = 0; i < 4; i++)
+            for (int h = 0; h < 2; h++) a[t / 32 * 16 + t % 32 / 4 + i % 2 * 8][t % 4 * 2 + i / 2 * 8 + h] = bf(p.held[t][i] >> 16 * h & 0xffff);
+    }
+    for (int k = 0; k < 16 && p.rows[0]; k++)
+        for (int n = 0; n < p.columns; n += 8) fetch_t(b[k] + n, p.b, k, n);
+    for (int n = 0; n < p.columns && !p.rows[0]; n++) {
         float line[16];
         fetch(line, p.b, n);
         for (int k = 0; k < 16; k++) b[k][n] = line[k];
@@ -125,23 +140,34 @@ uint64_t descriptor(const void *start) {
     return at >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | SWIZZLE_128 << 62;
 }
 
+uint64_t descriptor_t(const void *start, uint32_t leading) {
+    const size_t at = (const unsigned char *)start - m.shared;
+    if (at >= m.shared_size || at % 1024 || leading % 16) fail("wgmma: want an N-major operand at a multiple of 1,024 bytes of shared memory, got byte %zu", at);
+    return at >> 4 | uint64_t(leading >> 4) << 16 | uint64_t(1024 >> 4) << 32 | SWIZZLE_128 << 62;
+}
+
 void wgmma_fence() {
     meet_group("wgmma.fence", nullptr, [](void **) { own_group().fenced = true; });
 }
 
-void wgmma(float *d, int columns, uint64_t a, uint64_t b) {
-    struct A {
-        float *d;
-        int columns;
-        uint64_t a, b;
-    } args{d, columns, a, b};
-    meet_group("wgmma", &args, [](void **by) {
+namespace {
+
+struct Issue {
+    float *d;
+    int columns;
+    uint64_t a, b;
+    const uint32_t *rows; // a in registers, and b N-major; null: both K-major in shared memory
+    bool keep;
+};
+
+void issue(const Issue &args) {
+    meet_group("wgmma", (void *)&args, [](void **by) {
         Group &g = own_group();
-        const A &one = *(A *)by[0];
+        const Issue &one = *(Issue *)by[0];
         const int each = one.columns / 2;
         if (!g.fenced) fail("wgmma: wgmma.fence is missing");
         if (one.columns % 8 || one.columns < 8 || one.columns > 256) fail("wgmma: want 8 to 256 columns, got %d", one.columns);
-        for (uint64_t x : {one.a, one.b})
+        for (uint64_t x : {one.rows ? one.b : one.a, one.b})
             if (x >> 62 != SWIZZLE_128) fail("wgmma: only operands with the 128-byte swizzle are known here, got descriptor %llx", (unsigned long long)x);
         auto of = std::find_if(g.accumulators.begin(), g.accumulators.end(), [&](auto &x) { return x.at[0] == one.d; });
         if (of == g.accumulators.end()) { // the registers are the tensor core's from here until the wait
@@ -149,21 +175,32 @@ void wgmma(float *d, int columns, uint64_t a, uint64_t b) {
             of = g.accumulators.end() - 1;
             of->sum.resize(WARPGROUP * each);
             for (int t = 0; t < WARPGROUP; t++) {
-                of->at[t] = ((A *)by[t])->d;
-                memcpy(&of->sum[t * each], of->at[t], each * sizeof(float));
+                of->at[t] = ((Issue *)by[t])->d;
+                if (one.keep) memcpy(&of->sum[t * each], of->at[t], each * sizeof(float));
                 memset(of->at[t], 0xff, each * sizeof(float));
             }
         } else {
+            if (!one.keep) fail("wgmma: a product overwrites one that is under way");
             for (int t = 0; t < WARPGROUP; t++)
                 for (int i = 0; i < each; i++)
                     if (unsigned v; memcpy(&v, of->at[t] + i, 4), v != ~0u) fail("wgmma: thread %d wrote to accumulators before the wait", t);
         }
-        for (int t = 0; t < WARPGROUP; t++)
-            if (const A &x = *(A *)by[t]; x.columns != one.columns || x.a != one.a || x.b != one.b) fail("wgmma: threads come with different shapes or descriptors");
+        Product p{one.d, one.columns, one.a, one.b, {}, {}, false};
+        for (int t = 0; t < WARPGROUP; t++) {
+            const Issue &x = *(Issue *)by[t];
+            if (x.columns != one.columns || x.a != one.a || x.b != one.b || !x.rows != !one.rows) fail("wgmma: threads come with different shapes or descriptors");
+            p.rows[t] = x.rows;
+            if (x.rows) memcpy(p.held[t], x.rows, 16);
+        }
         of->pending++;
-        g.products.push_back({one.d, one.columns, one.a, one.b, false});
+        g.products.push_back(p);
     });
 }
+
+} // namespace
+
+void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep) { issue({d, columns, a, b, nullptr, keep}); }
+void wgmma_rows_t(float *d, int columns, const uint32_t *a, uint64_t b) { issue({d, columns, 0, b, a, true}); }
 
 void wgmma_commit() {
     meet_group("wgmma.commit_group", nullptr, [](void **) {

@@ -1,0 +1,297 @@
+// Attention on 9.0, for heads of 128 and pages of whole tiles (Pages.tiled): keys and values come by bulk copies as they lie
+// in memory, which is how ldmatrix and wgmma read them. Decode and prefill otherwise do what attend_decode.cu and
+// attend_prefill.cu do.
+#include "attend.cuh"
+
+#if defined(CHULENGO_EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
+
+namespace {
+
+constexpr int HD = 128;
+constexpr int HALVES = HD / TILE; // tiles of 64 columns in a head
+
+// tile_of is line `slot` of a page table, columns 64·half.. of a head's keys (which 0) or values (1).
+__device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, int which, int head, int slot, int half) {
+    const bf16 *at = kv_head(p, table[slot / p.page_tokens], which, head);
+    return (const u8 *)(at + (half * p.page_tokens + slot % p.page_tokens) * TILE);
+}
+
+// ---- decode: a block has a split of one key/value head, each warp a ring of its own ----
+
+constexpr int WARPS = 4;
+constexpr int DECODE_KEYS = 16; // of a warp at a time
+constexpr int DECODE_STAGES = 3;
+constexpr int MAX_ROWS = 64;
+
+struct DecodeShared {
+    union {
+        u8 kv[WARPS][DECODE_STAGES][2][HALVES][DECODE_KEYS * LINE];
+        float out[WARPS][16][HD + 4]; // when the warps' results meet
+    };
+    float largest[WARPS][16], sum[WARPS][16];
+    u64 full[WARPS][DECODE_STAGES];
+    int first_split[MAX_ROWS + 1];
+};
+
+struct DecodeTile { // where a piece of 16 bytes lies in shared memory
+    __device__ __forceinline__ int operator()(int line, int piece) const { return piece / 8 * DECODE_KEYS * LINE + line * LINE + ((piece % 8) ^ (line & 7)) * PIECE; }
+};
+
+__device__ __forceinline__ void decode(const DecodeParams &p, u8 *memory) {
+    DecodeShared &s = *reinterpret_cast<DecodeShared *>(memory);
+    const int rows = *p.rows, w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
+    for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.first_split[i];
+    if (l == 0)
+        for (int i = 0; i < DECODE_STAGES; i++) mbar_init(&s.full[w][i], 1);
+    if (l == 0) mbar_init_fence();
+    __syncthreads();
+    // What says where the keys lie is there since before the step, and so are all keys but the rows' own: the first copies
+    // need not wait for the kernels before this one.
+    bool waited = false;
+    int issued = 0, taken = 0; // stages of this warp
+    const int items = s.first_split[rows] * p.pages.kv_heads;
+    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        const int split = item / p.pages.kv_heads, head = item % p.pages.kv_heads;
+        int row = 0;
+        while (s.first_split[row + 1] <= split) row++;
+        const int length = p.length[row], each = decode_split_keys(length);
+        const int begin = (split - s.first_split[row]) * each + w * DECODE_KEYS, end = min((split - s.first_split[row] + 1) * each, length);
+        const int *table = p.pages.table + p.list[row];
+        const int rounds = ceil_div(max(end - begin, 0), WARPS * DECODE_KEYS);
+        const auto load = [&](int i) { // lane 0; pages hold whole tiles of 16
+            const int first = begin + i * WARPS * DECODE_KEYS, lines = min(end - first, DECODE_KEYS), slot = issued++ % DECODE_STAGES;
+            mbar_expect_tx(&s.full[w][slot], 2 * HALVES * lines * LINE);
+            for (int which = 0; which < 2; which++)
+                for (int half = 0; half < HALVES; half++)
+                    bulk_load(s.kv[w][slot][which][half], tile_of(p.pages, table, which, head, first, half), lines * LINE, &s.full[w][slot]);
+        };
+        int ahead = 0;
+        if (!waited) {
+            for (; ahead < min(rounds, DECODE_STAGES - 1) && min(begin + ahead * WARPS * DECODE_KEYS + DECODE_KEYS, end) < length; ahead++)
+                if (l == 0) load(ahead);
+            griddep_wait();
+            griddep_launch();
+            waited = true;
+        }
+        for (; ahead < min(rounds, DECODE_STAGES - 1); ahead++)
+            if (l == 0) load(ahead);
+
+        u32 q[HD / 16][4];
+        attention_query<HD>(q, HD, [&](int r) -> const bf16 * { return r < group ? p.q + (u64(row) * p.heads + head * group + r) * HD : nullptr; });
+        Attention<HD> a;
+        attention_begin(a);
+        for (int i = 0; i < rounds; i++, taken++) {
+            if (i + DECODE_STAGES - 1 < rounds && l == 0) load(i + DECODE_STAGES - 1); // the stage before this one was read
+            const int slot = taken % DECODE_STAGES, seen = min(end - (begin + i * WARPS * DECODE_KEYS), DECODE_KEYS);
+            mbar_wait(&s.full[w][slot], taken / DECODE_STAGES & 1);
+            u8 *values = s.kv[w][slot][1][0];
+            if (seen < DECODE_KEYS) { // what a weight of 0 meets must be a number
+                for (int j = l; j < (DECODE_KEYS - seen) * HALVES * 8; j += WARP)
+                    *(uint4 *)(values + j / ((DECODE_KEYS - seen) * 8) * DECODE_KEYS * LINE + seen * LINE + j % ((DECODE_KEYS - seen) * 8) * PIECE) = make_uint4(0, 0, 0, 0);
+                __syncwarp();
+            }
+            const int limit[2] = {seen, seen};
+            attention_keys<HD, DECODE_KEYS>(a, q, s.kv[w][slot][0][0], values, p.scale, limit, DecodeTile());
+            __syncwarp();
+        }
+        __syncthreads(); // the ring becomes the meeting place
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const float sum = attention_total(a.sum[r]);
+            if (t == 0) s.largest[w][g + 8 * r] = a.largest[r], s.sum[w][g + 8 * r] = sum;
+#pragma unroll
+            for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
+        }
+        __syncthreads();
+        decode_meet<WARPS>(p, split, head, group, s.largest, s.sum, s.out);
+        fence_proxy_async(); // before copies overwrite what was written here
+        __syncthreads();
+    }
+    if (!waited) {
+        griddep_wait();
+        griddep_launch();
+    }
+}
+
+// ---- prefill: a block has 128 positions of one query head ----
+
+constexpr int WARPGROUP = 128;
+constexpr int GROUPS = 2; // warpgroups that multiply, 64 positions each
+constexpr int KEYS = 128; // a stage
+constexpr int STAGES = 2;
+
+struct PrefillShared {
+    u8 queries[GROUPS][HALVES][64 * LINE];
+    u8 keys[STAGES][HALVES][KEYS * LINE], values[STAGES][HALVES][KEYS * LINE];
+    u64 keys_full[STAGES], keys_empty[STAGES], values_full[STAGES], values_empty[STAGES];
+};
+
+// produce is one warp: it keeps the stages on their way. Keys and values have rings of their own, since keys are done with
+// earlier.
+__device__ __forceinline__ void produce(const PrefillParams &p, PrefillShared &s, const int *table, int kv, int end) {
+    const int step = min(p.pages.page_tokens, KEYS), rounds = ceil_div(end, KEYS);
+    const auto load = [&](int i, int which, u8 *stage, u64 *full, u64 *empty) {
+        const int first = i * KEYS, lines = min(KEYS, end - first);
+        if (i >= STAGES) mbar_wait(empty, (i / STAGES - 1) & 1);
+        if (which == 1 && lines < KEYS) { // what a weight of 0 meets must be a number
+            for (int j = lane_id(); j < (KEYS - lines) * 8 * HALVES; j += WARP)
+                *(uint4 *)(stage + j % HALVES * KEYS * LINE + lines * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
+            fence_proxy_async();
+        }
+        __syncwarp();
+        if (lane_id() == 0) mbar_expect_tx(full, HALVES * lines * LINE);
+        __syncwarp();
+        for (int j = lane_id(); j < ceil_div(lines, step) * HALVES; j += WARP) {
+            const int line = j / HALVES * step, half = j % HALVES;
+            bulk_load(stage + (half * KEYS + line) * LINE, tile_of(p.pages, table, which, kv, first + line, half), min(step, lines - line) * LINE, full);
+        }
+    };
+    for (int i = 0; i < rounds; i++) {
+        const int slot = i % STAGES;
+        load(i, 0, s.keys[slot][0], &s.keys_full[slot], &s.keys_empty[slot]);
+        load(i, 1, s.values[slot][0], &s.values_full[slot], &s.values_empty[slot]);
+    }
+}
+
+// scores issues s = q·Kᵀ of a stage.
+__device__ __forceinline__ void scores(float (&s)[KEYS / 2], const u8 *queries, const u8 *keys) {
+    wgmma_bf16<KEYS, false>(s, wgmma_descriptor(queries), wgmma_descriptor(keys));
+#pragma unroll
+    for (int k = 1; k < HD / 16; k++)
+        wgmma_bf16<KEYS>(s, wgmma_descriptor(queries + k / 4 * 64 * LINE + k % 4 * 32), wgmma_descriptor(keys + k / 4 * KEYS * LINE + k % 4 * 32));
+    wgmma_commit();
+}
+
+// weigh makes weights of scores, in place: 2^(score·scale - largest). Rows g and g+8 see `seen` and `seen`+8 keys of the
+// stage. The running maxima (of unscaled scores) and sums are brought up to date; shrink is by how much older sums lose.
+__device__ __forceinline__ void weigh(float (&s)[KEYS / 2], float scale, int seen, float (&largest)[2], float (&sum)[2], float (&shrink)[2]) {
+    const int t = lane_id() % 4;
+    if (seen < KEYS) {
+#pragma unroll
+        for (int i = 0; i < KEYS / 2; i++)
+            if (i / 4 * 8 + 2 * t + i % 2 >= seen + i / 2 % 2 * 8) s[i] = -INFINITY;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float most = largest[r];
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++) most = fmaxf(most, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+        const float origin = most == -INFINITY ? 0.0f : most * scale; // nothing seen so far: every weight is 0
+        shrink[r] = exp2_approx(largest[r] * scale - origin);
+        largest[r] = most;
+        float total = sum[r] * shrink[r];
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+                float &v = s[4 * j + 2 * r + c];
+                v = exp2_approx(fmaf(v, scale, -origin));
+                total += v;
+            }
+        sum[r] = total;
+    }
+}
+
+__device__ __forceinline__ void consume(const PrefillParams &p, PrefillShared &s, const QueryTile &tile, int head) {
+    const int group = threadIdx.x / WARPGROUP - 1, w = warp_id() % 4, g = lane_id() / 4, t = lane_id() % 4;
+    const bool elected = threadIdx.x % WARPGROUP == 0;
+    const int row = group * 64 + w * 16; // of this warp, within the tile
+    const int rounds = ceil_div(tile.slot + tile.rows, KEYS);
+    u8 *q = s.queries[group][0];
+    for (int i = threadIdx.x % WARPGROUP; i < 64 * HD / 8; i += WARPGROUP) {
+        const int r = i / (HD / 8), piece = i % (HD / 8), from = group * 64 + r;
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (from < tile.rows) v = *(const uint4 *)(p.q + (u64(tile.row + from) * p.heads + head) * HD + piece * 8);
+        *(uint4 *)(q + piece / 8 * 64 * LINE + r * LINE + ((piece % 8) ^ (r & 7)) * PIECE) = v;
+    }
+    fence_proxy_async();
+    bar_sync(1 + group, WARPGROUP);
+
+    float score[KEYS / 2], out[HD / 2];
+#pragma unroll
+    for (int i = 0; i < HD / 2; i++) out[i] = 0;
+    float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, shrink[2];
+    u32 weights[KEYS / 16][4];
+    mbar_wait(&s.keys_full[0], 0);
+    wgmma_fence();
+    scores(score, q, s.keys[0][0]);
+    wgmma_wait<0>();
+    if (elected) mbar_arrive(&s.keys_empty[0]);
+    // Scores become weights while the tensor cores add the values of the stage before.
+    const auto settle = [&](int i) {
+        weigh(score, p.scale, tile.slot + row + g + 1 - i * KEYS, largest, sum, shrink);
+        wgmma_wait<0>();
+        if (i > 0 && elected) mbar_arrive(&s.values_empty[(i - 1) % STAGES]);
+#pragma unroll
+        for (int k = 0; k < KEYS / 16; k++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) weights[k][j] = pack(score[8 * k + 2 * j], score[8 * k + 2 * j + 1]);
+#pragma unroll
+        for (int j = 0; j < HD / 2; j++) out[j] *= shrink[j / 2 % 2];
+    };
+    const auto add_values = [&](int i) {
+#pragma unroll
+        for (int k = 0; k < KEYS / 16; k++) wgmma_bf16_rows_t<HD>(out, weights[k], wgmma_descriptor_t(s.values[i % STAGES][0] + k * 16 * LINE, KEYS * LINE));
+        wgmma_commit();
+    };
+    for (int i = 0; i + 1 < rounds; i++) {
+        settle(i);
+        mbar_wait(&s.keys_full[(i + 1) % STAGES], (i + 1) / STAGES & 1);
+        mbar_wait(&s.values_full[i % STAGES], i / STAGES & 1);
+        wgmma_fence();
+        scores(score, q, s.keys[(i + 1) % STAGES][0]);
+        add_values(i);
+        wgmma_wait<1>();
+        if (elected) mbar_arrive(&s.keys_empty[(i + 1) % STAGES]);
+    }
+    settle(rounds - 1);
+    mbar_wait(&s.values_full[(rounds - 1) % STAGES], (rounds - 1) / STAGES & 1);
+    wgmma_fence();
+    add_values(rounds - 1);
+    wgmma_wait<0>();
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float inverse = 1.0f / attention_total(sum[r]);
+        if (row + g + 8 * r >= tile.rows) continue;
+#pragma unroll
+        for (int j = 0; j < HD / 8; j++)
+            *(u32 *)(p.z + image_at(p.R, tile.row + row + g + 8 * r, head * HD + j * 8 + 2 * t)) = pack(out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
+    }
+}
+
+} // namespace
+
+// attend_decode_90: grid of resident blocks; see attend_decode.cu.
+KERNEL(WARPS *WARP, 2, attend_decode_90, DecodeParams) {
+    DYNAMIC_SHARED(memory);
+    decode(p, memory);
+}
+
+// attend_prefill_90: grid (tiles of up to 128 rows, heads).
+KERNEL((GROUPS + 1) * WARPGROUP, 1, attend_prefill_90, PrefillParams) {
+    DYNAMIC_SHARED(memory);
+    PrefillShared &s = *reinterpret_cast<PrefillShared *>(memory);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            mbar_init(&s.keys_full[i], 1), mbar_init(&s.keys_empty[i], GROUPS);
+            mbar_init(&s.values_full[i], 1), mbar_init(&s.values_empty[i], GROUPS);
+        }
+        mbar_init_fence();
+    }
+    __syncthreads();
+    griddep_wait();
+    griddep_launch();
+    const QueryTile tile = p.tiles[gridDim.x - 1 - blockIdx.x]; // late rows see the most: they begin first
+    const int head = blockIdx.y;
+    if (threadIdx.x < WARPGROUP) {
+        setmaxnreg_dec<40>();
+        if (warp_id() == 0) produce(p, s, p.pages.table + tile.list, head / (p.heads / p.pages.kv_heads), tile.slot + tile.rows);
+    } else {
+        setmaxnreg_inc<232>();
+        consume(p, s, tile, head);
+    }
+}
+
+#endif
