@@ -18,7 +18,7 @@ import (
 )
 
 // llama loads a checkpoint on the CPU.
-func llama(t *testing.T, dir fs.FS) (engine.Model, kernels.Device) {
+func llama(t testing.TB, dir fs.FS) (engine.Model, kernels.Device) {
 	t.Helper()
 	cfg, err := model.LoadConfig(dir)
 	if err != nil {

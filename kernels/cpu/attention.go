@@ -53,7 +53,7 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 	if l.RoPE != nil {
 		d.work.rope.prepare(d, l.RoPE)
 	}
-	d.pool.each(t, func(_, row int) {
+	d.each(t, t*(q.width+k.width), func(_, row int) {
 		for _, x := range [2][]float32{q.row(row), k.row(row)} {
 			for ; len(x) > 0; x = x[l.HeadDim:] {
 				head := x[:l.HeadDim]
@@ -96,14 +96,21 @@ func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
 	}
 	q := qa.(*act)
 	z := d.work.z.resize(len(d.batch.Token), l.Heads*l.HeadDim)
-	for i := range d.batch.Spans[l.Group] {
-		s := &d.batch.Spans[l.Group][i]
-		d.pool.each(int(s.Rows)*l.KVHeads, func(worker, unit int) {
-			// Late rows see the most: they go first, so that no thread is left with them at the end.
-			row, head := int(s.Row+s.Rows)-1-unit/l.KVHeads, unit%l.KVHeads
-			d.attendRow(worker, l, s, head, int(d.batch.Pos[row]-s.Base)+1, q.row(row), z.row(row))
-		})
+	t, spans := len(d.batch.Token), d.batch.Spans[l.Group]
+	spanOf, slots := d.work.spanOf[:0], 0 // slots that all rows see together
+	for i := range spans {
+		for row := spans[i].Row; row < spans[i].Row+spans[i].Rows; row++ {
+			spanOf = append(spanOf, int32(i))
+			slots += int(d.batch.Pos[row]-spans[i].Base) + 1
+		}
 	}
+	d.work.spanOf = spanOf
+	d.each(t*l.KVHeads, 2*slots*l.Heads*l.HeadDim, func(worker, unit int) {
+		// Late rows of a prompt see the most: they go first, so that no thread is left with them at the end.
+		row, head := t-1-unit/l.KVHeads, unit%l.KVHeads
+		s := &spans[spanOf[row]]
+		d.attendRow(worker, l, s, head, int(d.batch.Pos[row]-s.Base)+1, q.row(row), z.row(row))
+	})
 	d.tap(l.Layer, kernels.HookZ, z)
 	return z
 }
@@ -224,7 +231,8 @@ func (r *ropeTable) prepare(d *Device, frequencies []float64) {
 	t := len(d.batch.Token)
 	r.cos.resize(t, len(frequencies))
 	r.sin.resize(t, len(frequencies))
-	d.pool.each(t, func(_, row int) {
+	const sincos = 32 // as many multiplications
+	d.each(t, t*len(frequencies)*sincos, func(_, row int) {
 		for i, f := range frequencies {
 			sin, cos := math.Sincos(float64(d.batch.Pos[row]) * f)
 			r.sin.row(row)[i], r.cos.row(row)[i] = float32(sin), float32(cos)

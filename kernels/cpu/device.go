@@ -52,8 +52,8 @@ type workspace struct {
 	route                    routing
 	rope                     ropeTable
 	head, vocab              act
-	adjusted                 []float32
-	candidates               []candidate
+	spanOf                   []int32     // [T] of the group that attends
+	draws                    []drawer    // per worker
 	scores                   [][]float32 // per worker
 	rows                     [][]float32 // per worker: converted weights or keys
 	jobs                     []product
@@ -82,6 +82,7 @@ func New(o Options) *Device {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
 	d := &Device{pool: newPool(o.Threads)}
+	d.work.draws = make([]drawer, o.Threads)
 	d.work.scores = make([][]float32, o.Threads)
 	d.work.rows = make([][]float32, o.Threads)
 	return d

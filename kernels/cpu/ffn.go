@@ -165,11 +165,6 @@ func (d *Device) swiGLU(a *act) {
 		to := min(from+piece, f)
 		simd.SwiGLU(row[from:to], row[f+from:f+to])
 	}
-	if rows*pieces < 4 {
-		for i := range rows * pieces {
-			do(0, i)
-		}
-		return
-	}
-	d.pool.each(rows*pieces, do)
+	const exp = 8 // as many multiplications
+	d.each(rows*pieces, rows*f*exp, do)
 }

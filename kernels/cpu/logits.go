@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"fmt"
 	"math"
 
 	"chulengo/kernels"
@@ -29,39 +30,47 @@ func (d *Device) Logits(l *kernels.Head, xa kernels.Act) {
 		d.part(y, h, 0, l.Out, 0, 0)
 		d.multiply()
 		d.tapWanted(kernels.HookLogits, first, y)
-		for i := range wants {
-			d.outs[first+i] = d.answer(&wants[i], y.row(i))
+		errs := make([]error, len(wants))
+		d.each(len(wants), len(wants)*vocab*answerWork, func(worker, i int) {
+			d.outs[first+i], errs[i] = d.work.draws[worker].answer(&wants[i], y.row(i))
+		})
+		for _, err := range errs {
+			if err != nil {
+				d.fail("%w", err)
+			}
 		}
 	}
 }
 
+// answerWork is about how many multiplications one logit of an answer costs as much as: two exponentials.
+const answerWork = 64
+
+// drawer is what one thread needs to draw.
+type drawer struct {
+	adjusted   []float32
+	candidates []candidate
+}
+
 // answer draws, scores and ranks one row of logits [V].
-func (d *Device) answer(w *kernels.Want, logits []float32) kernels.Out {
-	out := kernels.Out{Token: -1}
+func (d *drawer) answer(w *kernels.Want, logits []float32) (out kernels.Out, err error) {
+	out.Token = -1
 	if w.Sample == nil && w.Score < 0 && w.Top <= 0 {
-		return out
+		return out, nil
 	}
 	if int(w.Score) >= len(logits) {
-		d.fail("row %d: want a scored id below %d, got %d", w.Row, len(logits), w.Score)
-		return out
+		return out, fmt.Errorf("row %d: want a scored id below %d, got %d", w.Row, len(logits), w.Score)
 	}
 	best, ok := largest(logits)
 	if !ok {
-		d.fail("row %d: want finite logits, got %v for id %d", w.Row, logits[best], best)
-		return out
+		return out, fmt.Errorf("row %d: want finite logits, got %v for id %d", w.Row, logits[best], best)
 	}
 	// Log-probabilities are of the plain logits.
-	var sum float64
-	for _, v := range logits {
-		sum += math.Exp(float64(v) - float64(logits[best]))
-	}
-	total := float64(logits[best]) + math.Log(sum)
+	total := float64(logits[best]) + math.Log(expSum(logits, logits[best]))
 	logProb := func(id int32) float32 { return float32(float64(logits[id]) - total) }
 	if w.Sample != nil {
 		id, err := d.draw(w.Sample, logits)
 		if err != nil {
-			d.fail("row %d: %w", w.Row, err)
-			return out
+			return out, fmt.Errorf("row %d: %w", w.Row, err)
 		}
 		out.Token, out.LogProb = id, logProb(id)
 	}
@@ -69,7 +78,7 @@ func (d *Device) answer(w *kernels.Want, logits []float32) kernels.Out {
 		out.Score = logProb(w.Score)
 	}
 	if n := min(int(w.Top), len(logits)); n > 0 {
-		top := d.work.candidates[:0]
+		top := d.candidates[:0]
 		for id, v := range logits {
 			c := candidate{id: int32(id), logit: v}
 			if len(top) == n && !c.before(top[n-1]) {
@@ -87,9 +96,34 @@ func (d *Device) answer(w *kernels.Want, logits []float32) kernels.Out {
 		for _, c := range top {
 			out.Top = append(out.Top, kernels.TokenLogProb{ID: c.id, LogProb: logProb(c.id)})
 		}
-		d.work.candidates = top[:0]
+		d.candidates = top[:0]
 	}
-	return out
+	return out, nil
+}
+
+// expTable are 2^(i/64).
+var expTable = func() (t [64]float64) {
+	for i := range t {
+		t[i] = math.Exp2(float64(i) / 64)
+	}
+	return t
+}()
+
+// expSum is Σ exp(x - best), where best is the largest of x. Its relative error is below 1e-12: less than a log-probability
+// in float32 can show, and found several times faster than with math.Exp.
+func expSum(x []float32, best float32) (sum float64) {
+	const step = math.Ln2 / 64
+	for _, v := range x {
+		power := float64(v) - float64(best)
+		if power < -700 {
+			continue // less than 1e-304
+		}
+		n := int64(power*(1/step) - 0.5) // rounded, as power is not positive
+		r := power - float64(n)*step     // within half a step: the next term of exp's series is below 1e-13
+		e := 1 + r*(1+r*(1./2+r*(1./6+r*(1./24))))
+		sum += e * expTable[n&63] * math.Float64frombits(uint64(1023+n>>6)<<52)
+	}
+	return sum
 }
 
 // largest is the index of the largest value, the lowest among equals; ok is false, and the index that of the culprit, if

@@ -74,16 +74,21 @@ func (t *task) work(worker int) {
 	}
 }
 
-// eachRow runs do for every row of a, on all threads if there is enough to do.
-func (d *Device) eachRow(a *act, do func(row int)) {
-	rows := len(a.data) / a.width
-	if len(a.data) >= serialWork {
-		d.pool.each(rows, func(_, row int) { do(row) })
+// each runs do(worker, i) for every i in [0, n), on all threads if there is enough to do; work is the number of
+// multiplications, or what takes as long.
+func (d *Device) each(n, work int, do func(worker, i int)) {
+	if work >= serialWork {
+		d.pool.each(n, do)
 		return
 	}
-	for row := range rows {
-		do(row)
+	for i := range n {
+		do(0, i)
 	}
+}
+
+// eachRow runs do for every row of a, a few operations for each value.
+func (d *Device) eachRow(a *act, do func(row int)) {
+	d.each(len(a.data)/a.width, len(a.data), func(_, row int) { do(row) })
 }
 
 func (p *pool) close() { p.once.Do(func() { close(p.tasks) }) }

@@ -63,13 +63,7 @@ func (d *Device) multiply() {
 		u := units[i]
 		d.band(worker, &jobs[u.job], u.from, u.to)
 	}
-	if work < serialWork {
-		for i := range units {
-			do(0, i)
-		}
-		return
-	}
-	d.pool.each(len(units), do)
+	d.each(len(units), work, do)
 }
 
 // band computes outputs [from, to) of a product for all of its rows.

@@ -23,9 +23,9 @@ func (c candidate) before(other candidate) bool {
 }
 
 // draw picks an id from logits [V] as kernels.Sampler says. logits are not changed.
-func (d *Device) draw(s *kernels.Sampler, logits []float32) (int32, error) {
-	d.work.adjusted = append(d.work.adjusted[:0], logits...)
-	x := d.work.adjusted
+func (d *drawer) draw(s *kernels.Sampler, logits []float32) (int32, error) {
+	d.adjusted = append(d.adjusted[:0], logits...)
+	x := d.adjusted
 	for _, a := range s.Adjust {
 		if a.ID < 0 || int(a.ID) >= len(x) {
 			return 0, fmt.Errorf("sampling: want an adjusted id below %d, got %d", len(x), a.ID)
@@ -80,15 +80,20 @@ func (d *Device) draw(s *kernels.Sampler, logits []float32) (int32, error) {
 }
 
 // weigh lists the ids whose weight at a temperature is not zero, in id order.
-func (d *Device) weigh(x []float32, best, temperature float32) []candidate {
-	list := d.work.candidates[:0]
+func (d *drawer) weigh(x []float32, best, temperature float32) []candidate {
+	list := d.candidates[:0]
+	const least = -23 // exp of less is below 2⁻³³, half a unit
 	for id, v := range x {
-		w := math.Exp((float64(v) - float64(best)) / float64(temperature))
+		power := (float64(v) - float64(best)) / float64(temperature)
+		if power < least {
+			continue
+		}
+		w := math.Exp(power)
 		if n := uint64(w*(1<<32) + 0.5); n > 0 {
 			list = append(list, candidate{int32(id), v, n})
 		}
 	}
-	d.work.candidates = list
+	d.candidates = list
 	return list
 }
 

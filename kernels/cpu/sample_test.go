@@ -31,7 +31,7 @@ func TestPhilox(t *testing.T) {
 }
 
 // allowed draws many times and reports the ids seen.
-func allowed(t *testing.T, d *Device, s kernels.Sampler, logits []float32) []int32 {
+func allowed(t *testing.T, d *drawer, s kernels.Sampler, logits []float32) []int32 {
 	t.Helper()
 	seen := map[int32]bool{}
 	for i := range 4000 {
@@ -51,8 +51,7 @@ func allowed(t *testing.T, d *Device, s kernels.Sampler, logits []float32) []int
 }
 
 func TestFilters(t *testing.T) {
-	d := New(Options{Threads: 1})
-	defer d.Close()
+	d := &drawer{}
 	ln := func(p ...float64) (x []float32) {
 		for _, v := range p {
 			x = append(x, float32(math.Log(v)))
@@ -107,8 +106,7 @@ func TestFilters(t *testing.T) {
 
 // Frequencies of many draws agree with the probabilities: χ² with 9 degrees of freedom stays below its 99.9 % point.
 func TestDrawsFollowTheDistribution(t *testing.T) {
-	d := New(Options{Threads: 1})
-	defer d.Close()
+	d := &drawer{}
 	r := rand.New(rand.NewPCG(3, 4))
 	logits := make([]float32, 10)
 	for i := range logits {
@@ -140,11 +138,12 @@ func TestDrawsFollowTheDistribution(t *testing.T) {
 }
 
 func TestAnswer(t *testing.T) {
-	d := New(Options{Threads: 1})
-	defer d.Close()
-	d.err = nil
+	d := &drawer{}
 	logits := []float32{1, 4, 4, -2, 3}
-	out := d.answer(&kernels.Want{Score: 3, Top: 3, Sample: &kernels.Sampler{Adjust: []kernels.Adjust{{ID: 4, Add: 50}}}}, logits)
+	out, err := d.answer(&kernels.Want{Score: 3, Top: 3, Sample: &kernels.Sampler{Adjust: []kernels.Adjust{{ID: 4, Add: 50}}}}, logits)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var sum float64
 	for _, v := range logits {
 		sum += math.Exp(float64(v))
@@ -157,13 +156,39 @@ func TestAnswer(t *testing.T) {
 	if len(out.Top) != 3 || out.Top[0].ID != 1 || out.Top[1].ID != 2 || out.Top[2].ID != 4 || !close(out.Top[0].LogProb, at(1)) {
 		t.Errorf("top: got %+v, want ids 1, 2, 4", out.Top)
 	}
-	if out := d.answer(&kernels.Want{Score: -1, Top: 50}, logits); len(out.Top) != 5 || out.Token != -1 {
+	if out, err := d.answer(&kernels.Want{Score: -1, Top: 50}, logits); err != nil || len(out.Top) != 5 || out.Token != -1 {
 		t.Errorf("without a sampler: got %+v", out)
 	}
 	for _, bad := range [][]float32{{1, float32(math.NaN())}, {1, float32(math.Inf(1))}, {float32(math.Inf(-1)), float32(math.Inf(-1))}} {
-		d.err = nil
-		if d.answer(&kernels.Want{Score: -1, Sample: &kernels.Sampler{}}, bad); d.err == nil {
+		if _, err := d.answer(&kernels.Want{Score: -1, Sample: &kernels.Sampler{}}, bad); err == nil {
 			t.Errorf("%v: want an error", bad)
+		}
+	}
+}
+
+func TestExpSum(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for _, spread := range []float64{0, 1e-3, 1, 30, 2000} {
+		for range 2000 {
+			x := make([]float32, 1+r.IntN(4))
+			for i := range x {
+				x[i] = float32(spread * (r.Float64() - 0.5))
+			}
+			best, _ := largest(x)
+			want := 0.0
+			for _, v := range x {
+				want += math.Exp(float64(v) - float64(x[best]))
+			}
+			if got := expSum(x, x[best]); math.Abs(got-want) > 1e-12*want {
+				t.Fatalf("%v: got %v, want %v", x, got, want)
+			}
+		}
+	}
+	// Far below the largest, term by term.
+	for power := float32(-0.001); power > -690; power *= 1.01 {
+		got, want := expSum([]float32{power}, 0), math.Exp(float64(power))
+		if math.Abs(got-want) > 1e-12*want {
+			t.Fatalf("exp(%v): got %v, want %v", power, got, want)
 		}
 	}
 }
