@@ -162,7 +162,7 @@ __device__ __forceinline__ int decode_split_keys(int length) {
 // decode_meet adds what the N warps of a block found in a split of a head, relative to the largest score of all.
 template <int N, int WIDTH>
 __device__ __forceinline__ void decode_meet(const DecodeParams &p, int split, int head, int group, const float (&largest_of)[N][16], const float (&sum_of)[N][16], const float (&out_of)[N][16][WIDTH]) {
-    for (int i = threadIdx.x; i < group * p.pages.head_dim; i += blockDim.x) {
+    for (int i = threadIdx.x; i < group * p.pages.head_dim; i += N * WARP) {
         const int r = i / p.pages.head_dim, d = i % p.pages.head_dim;
         float largest = largest_of[0][r];
         for (int v = 1; v < N; v++) largest = fmaxf(largest, largest_of[v][r]);

@@ -16,85 +16,95 @@ __device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, i
     return (const u8 *)(at + (half * p.page_tokens + slot % p.page_tokens) * TILE);
 }
 
-// ---- decode: a block has a split of one key/value head, each warp a ring of its own ----
+// ---- decode: a block has a split of one key/value head ----
+//
+// One warp keeps a ring of stages of 64 keys and values on their way, also from one split to the next; four warps take 16
+// keys of a stage each.
 
 constexpr int WARPS = 4;
-constexpr int DECODE_KEYS = 16; // of a warp at a time
-constexpr int DECODE_STAGES = 3;
+constexpr int DECODE_KEYS = 64, WARP_KEYS = DECODE_KEYS / WARPS;
+constexpr int DECODE_STAGES = 2;
 constexpr int MAX_ROWS = 64;
 
 struct DecodeShared {
-    union {
-        u8 kv[WARPS][DECODE_STAGES][2][HALVES][DECODE_KEYS * LINE];
-        float out[WARPS][16][HD + 4]; // when the warps' results meet
-    };
+    u8 kv[DECODE_STAGES][2][HALVES][DECODE_KEYS * LINE];
+    float out[WARPS][16][HD + 4]; // where the warps' results meet
     float largest[WARPS][16], sum[WARPS][16];
-    u64 full[WARPS][DECODE_STAGES];
+    u64 full[DECODE_STAGES], empty[DECODE_STAGES];
     int first_split[MAX_ROWS + 1];
 };
 
-struct DecodeTile { // where a piece of 16 bytes lies in shared memory
+struct DecodeTile { // where a piece of 16 bytes of a stage lies
     __device__ __forceinline__ int operator()(int line, int piece) const { return piece / 8 * DECODE_KEYS * LINE + line * LINE + ((piece % 8) ^ (line & 7)) * PIECE; }
 };
 
-__device__ __forceinline__ void decode(const DecodeParams &p, u8 *memory) {
-    DecodeShared &s = *reinterpret_cast<DecodeShared *>(memory);
-    const int rows = *p.rows, w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
-    for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.first_split[i];
-    if (l == 0)
-        for (int i = 0; i < DECODE_STAGES; i++) mbar_init(&s.full[w][i], 1);
-    if (l == 0) mbar_init_fence();
-    __syncthreads();
-    // What says where the keys lie is there since before the step, and so are all keys but the rows' own: the first copies
-    // need not wait for the kernels before this one.
-    bool waited = false;
-    int issued = 0, taken = 0; // stages of this warp
-    const int items = s.first_split[rows] * p.pages.kv_heads;
-    for (int item = blockIdx.x; item < items; item += gridDim.x) {
-        const int split = item / p.pages.kv_heads, head = item % p.pages.kv_heads;
-        int row = 0;
-        while (s.first_split[row + 1] <= split) row++;
-        const int length = p.length[row], each = decode_split_keys(length);
-        const int begin = (split - s.first_split[row]) * each + w * DECODE_KEYS, end = min((split - s.first_split[row] + 1) * each, length);
-        const int *table = p.pages.table + p.list[row];
-        const int rounds = ceil_div(max(end - begin, 0), WARPS * DECODE_KEYS);
-        const auto load = [&](int i) { // lane 0; pages hold whole tiles of 16
-            const int first = begin + i * WARPS * DECODE_KEYS, lines = min(end - first, DECODE_KEYS), slot = issued++ % DECODE_STAGES;
-            mbar_expect_tx(&s.full[w][slot], 2 * HALVES * lines * LINE);
-            for (int which = 0; which < 2; which++)
-                for (int half = 0; half < HALVES; half++)
-                    bulk_load(s.kv[w][slot][which][half], tile_of(p.pages, table, which, head, first, half), lines * LINE, &s.full[w][slot]);
-        };
-        int ahead = 0;
-        if (!waited) {
-            for (; ahead < min(rounds, DECODE_STAGES - 1) && min(begin + ahead * WARPS * DECODE_KEYS + DECODE_KEYS, end) < length; ahead++)
-                if (l == 0) load(ahead);
-            griddep_wait();
-            griddep_launch();
-            waited = true;
-        }
-        for (; ahead < min(rounds, DECODE_STAGES - 1); ahead++)
-            if (l == 0) load(ahead);
+// DecodeItem is a split of a key/value head: keys begin..end-1 of a row.
+struct DecodeItem {
+    int split, head, row, begin, end, length;
+    const int *table;
+};
 
+__device__ __forceinline__ DecodeItem decode_item(const DecodeParams &p, const DecodeShared &s, int item) {
+    DecodeItem it;
+    it.split = item / p.pages.kv_heads, it.head = item % p.pages.kv_heads, it.row = 0;
+    while (s.first_split[it.row + 1] <= it.split) it.row++;
+    it.length = p.length[it.row];
+    const int each = decode_split_keys(it.length);
+    it.begin = (it.split - s.first_split[it.row]) * each;
+    it.end = min(it.begin + each, it.length);
+    it.table = p.pages.table + p.list[it.row];
+    return it;
+}
+
+// decode_produce is one warp. What says where the keys lie is there since before the step, and so are all keys but the rows'
+// own: copies of the others need not wait for the kernels before this one.
+__device__ __forceinline__ void decode_produce(const DecodeParams &p, DecodeShared &s, int items) {
+    const int l = lane_id(), step = min(p.pages.page_tokens, DECODE_KEYS);
+    bool waited = false;
+    int n = 0; // stages issued
+    for (int i = blockIdx.x; i < items; i += gridDim.x) {
+        const DecodeItem it = decode_item(p, s, i);
+        for (int first = it.begin; first < it.end; first += DECODE_KEYS, n++) {
+            const int slot = n % DECODE_STAGES, lines = min(it.end - first, DECODE_KEYS);
+            if (!waited && first + lines == it.length) {
+                griddep_wait();
+                waited = true;
+            }
+            if (n >= DECODE_STAGES) mbar_wait(&s.empty[slot], (n / DECODE_STAGES - 1) & 1);
+            if (lines < DECODE_KEYS) // what a weight of 0 meets must be a number
+                for (int j = l; j < (DECODE_KEYS - lines) * 8 * HALVES; j += WARP)
+                    *(uint4 *)(s.kv[slot][1][j % HALVES] + lines * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
+            __syncwarp();
+            if (l == 0) mbar_expect_tx(&s.full[slot], 2 * HALVES * lines * LINE);
+            __syncwarp();
+            for (int j = l; j < ceil_div(lines, step) * 2 * HALVES; j += WARP) {
+                const int line = j / (2 * HALVES) * step, which = j / HALVES % 2, half = j % HALVES;
+                bulk_load(s.kv[slot][which][half] + line * LINE, tile_of(p.pages, it.table, which, it.head, first + line, half), min(step, lines - line) * LINE, &s.full[slot]);
+            }
+        }
+    }
+    if (!waited) griddep_wait();
+}
+
+__device__ __forceinline__ void decode_consume(const DecodeParams &p, DecodeShared &s, int items) {
+    const int w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
+    griddep_wait();
+    int n = 0;
+    for (int i = blockIdx.x; i < items; i += gridDim.x) {
+        const DecodeItem it = decode_item(p, s, i);
         u32 q[HD / 16][4];
-        attention_query<HD>(q, HD, [&](int r) -> const bf16 * { return r < group ? p.q + (u64(row) * p.heads + head * group + r) * HD : nullptr; });
+        attention_query<HD>(q, HD, [&](int r) -> const bf16 * { return r < group ? p.q + (u64(it.row) * p.heads + it.head * group + r) * HD : nullptr; });
         Attention<HD> a;
         attention_begin(a);
-        for (int i = 0; i < rounds; i++, taken++) {
-            if (i + DECODE_STAGES - 1 < rounds && l == 0) load(i + DECODE_STAGES - 1); // the stage before this one was read
-            const int slot = taken % DECODE_STAGES, seen = min(end - (begin + i * WARPS * DECODE_KEYS), DECODE_KEYS);
-            mbar_wait(&s.full[w][slot], taken / DECODE_STAGES & 1);
-            u8 *values = s.kv[w][slot][1][0];
-            if (seen < DECODE_KEYS) { // what a weight of 0 meets must be a number
-                for (int j = l; j < (DECODE_KEYS - seen) * HALVES * 8; j += WARP)
-                    *(uint4 *)(values + j / ((DECODE_KEYS - seen) * 8) * DECODE_KEYS * LINE + seen * LINE + j % ((DECODE_KEYS - seen) * 8) * PIECE) = make_uint4(0, 0, 0, 0);
-                __syncwarp();
-            }
+        for (int first = it.begin; first < it.end; first += DECODE_KEYS, n++) {
+            const int slot = n % DECODE_STAGES, seen = min(it.end - first - w * WARP_KEYS, WARP_KEYS);
+            mbar_wait(&s.full[slot], n / DECODE_STAGES & 1);
             const int limit[2] = {seen, seen};
-            attention_keys<HD, DECODE_KEYS>(a, q, s.kv[w][slot][0][0], values, p.scale, limit, DecodeTile());
+            if (seen > 0)
+                attention_keys<HD, WARP_KEYS>(a, q, s.kv[slot][0][0] + w * WARP_KEYS * LINE, s.kv[slot][1][0] + w * WARP_KEYS * LINE, p.scale, limit, DecodeTile());
             __syncwarp();
+            if (l == 0) mbar_arrive(&s.empty[slot]);
         }
-        __syncthreads(); // the ring becomes the meeting place
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             const float sum = attention_total(a.sum[r]);
@@ -102,14 +112,9 @@ __device__ __forceinline__ void decode(const DecodeParams &p, u8 *memory) {
 #pragma unroll
             for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
         }
-        __syncthreads();
-        decode_meet<WARPS>(p, split, head, group, s.largest, s.sum, s.out);
-        fence_proxy_async(); // before copies overwrite what was written here
-        __syncthreads();
-    }
-    if (!waited) {
-        griddep_wait();
-        griddep_launch();
+        bar_sync(1, WARPS * WARP);
+        decode_meet<WARPS>(p, it.split, it.head, group, s.largest, s.sum, s.out);
+        bar_sync(1, WARPS * WARP);
     }
 }
 
@@ -171,26 +176,31 @@ __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], float scale, int see
         for (int i = 0; i < KEYS / 2; i++)
             if (i / 4 * 8 + 2 * t + i % 2 >= seen + i / 2 % 2 * 8) s[i] = -INFINITY;
     }
+    // Four chains for each row: one would be slower than the tensor cores.
+    constexpr int CHAINS = 4;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        float most = largest[r];
+        float most[CHAINS];
 #pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) most = fmaxf(most, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-        const float origin = most == -INFINITY ? 0.0f : most * scale; // nothing seen so far: every weight is 0
+        for (int j = 0; j < KEYS / 8; j++) {
+            const float two = fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]);
+            most[j % CHAINS] = j < CHAINS ? two : fmaxf(most[j % CHAINS], two);
+        }
+        float all = fmaxf(largest[r], fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])));
+        all = fmaxf(all, __shfl_xor_sync(0xffffffffu, all, 1));
+        all = fmaxf(all, __shfl_xor_sync(0xffffffffu, all, 2));
+        const float origin = all == -INFINITY ? 0.0f : all * scale; // nothing seen so far: every weight is 0
         shrink[r] = exp2_approx(largest[r] * scale - origin);
-        largest[r] = most;
-        float total = sum[r] * shrink[r];
+        largest[r] = all;
+        float total[CHAINS] = {sum[r] * shrink[r], 0, 0, 0};
 #pragma unroll
-        for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-            for (int c = 0; c < 2; c++) {
-                float &v = s[4 * j + 2 * r + c];
-                v = exp2_approx(fmaf(v, scale, -origin));
-                total += v;
-            }
-        sum[r] = total;
+        for (int j = 0; j < KEYS / 8; j++) {
+            float &x = s[4 * j + 2 * r], &y = s[4 * j + 2 * r + 1];
+            x = exp2_approx(fmaf(x, scale, -origin));
+            y = exp2_approx(fmaf(y, scale, -origin));
+            total[j % CHAINS] += x + y;
+        }
+        sum[r] = (total[0] + total[1]) + (total[2] + total[3]);
     }
 }
 
@@ -236,13 +246,18 @@ __device__ __forceinline__ void consume(const PrefillParams &p, PrefillShared &s
         for (int k = 0; k < KEYS / 16; k++) wgmma_bf16_rows_t<HD>(out, weights[k], wgmma_descriptor_t(s.values[i % STAGES][0] + k * 16 * LINE, KEYS * LINE));
         wgmma_commit();
     };
+    // The warpgroups take turns at the tensor cores, so that one weighs while the other multiplies.
+    constexpr int TURN = 1 + GROUPS;
+    if (group == 1 && rounds > 1) bar_arrive(TURN, GROUPS * WARPGROUP);
     for (int i = 0; i + 1 < rounds; i++) {
         settle(i);
         mbar_wait(&s.keys_full[(i + 1) % STAGES], (i + 1) / STAGES & 1);
         mbar_wait(&s.values_full[i % STAGES], i / STAGES & 1);
+        bar_sync(TURN + group, GROUPS * WARPGROUP);
         wgmma_fence();
         scores(score, q, s.keys[(i + 1) % STAGES][0]);
         add_values(i);
+        if (group == 0 || i + 2 < rounds) bar_arrive(TURN + 1 - group, GROUPS * WARPGROUP);
         wgmma_wait<1>();
         if (elected) mbar_arrive(&s.keys_empty[(i + 1) % STAGES]);
     }
@@ -264,9 +279,20 @@ __device__ __forceinline__ void consume(const PrefillParams &p, PrefillShared &s
 } // namespace
 
 // attend_decode_90: grid of resident blocks; see attend_decode.cu.
-KERNEL(WARPS *WARP, 2, attend_decode_90, DecodeParams) {
+KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, DecodeParams) {
     DYNAMIC_SHARED(memory);
-    decode(p, memory);
+    DecodeShared &s = *reinterpret_cast<DecodeShared *>(memory);
+    const int rows = *p.rows;
+    for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.first_split[i];
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < DECODE_STAGES; i++) mbar_init(&s.full[i], 1), mbar_init(&s.empty[i], WARPS);
+        mbar_init_fence();
+    }
+    __syncthreads();
+    griddep_launch();
+    const int items = s.first_split[rows] * p.pages.kv_heads;
+    if (warp_id() == WARPS) decode_produce(p, s, items);
+    else decode_consume(p, s, items);
 }
 
 // attend_prefill_90: grid (tiles of up to 128 rows, heads).

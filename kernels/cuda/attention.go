@@ -59,6 +59,15 @@ func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, eps 
 	}
 }
 
+// normRows normalises the rows of a phase; in decode it first adds what is due.
+func (d *Device) normRows(p *phase, x *residual, n *normParams) {
+	name := "norm_rows"
+	if p.decode {
+		name = "rms_norm"
+	}
+	launch(d, name, p.grid, 1, 4*x.d, n)
+}
+
 // due is what is pending for a phase: prefill adds at once.
 func (x *residual) due(p *phase) [2]slots {
 	if p.decode {
@@ -86,7 +95,7 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 	w := weightOf(l.QKV)
 	for i, p := range d.phases {
 		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
-		launch(d, "rms_norm", p.grid, 1, 4*x.d, &n)
+		d.normRows(p, x, &n)
 		d.tapImage(p, l.Layer, kernels.HookAttnNorm, h, x.d)
 
 		var qkv slots
@@ -124,7 +133,7 @@ func (d *Device) ropeAppend(p *phase, l *kernels.Attn, w *weight, qkv slots, q p
 		qkv: qkv, pos: p.pos, slot: p.group[l.Group].slot, rows: p.decodeCount(), q: q,
 		pages: d.kv.data[l.Group], pageStride: uint64(d.kv.spec.PageBytes(l.Group) / 2), layerAt: d.kv.layerAt(l.Slot),
 		eps: l.Eps, heads: int32(l.Heads), kvHeads: int32(l.KVHeads), headDim: int32(l.HeadDim), pageTokens: int32(d.kv.spec.PageTokens),
-		kAt: int32(w.first[1]), vAt: int32(w.first[2]), tiled: d.kv.layout(), steps: ropeRotate | ropeAppend,
+		kAt: int32(w.first[1]), vAt: int32(w.first[2]), tiled: d.kv.layout(),
 	}
 	if l.QKNorm {
 		params.qkNorm = 1
@@ -135,19 +144,24 @@ func (d *Device) ropeAppend(p *phase, l *kernels.Attn, w *weight, qkv slots, q p
 	if l.RoPE != nil {
 		params.table = d.ropeTable(p, l.RoPE)
 	}
-	grid := ceil(l.Heads+2*l.KVHeads, 4)
+	run := func(steps int32) {
+		params.steps = steps
+		if p.decode {
+			launch(d, "rope_append", p.grid, ceil(l.Heads+2*l.KVHeads, 4), 0, &params)
+		} else {
+			launch(d, "rope_append_rows", p.grid, 1, 0, &params)
+		}
+	}
 	if !d.open {
-		launch(d, "rope_append", p.grid, grid, 0, &params)
+		run(ropeRotate | ropeAppend)
 		return
 	}
 	width := l.KVHeads * l.HeadDim
 	params.k, params.v = d.mem(p.name+"k", 2*d.capacity(p)*width), d.mem(p.name+"v", 2*d.capacity(p)*width)
-	params.steps = ropeRotate
-	launch(d, "rope_append", p.grid, grid, 0, &params)
+	run(ropeRotate)
 	d.tapBF16(p, l.Layer, kernels.HookRotQ, q, l.Heads*l.HeadDim)
 	d.tapBF16(p, l.Layer, kernels.HookRotK, params.k, width)
-	params.steps = ropeAppend
-	launch(d, "rope_append", p.grid, grid, 0, &params)
+	run(ropeAppend)
 }
 
 // ropeTable is the step's cos and sin, computed when the first layer asks.

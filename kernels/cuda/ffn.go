@@ -26,36 +26,58 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 		return nil, nil
 	}
 	for i, p := range d.phases {
-		var params routeParams
-		h.at[i], params.norm = d.norm(p, "h", x, l.Norm, l.Eps)
 		to := &r.at[i]
 		to.expert, to.gate = d.mem(p.name+"expert", 4*d.capacity(p)), d.mem(p.name+"gate", 4*d.capacity(p))
-		params.router, params.logits = router.data, d.floats(p, "router", p.rows, experts)
-		params.expert, params.gate, params.status = to.expert, to.gate, d.mem("status", 256)
-		params.rows, params.experts = int32(p.grid), int32(experts)
+		params := routeParams{router: router.data, logits: d.floats(p, "router", p.rows, router.rows), expert: to.expert, gate: to.gate,
+			status: d.mem("status", 256), count: int32(p.rows), experts: int32(experts), ld: int32(router.rows)}
+		h.at[i], params.norm = d.norm(p, "h", x, l.Norm, l.Eps)
 		if p.decode {
 			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
 			params.scaled = to.scaled.at
-		}
-		step := func(steps int32) {
-			params.steps = steps
-			launch(d, "route_rows", min(p.grid, max(maxDecodeRows, d.gpu.sms)), 1, 4*x.d+lineBytes*int(params.norm.tiles), &params)
-		}
-		if !d.open {
-			step(routeNorm | routeLogits | routeChoose | routeScale)
+			d.routeDecode(p, l, x, h.at[i], params)
 		} else {
-			step(routeNorm)
-			d.tapImage(p, l.Layer, kernels.HookFFNNorm, h.at[i], x.d)
-			step(routeLogits)
-			d.tapFloats(p, l.Layer, kernels.HookRouterLogits, params.logits, experts, experts)
-			step(routeChoose)
-			d.tapInts(p, l.Layer, kernels.HookExpertIndex, to.expert)
-			d.tapFloats(p, l.Layer, kernels.HookExpertGate, to.gate, 1, 1)
-			step(routeScale)
+			d.routePrefill(p, l, x, h.at[i], router, params)
 		}
 	}
 	x.pending = [2]slots{}
 	return h, r
+}
+
+// routeDecode: everything in one launch, except where taps look in between.
+func (d *Device) routeDecode(p *phase, l *kernels.MoE, x *residual, h image, params routeParams) {
+	step := func(steps int32) {
+		params.steps = steps
+		launch(d, "route_rows", p.grid, 1, 4*x.d+lineBytes*h.tiles, &params)
+	}
+	if !d.open {
+		step(routeNorm | routeLogits | routeChoose | routeScale)
+		return
+	}
+	step(routeNorm)
+	d.tapImage(p, l.Layer, kernels.HookFFNNorm, h, x.d)
+	step(routeLogits)
+	d.tapFloats(p, l.Layer, kernels.HookRouterLogits, params.logits, int(params.ld), int(params.experts))
+	step(routeChoose)
+	d.tapInts(p, l.Layer, kernels.HookExpertIndex, params.expert)
+	d.tapFloats(p, l.Layer, kernels.HookExpertGate, params.gate, 1, 1)
+	step(routeScale)
+}
+
+// routePrefill: the router is a product like any other.
+func (d *Device) routePrefill(p *phase, l *kernels.MoE, x *residual, h image, router *weight, params routeParams) {
+	launch(d, "norm_rows", p.grid, 1, 4*x.d, &params.norm)
+	d.tapImage(p, l.Layer, kernels.HookFFNNorm, h, x.d)
+	d.gemm("store", router, h, p.rows, gemmParams{out: params.logits, ld: params.ld})
+	d.tapFloats(p, l.Layer, kernels.HookRouterLogits, params.logits, int(params.ld), int(params.experts))
+	params.steps = routeChoose
+	launch(d, "choose_rows", ceil(p.rows, 8), 1, 0, &params)
+	if !d.open {
+		return
+	}
+	d.tapInts(p, l.Layer, kernels.HookExpertIndex, params.expert)
+	d.tapFloats(p, l.Layer, kernels.HookExpertGate, params.gate, 1, 1)
+	params.steps = routeScale // checks what the taps left
+	launch(d, "choose_rows", ceil(p.rows, 8), 1, 0, &params)
 }
 
 // Experts implements kernels.Device.
@@ -168,7 +190,7 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 	f := ceil(gateUp.spec.Parts[0], tile) * tile
 	for _, p := range d.phases {
 		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
-		launch(d, "rms_norm", p.grid, 1, 4*x.d, &n)
+		d.normRows(p, x, &n)
 		d.tapImage(p, l.Layer, kernels.HookFFNNorm, h, x.d)
 		act := d.imageOf(p, "act", p.lines, f)
 		show := func(out ptr) { d.tapFloats(p, l.Layer, kernels.HookFFNOut, out, down.rows, x.d) }

@@ -57,6 +57,7 @@ type pair struct {
 	cpu, gpu *side
 	order    [kernels.Groups][]int
 	next     [kernels.Groups]int
+	tokens   int // in a page
 }
 
 const (
@@ -113,7 +114,7 @@ func dummyPair(t testing.TB, config map[string]any, o cuda.Options) *pair {
 
 func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.Device) (*model.Model, error)) *pair {
 	t.Helper()
-	p := &pair{}
+	p := &pair{tokens: pageTokens}
 	r := rand.New(rand.NewPCG(1, 2))
 	for g := range p.order {
 		p.order[g] = r.Perm(pages)
@@ -158,9 +159,10 @@ type piece struct {
 	tokens []int32
 }
 
-func extend(list []kernels.Page, slots int, page func() kernels.Page) []kernels.Page {
-	for len(list)*pageTokens < slots {
-		list = append(list, page())
+// extend gives a list of pages room for so many slots.
+func (p *pair) extend(group int, list []kernels.Page, slots int) []kernels.Page {
+	for len(list)*p.tokens < slots {
+		list = append(list, p.page(group))
 	}
 	return list
 }
@@ -173,7 +175,7 @@ func (s *side) batch(pieces []piece) *kernels.Batch {
 		if n == 1 && row == b.Decode && q.pos > 0 {
 			b.Decode++
 		}
-		q.global = extend(q.global, q.pos+n, func() kernels.Page { return p.page(kernels.GroupGlobal) })
+		q.global = p.extend(kernels.GroupGlobal, q.global, q.pos+n)
 		b.Spans[kernels.GroupGlobal] = append(b.Spans[kernels.GroupGlobal], kernels.Span{Row: int32(row), Rows: int32(n), Pages: q.global})
 		for at := q.pos; at < q.pos+n; {
 			c := at / chunk
@@ -181,7 +183,7 @@ func (s *side) batch(pieces []piece) *kernels.Batch {
 			if q.chunk == nil {
 				q.chunk = map[int][]kernels.Page{}
 			}
-			q.chunk[c] = extend(q.chunk[c], end-c*chunk, func() kernels.Page { return p.page(kernels.GroupChunked) })
+			q.chunk[c] = p.extend(kernels.GroupChunked, q.chunk[c], end-c*chunk)
 			b.Spans[kernels.GroupChunked] = append(b.Spans[kernels.GroupChunked],
 				kernels.Span{Row: int32(row + at - q.pos), Rows: int32(end - at), Base: int32(c * chunk), Pages: q.chunk[c]})
 			at = end

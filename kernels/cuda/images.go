@@ -20,16 +20,19 @@ type kernel struct {
 // table lists the entry points. Opening a device holds it against what the driver loaded.
 var table = map[string]kernel{
 	"embed_rows": {"norm", 256, 0},
+	"norm_rows":  {"norm", 512, maxWidth * 4},
 	"rms_norm":   {"norm", 512, maxWidth * 4},
 	"sum_slots":  {"norm", 256, 0},
 	"add_rows":   {"norm", 256, 0},
 
 	"route_rows":  {"route", 512, maxWidth * 6},
+	"choose_rows": {"route", 256, 0},
 	"sort_rows":   {"route", 1024, 0},
 	"gather_rows": {"route", 128, 0},
 
-	"rope_table":  {"rope", 128, 0},
-	"rope_append": {"rope", 128, 0},
+	"rope_table":       {"rope", 128, 0},
+	"rope_append":      {"rope", 128, 0},
+	"rope_append_rows": {"rope", 256, 0},
 
 	"stream_partial_8":  {"stream", 288, streamShared(8)},
 	"stream_partial_16": {"stream", 288, streamShared(16)},
@@ -57,7 +60,7 @@ var table = map[string]kernel{
 	"attend_prefill_64":  {"attend_prefill", 128, prefillShared(64)},
 	"attend_prefill_128": {"attend_prefill", 128, prefillShared(128)},
 
-	"attend_decode_90":  {"attend90", 128, fastDecodeShared},
+	"attend_decode_90":  {"attend90", 160, fastDecodeShared},
 	"attend_prefill_90": {"attend90", 384, fastPrefillShared},
 
 	"sample_rows":   {"sample", 512, 0},
@@ -77,7 +80,7 @@ func decodeShared(hd int) int { return max(4*3*2*16*hd*2, 4*16*(hd+4)*4) + 2*4*1
 
 // Sizes of attend90.cu's DecodeShared and PrefillShared.
 const (
-	fastDecodeShared  = 4*3*2*16*256 + 2*4*16*4 + 8*4*3 + 4*(64+1) + 4
+	fastDecodeShared  = 2*2*2*64*128 + 4*16*(128+4)*4 + 2*4*16*4 + 2*2*8 + 4*(64+1) + 4
 	fastPrefillShared = 128*256 + 2*2*128*256 + 4*2*8
 )
 

@@ -20,7 +20,17 @@ KERNEL(256, 1, embed_rows, EmbedParams) {
     }
 }
 
-// rms_norm: adds what is pending to the residual, and writes the normalised rows. One block a row, D floats of shared memory.
+// norm_rows: writes the normalised rows. One block a row, D floats of shared memory.
+KERNEL(NORM_THREADS, 3, norm_rows, NormParams) {
+    DYNAMIC_SHARED(memory);
+    __shared__ float scratch[32];
+    const NormRow at = norm_find(p, blockIdx.x);
+    griddep_wait();
+    griddep_launch();
+    norm_row<false>(p, at, (float *)memory, nullptr, scratch);
+}
+
+// rms_norm: adds what is pending to the residual first.
 KERNEL(NORM_THREADS, 1, rms_norm, NormParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32];
@@ -28,7 +38,7 @@ KERNEL(NORM_THREADS, 1, rms_norm, NormParams) {
     const NormRow at = norm_find(p, blockIdx.x);
     griddep_wait();
     griddep_launch();
-    norm_row(p, at, (float *)memory, nullptr, scratch);
+    norm_row<true>(p, at, (float *)memory, nullptr, scratch);
 }
 
 struct SumParams {

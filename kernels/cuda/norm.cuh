@@ -19,19 +19,16 @@ __device__ __forceinline__ float slot_sum(const Slots &s, int row, int n) {
     return y;
 }
 
-// slot_pair is slot_sum of columns n and n+1; n is even.
-__device__ __forceinline__ float2 slot_pair(const Slots &s, int row, int n) {
-    float2 y = make_float2(0, 0);
+__device__ __forceinline__ void add_to(float4 &a, float4 b) { a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w; }
+
+// slot_four is slot_sum of columns n..n+3; n is a multiple of 4.
+__device__ __forceinline__ float4 slot_four(const Slots &s, int row, int n) {
+    float4 y = make_float4(0, 0, 0, 0);
     const float *v = s.values + u64(row) * s.ld + n;
 #pragma unroll 4
-    for (int i = 0; i < s.count; i++) {
-        const float2 o = *(const float2 *)(v + i * s.stride);
-        y.x += o.x, y.y += o.y;
-    }
+    for (int i = 0; i < s.count; i++) add_to(y, *(const float4 *)(v + i * s.stride));
     return y;
 }
-
-__device__ __forceinline__ void add_to(float4 &a, float4 b) { a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w; }
 
 struct NormParams {
     float *x;            // [rows, D] the residual; the pending sums are added to it
@@ -78,10 +75,10 @@ __device__ __forceinline__ NormRow norm_find(const NormParams &p, int row) {
 }
 
 // norm_row does one row with the whole block of NORM_THREADS. values [D] and h, bfloat16 [tiles·64] of the normalised row, are
-// shared memory; scratch [32], too. D is a multiple of 4.
+// shared memory; scratch [32], too. D is a multiple of 4. Without PENDING nothing is due.
 //
 // A block works alone on its row, so nothing but latency counts in decode: all loads of a pass leave before the first is used.
-__device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, float *values, uint2 *h, float *scratch) {
+template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, float *values, uint2 *h, float *scratch) {
     const int row = at.row;
     if (at.source < 0) {
         for (int i = threadIdx.x; p.image && i < p.tiles * 8; i += NORM_THREADS) {
@@ -91,7 +88,7 @@ __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, float 
         return;
     }
     float4 *x = (float4 *)(p.x + u64(at.source) * p.D);
-    const bool pending = p.pending[0].values || p.pending[1].values;
+    const bool pending = PENDING && (p.pending[0].values || p.pending[1].values);
     const int vectors = p.D / 4;
     float squares = 0;
     for (int from = 0; from < vectors; from += NORM_THREADS * NORM_VECTORS) {

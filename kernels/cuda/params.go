@@ -71,9 +71,9 @@ type routeParams struct {
 	router, logits ptr
 	expert, gate   ptr
 	scaled, status ptr
-	rows           int32
-	experts, steps int32
-	_              int32
+	count          int32
+	experts, ld    int32
+	steps          int32
 }
 
 // Steps of route_rows.

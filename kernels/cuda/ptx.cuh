@@ -165,6 +165,8 @@ __device__ __forceinline__ uint64_t wgmma_descriptor_t(const void *start, uint32
 
 // bar_sync is a barrier of some of a block's threads (a multiple of 32), numbered 1 to 15.
 __device__ __forceinline__ void bar_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+// bar_arrive counts at such a barrier without waiting.
+__device__ __forceinline__ void bar_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 // exp2_approx is 2^x to 2 ulp; 2^-inf is 0.
 __device__ __forceinline__ float exp2_approx(float x) {

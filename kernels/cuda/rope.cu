@@ -27,7 +27,7 @@ struct RopeParams {
     const float2 *table;    // [rows][Hd/2]; null: no rotation
     const int *pos;         // [rows]
     const int *slot;        // [rows] where the row's key goes: page·page_tokens + place in the page; negative: nowhere
-    const int *rows;        // null: all of the grid
+    const int *rows;        // decode: how many there are
     bf16 *q;                // [rows, H·Hd]
     bf16 *k, *v;            // [rows, KvH·Hd] between the steps, where they are apart
     bf16 *pages;            // [pages][page_stride]
@@ -42,62 +42,96 @@ struct RopeParams {
     int steps;              // RopeStep
 };
 
-// rope_append: one warp a head of q, k or v of a row. Grid (rows, heads / 4).
-KERNEL(128, 1, rope_append, RopeParams) {
-    const int row = blockIdx.x, head = blockIdx.y * 4 + warp_id(), l = lane_id();
-    if (head >= p.heads + 2 * p.kv_heads || (p.rows && row >= *p.rows)) {
-        griddep_wait();
-        griddep_launch();
+namespace {
+
+// Head is one of q, k or v of a row.
+struct Head {
+    int kind, h, column; // 0, 1, 2; which of its kind; first column of the projections
+};
+
+__device__ __forceinline__ Head head_of(const RopeParams &p, int n) {
+    if (n < p.heads) return Head{0, n, n * p.head_dim};
+    n -= p.heads;
+    if (n < p.kv_heads) return Head{1, n, p.k_at + n * p.head_dim};
+    return Head{2, n - p.kv_heads, p.v_at + (n - p.kv_heads) * p.head_dim};
+}
+
+// append does heads first, first + step, … of a row, HEADS of them, with one warp. A lane has two adjacent pairs of a head, and
+// again 64 pairs on: heads of up to 256, a multiple of 4.
+template <int HEADS> __device__ __forceinline__ void append(const RopeParams &p, int row, int first, int step) {
+    constexpr int ROUNDS = 2;
+    const int l = lane_id(), half = p.head_dim / 2, all = p.heads + 2 * p.kv_heads;
+    const int slot = p.slot[row], token = slot % p.page_tokens;
+    bf16 *page = p.pages + u64(slot / p.page_tokens) * p.page_stride + p.layer_at;
+    const auto cached = [&](const Head &h, int d) { // where column d of a key or value lies
+        bf16 *base = page + (u64(h.kind == 1 ? 0 : p.kv_heads) + h.h) * p.page_tokens * p.head_dim;
+        if (!p.tiled) return base + token * p.head_dim + d;
+        return base + (d / TILE * p.page_tokens + token) * TILE + (((d % TILE / 8) ^ (token & 7)) * 8) + d % 8;
+    };
+    const auto dense = [&](const Head &h, int d) {
+        if (h.kind == 0) return p.q + (u64(row) * p.heads + h.h) * p.head_dim + d;
+        return (h.kind == 1 ? p.k : p.v) + (u64(row) * p.kv_heads + h.h) * p.head_dim + d;
+    };
+    if (!(p.steps & ROPE_ROTATE)) { // from k and v into the pages
+        for (int i = 0; i < HEADS; i++) {
+            const Head h = head_of(p, first + i * step);
+            for (int d = 4 * l; d < p.head_dim && h.kind > 0 && first + i * step < all && slot >= 0; d += 4 * WARP)
+                *(uint2 *)cached(h, d) = *(const uint2 *)dense(h, d);
+        }
         return;
     }
-    const int half = p.head_dim / 2;
-    const bool is_q = head < p.heads, is_k = !is_q && head < p.heads + p.kv_heads;
-    const int h = is_q ? head : is_k ? head - p.heads : head - p.heads - p.kv_heads; // within its kind
-    const int column = (is_q ? 0 : is_k ? p.k_at : p.v_at) + h * p.head_dim;
-    bf16 *dense = is_q ? p.q + (u64(row) * p.heads + h) * p.head_dim : p.k == nullptr ? nullptr : (is_k ? p.k : p.v) + (u64(row) * p.kv_heads + h) * p.head_dim;
-    const int slot = is_q ? -1 : p.slot[row];
-    bf16 *cached = nullptr; // this head's keys or values in the row's page
-    const int token = slot % p.page_tokens;
-    if (slot >= 0)
-        cached = p.pages + u64(slot / p.page_tokens) * p.page_stride + p.layer_at + (u64(is_k ? 0 : p.kv_heads) + h) * p.page_tokens * p.head_dim;
-    const auto place = [&](int d) { // of column d of the row
-        if (!p.tiled) return token * p.head_dim + d;
-        return (d / TILE * p.page_tokens + token) * TILE + (((d % TILE / 8) ^ (token & 7)) * 8) + d % 8;
-    };
+    float4 x[HEADS][ROUNDS], turn[ROUNDS];
+#pragma unroll
+    for (int j = 0; j < ROUNDS; j++) {
+        const int d = 4 * (l + j * WARP);
+        if (p.table && d < p.head_dim) turn[j] = *(const float4 *)(p.table + u64(row) * half + d / 2); // cos, sin of both pairs
+    }
+#pragma unroll
+    for (int i = 0; i < HEADS; i++)
+#pragma unroll
+        for (int j = 0; j < ROUNDS; j++) {
+            const int d = 4 * (l + j * WARP);
+            x[i][j] = make_float4(0, 0, 0, 0);
+            if (first + i * step < all && d < p.head_dim) x[i][j] = slot_four(p.qkv, row, head_of(p, first + i * step).column + d);
+        }
+    const double temp = p.temp_floor > 0 ? 1.0 + p.temp_scale * log(floor((p.pos[row] + 1) / p.temp_floor) + 1.0) : 1.0;
+#pragma unroll
+    for (int i = 0; i < HEADS; i++) {
+        const Head h = head_of(p, first + i * step);
+        float squares = 0, scale = 1;
+#pragma unroll
+        for (int j = 0; j < ROUNDS; j++) {
+            const float4 v = x[i][j], t = turn[j];
+            if (p.table && h.kind < 2 && 4 * (l + j * WARP) < p.head_dim)
+                x[i][j] = make_float4(v.x * t.x - v.y * t.y, v.x * t.y + v.y * t.x, v.z * t.z - v.w * t.w, v.z * t.w + v.w * t.z);
+            squares += x[i][j].x * x[i][j].x + x[i][j].y * x[i][j].y + x[i][j].z * x[i][j].z + x[i][j].w * x[i][j].w;
+        }
+        if (p.qk_norm) squares = warp_sum(squares);
+        if (p.qk_norm && h.kind < 2) scale = rsqrtf(squares / p.head_dim + p.eps);
+        if (h.kind == 0) scale *= float(temp);
+        const bool to_page = h.kind > 0 && p.steps & ROPE_APPEND;
+#pragma unroll
+        for (int j = 0; j < ROUNDS; j++) {
+            const int d = 4 * (l + j * WARP);
+            if (first + i * step >= all || d >= p.head_dim || (to_page && slot < 0)) continue;
+            *(uint2 *)(to_page ? cached(h, d) : dense(h, d)) = make_uint2(pack(x[i][j].x * scale, x[i][j].y * scale), pack(x[i][j].z * scale, x[i][j].w * scale));
+        }
+    }
+}
 
+} // namespace
+
+// rope_append (decode): grid (rows, heads / 4); a warp has one head.
+KERNEL(128, 1, rope_append, RopeParams) {
+    const bool there = int(blockIdx.x) < *p.rows; // known before the step
     griddep_wait();
     griddep_launch();
-    constexpr int PAIRS = 4; // of a lane: heads of up to 256
-    float a[PAIRS], b[PAIRS];
-    if (p.steps & ROPE_ROTATE) {
-        float squares = 0;
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            const int pair = l + i * WARP;
-            a[i] = b[i] = 0;
-            if (pair >= half) continue;
-            const float2 v = slot_pair(p.qkv, row, column + 2 * pair);
-            const float x = v.x, y = v.y;
-            a[i] = x, b[i] = y;
-            if (p.table && (is_q || is_k)) {
-                const float2 t = p.table[u64(row) * half + pair];
-                a[i] = x * t.x - y * t.y;
-                b[i] = x * t.y + y * t.x;
-            }
-            squares += a[i] * a[i] + b[i] * b[i];
-        }
-        float scale = 1;
-        if (p.qk_norm && (is_q || is_k)) scale = rsqrtf(warp_sum(squares) / p.head_dim + p.eps);
-        if (is_q && p.temp_floor > 0) scale *= float(1.0 + p.temp_scale * log(floor((p.pos[row] + 1) / p.temp_floor) + 1.0));
-#pragma unroll
-        for (int i = 0; i < PAIRS; i++) {
-            const int pair = l + i * WARP;
-            if (pair >= half) continue;
-            const u32 v = pack(a[i] * scale, b[i] * scale);
-            if (is_q || !(p.steps & ROPE_APPEND)) *(u32 *)(dense + 2 * pair) = v;
-            else if (cached) *(u32 *)(cached + place(2 * pair)) = v;
-        }
-        return;
-    }
-    for (int pair = l; pair < half && cached; pair += WARP) *(u32 *)(cached + place(2 * pair)) = *(const u32 *)(dense + 2 * pair);
+    if (there) append<1>(p, blockIdx.x, blockIdx.y * 4 + warp_id(), 1);
+}
+
+// rope_append_rows (prefill): one block a row; a warp has every 8th head, four at a time.
+KERNEL(256, 1, rope_append_rows, RopeParams) {
+    griddep_wait();
+    griddep_launch();
+    for (int first = warp_id(); first < p.heads + 2 * p.kv_heads; first += 4 * 8) append<4>(p, blockIdx.x, first, 8);
 }

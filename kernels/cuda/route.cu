@@ -7,13 +7,13 @@ constexpr int MAX_ROUTER_EXPERTS = 1024;
 struct RouteParams {
     NormParams norm;
     const u8 *router; // packed [E, D]
-    float *logits;    // [rows, E]
+    float *logits;    // [rows, ld]
     int *expert;      // [rows]; -1 for rows beyond norm.rows
     float *gate;      // [rows] sigmoid of the chosen logit
-    u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads; null: none
+    u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads
     u32 *status;      // bit 0: a logit is not a number; bit 1: a tap chose an expert that is not there
-    int rows;         // of the grid: a block may have several
-    int experts;
+    int count;        // rows, in prefill
+    int experts, ld;
     int steps;        // which of RouteStep this launch does
 };
 
@@ -67,18 +67,32 @@ __device__ __forceinline__ Choice choose(const float *logits, int experts, u32 *
     return Choice{at, 1.0f / (1.0f + expf(-best))};
 }
 
+// decide chooses for a row, or, where that is not among the steps, checks and gives what was chosen. One warp.
+__device__ __forceinline__ Choice decide(const RouteParams &p, int row, const float *logits) {
+    Choice c{0, 0};
+    if (p.steps & ROUTE_CHOOSE) {
+        c = choose(logits, p.experts, p.status);
+        if (lane_id() == 0) p.expert[row] = c.expert, p.gate[row] = c.gate;
+    } else if (p.steps & ROUTE_SCALE) {
+        c = Choice{p.expert[row], p.gate[row]};
+        __syncwarp();
+        if (u32(c.expert) >= u32(p.experts) && lane_id() == 0) atomicOr(p.status, 2u), p.expert[row] = 0; // a tap's doing
+    }
+    return c;
+}
+
 } // namespace
 
-// route_rows: a block has a row at a time; D floats and tiles·64 bfloat16 of shared memory. Each warp has its experts, each
-// lane its pieces of the row. A part of a warp's first expert stays in registers over all rows of the block, and the other
-// is called into the cache: in decode both are near before the row is.
+// route_rows (decode): one block a row; D floats and tiles·64 bfloat16 of shared memory. Each warp has its experts, each lane
+// its pieces of the row. Pieces of a warp's first expert go into registers before the row is there, the others into the
+// cache.
 KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32], logits[MAX_ROUTER_EXPERTS];
     __shared__ Choice chosen;
-    constexpr int KEPT = 6; // pieces of a lane in registers, as many as there is room for
+    constexpr int KEPT = 6; // as many as there are registers for
     const NormParams &n = p.norm;
-    const int pieces = n.tiles * 8;
+    const int pieces = n.tiles * 8, row = blockIdx.x;
     const bool score = p.steps & ROUTE_LOGITS;
     uint4 *h = (uint4 *)((float *)memory + n.D);
     const auto router = [&](int e, int i) {
@@ -94,51 +108,48 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     for (int i = threadIdx.x; score && i < min(p.experts, 16) * (n.tiles - KEPT * WARP / 8); i += NORM_THREADS)
         prefetch_l2(p.router + u64(KEPT * WARP / 8 + i / min(p.experts, 16)) * WEIGHT_TILE + i % min(p.experts, 16) * LINE);
     norm_prefetch(n);
-    const int rows = n.rows ? *n.rows : p.rows;
+    const bool there = row < *n.rows;
     griddep_wait();
     griddep_launch();
-    for (int row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        const bool there = row < rows;
-        if (p.steps & ROUTE_NORM) norm_row(n, NormRow{row, there ? row : -1}, (float *)memory, (uint2 *)h, scratch);
-        else
-            for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
-        if (!there) {
-            if (p.steps & ROUTE_CHOOSE && threadIdx.x == 0) p.expert[row] = -1, p.gate[row] = 0;
-            for (int i = threadIdx.x; p.steps & ROUTE_SCALE && p.scaled && i < pieces; i += NORM_THREADS)
-                *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + i % 8 * PIECE) = make_uint4(0, 0, 0, 0);
-            continue;
-        }
-        __syncthreads();
-        float *to = p.logits + u64(row) * p.experts;
-        for (int e = warp_id(); score && e < p.experts; e += NORM_THREADS / WARP) {
-            float sum = 0;
-            if (e == warp_id()) {
-#pragma unroll
-                for (int j = 0; j < KEPT; j++)
-                    if (lane_id() + j * WARP < pieces) sum = piece_dot(h[lane_id() + j * WARP], kept[j], sum);
-            }
-#pragma unroll 4
-            for (int i = lane_id() + (e == warp_id() ? KEPT * WARP : 0); i < pieces; i += WARP) sum = piece_dot(h[i], router(e, i), sum);
-            sum = warp_sum(sum);
-            if (lane_id() == 0) logits[e] = to[e] = sum;
-        }
-        __syncthreads();
-        if (warp_id() == 0) {
-            Choice c{0, 0};
-            if (p.steps & ROUTE_CHOOSE) {
-                c = choose(score ? logits : to, p.experts, p.status);
-                if (lane_id() == 0) p.expert[row] = c.expert, p.gate[row] = c.gate;
-            } else if (p.steps & ROUTE_SCALE) {
-                c = Choice{p.expert[row], p.gate[row]};
-                if (u32(c.expert) >= u32(p.experts) && lane_id() == 0) atomicOr(p.status, 2u), p.expert[row] = 0; // a tap's doing
-            }
-            if (lane_id() == 0) chosen = c;
-        }
-        __syncthreads();
-        for (int i = threadIdx.x; p.steps & ROUTE_SCALE && p.scaled && i < pieces; i += NORM_THREADS)
-            *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) = scaled_piece(h[i], chosen.gate);
-        __syncthreads(); // before the next row takes the shared memory
+    if (p.steps & ROUTE_NORM) norm_row<true>(n, NormRow{row, there ? row : -1}, (float *)memory, (uint2 *)h, scratch);
+    else
+        for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
+    if (!there) {
+        if (p.steps & ROUTE_CHOOSE && threadIdx.x == 0) p.expert[row] = -1, p.gate[row] = 0;
+        for (int i = threadIdx.x; p.steps & ROUTE_SCALE && i < pieces; i += NORM_THREADS)
+            *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + i % 8 * PIECE) = make_uint4(0, 0, 0, 0);
+        return;
     }
+    __syncthreads();
+    float *to = p.logits + u64(row) * p.ld;
+    for (int e = warp_id(); score && e < p.experts; e += NORM_THREADS / WARP) {
+        float sum = 0;
+        if (e == warp_id()) {
+#pragma unroll
+            for (int j = 0; j < KEPT; j++)
+                if (lane_id() + j * WARP < pieces) sum = piece_dot(h[lane_id() + j * WARP], kept[j], sum);
+        }
+#pragma unroll 4
+        for (int i = lane_id() + (e == warp_id() ? KEPT * WARP : 0); i < pieces; i += WARP) sum = piece_dot(h[i], router(e, i), sum);
+        sum = warp_sum(sum);
+        if (lane_id() == 0) logits[e] = to[e] = sum;
+    }
+    __syncthreads();
+    if (warp_id() == 0) {
+        const Choice c = decide(p, row, score ? logits : to);
+        if (lane_id() == 0) chosen = c;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; p.steps & ROUTE_SCALE && i < pieces; i += NORM_THREADS)
+        *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) = scaled_piece(h[i], chosen.gate);
+}
+
+// choose_rows (prefill): a warp has a row, of which there are p.count. The logits are there.
+KERNEL(256, 1, choose_rows, RouteParams) {
+    const int row = blockIdx.x * 8 + warp_id();
+    griddep_wait();
+    griddep_launch();
+    if (row < p.count) decide(p, row, p.logits + u64(row) * p.ld);
 }
 
 struct SortParams {
