@@ -130,7 +130,9 @@ func (e *Engine) turn() (stop, busy bool) {
 		return true, false
 	}
 	e.checkpoint()
-	if !e.plan() {
+	planned := e.plan()
+	e.measure()
+	if !planned {
 		return false, e.failed // what a failed request held may let others go on
 	}
 	e.step()

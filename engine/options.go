@@ -30,6 +30,9 @@ type Options struct {
 	Observe     func(Observation)               // called once for every request that was accepted, when it has ended, on its caller's goroutine
 	ObserveStep func(rows int, d time.Duration) // called after every step, on the engine's goroutine
 
+	// ObserveToken is called there for every token of an answer but its first, with the time since the one before.
+	ObserveToken func(d time.Duration)
+
 	pages [kernels.Groups]int // tests: so many pages, whatever KVBytes says; zero: no
 	check func()              // tests: runs on the engine's goroutine after every step and whenever sequences came or went
 }

@@ -41,11 +41,12 @@ type sequence struct {
 	constraint Constraint // nil: none
 	mask       []uint32   // scratch of constrain
 
-	pos    int   // tokens that the model has read
-	cached int   // of these, taken from the prefix cache
-	last   int32 // the token drawn last, read by the next step
-	drawn  int   // tokens drawn
-	tables [kernels.Groups]tables
+	pos     int       // tokens that the model has read
+	cached  int       // of these, taken from the prefix cache
+	last    int32     // the token drawn last, read by the next step
+	drawn   int       // tokens drawn
+	drawnAt time.Time // the last of them
+	tables  [kernels.Groups]tables
 
 	guaranteed bool                     // always gets its pages, and keeps them
 	promised   [kernels.Groups]int      // pages reserved for that

@@ -43,7 +43,8 @@ type PageStats struct {
 	Bytes    int // of one page
 }
 
-// Stats gives the counters and gauges as they are after the last step.
+// Stats gives the counters as they are after the last step, and the gauges as they are now: in the midst of a step, with
+// what the step needs.
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -63,6 +64,13 @@ func (e *Engine) gauge() {
 		s.Pages[g].Cached = p.idles
 		s.Pages[g].Reserved = p.reserved
 	}
+}
+
+// measure is gauge between steps.
+func (e *Engine) measure() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.gauge()
 }
 
 // count adds the step that has just run.

@@ -153,7 +153,10 @@ func (e *Engine) drew(s *sequence, out kernels.Out, l letter) {
 		return
 	}
 	s.last = out.Token
-	s.drawn++
+	if s.drawn++; s.drawn > 1 && e.options.ObserveToken != nil {
+		e.options.ObserveToken(l.at.Sub(s.drawnAt))
+	}
+	s.drawnAt = l.at
 	s.draw.drew(out.Token)
 	l.event = &Event{Choice: s.choice, ID: out.Token, LogProb: out.LogProb, Top: out.Top}
 	if err := e.read(s, out.Token, &l); err != nil {

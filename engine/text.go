@@ -8,7 +8,7 @@ type answerText struct {
 	decoder Decoder // nil: no text
 	stops   []string
 	held    string // the longest end of the text so far that begins a stop string
-	deaf    bool   // stop strings do not count yet
+	deaf    bool   // stop strings that are complete now do not count
 	matched string // the stop string that was complete
 }
 
@@ -37,13 +37,18 @@ func (a *answerText) flush() string {
 // add scans as if the text came byte by byte, so that the cut does not depend on where tokens end: the stop string that
 // is complete first wins, and of several that end together the longest.
 func (a *answerText) add(s string) (certain string, hit bool) {
-	if len(a.stops) == 0 || a.deaf {
+	if len(a.stops) == 0 {
 		return s, false
 	}
 	text := a.held + s
 	end, start := len(text)+1, 0
 	for _, stop := range a.stops {
-		if i := strings.Index(text, stop); i >= 0 {
+		if a.deaf {
+			break
+		}
+		from := max(0, len(a.held)+1-len(stop)) // what was complete before did not count
+		if i := strings.Index(text[min(from, len(text)):], stop); i >= 0 {
+			i += from
 			if e := i + len(stop); e < end || e == end && i < start {
 				end, start = e, i
 				a.matched = stop
