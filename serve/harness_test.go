@@ -23,7 +23,7 @@ const patience = 20 * time.Second
 
 // site is a running server.
 type site struct {
-	t       *testing.T
+	t       testing.TB
 	server  *serve.Server
 	url     string
 	backend *fake.Backend
@@ -51,7 +51,7 @@ func (l *logs) String() string {
 }
 
 // launch starts a server on a real listener; its model is still loading.
-func launch(t *testing.T, o serve.Options) *site {
+func launch(t testing.TB, o serve.Options) *site {
 	t.Helper()
 	s := &site{t: t, log: &logs{}, ended: make(chan error, 1)}
 	if o.Addr == "" {
@@ -82,7 +82,7 @@ func launch(t *testing.T, o serve.Options) *site {
 }
 
 // ready starts a server whose model is b.
-func ready(t *testing.T, o serve.Options, b *fake.Backend) *site {
+func ready(t testing.TB, o serve.Options, b *fake.Backend) *site {
 	t.Helper()
 	s := launch(t, o)
 	s.backend = b
@@ -212,7 +212,7 @@ func (c *client) messages(id string) []string {
 
 // stream is an open event stream.
 type stream struct {
-	t        *testing.T
+	t        testing.TB
 	response *http.Response
 	lines    *bufio.Scanner
 	cancel   context.CancelFunc
@@ -276,7 +276,7 @@ func (s *stream) rest() object {
 }
 
 // eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

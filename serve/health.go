@@ -77,5 +77,8 @@ func (s *Server) stats() engine.Stats {
 // Observe takes note of an ended request; it is for engine.Options.
 func (s *Server) Observe(o engine.Observation) { s.metrics.Observe(o) }
 
-// ObserveStep takes note of a step; it is for engine.Options too.
+// ObserveToken takes note of a token of an answer; it is for engine.Options too.
+func (s *Server) ObserveToken(d time.Duration) { s.metrics.ObserveToken(d) }
+
+// ObserveStep takes note of a step, likewise.
 func (s *Server) ObserveStep(rows int, _ time.Duration) { s.metrics.ObserveStep(rows) }

@@ -126,7 +126,7 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 		return nil, err
 	}
 	if a.observe != nil {
-		o.Observe, o.ObserveStep, o.ExpertStats = a.observe.Observe, a.observe.ObserveStep, true
+		o.Observe, o.ObserveToken, o.ObserveStep, o.ExpertStats = a.observe.Observe, a.observe.ObserveToken, a.observe.ObserveStep, true
 	}
 	if err := l.run(ctx, o, a.opts.Seed.value, progress); err != nil {
 		l.Close()

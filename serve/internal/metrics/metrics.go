@@ -5,6 +5,7 @@ package metrics
 import (
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -30,9 +31,9 @@ type Metrics struct {
 	stats   func() engine.Stats
 	handler http.Handler
 
-	success                                            *prometheus.CounterVec
-	ttft, itl, endToEnd, queue, prefill, decode, infer *prometheus.HistogramVec
-	prompt, generated, maxTokens, choices, rows        *prometheus.HistogramVec
+	success                                                  *prometheus.CounterVec
+	ttft, itl, tpot, endToEnd, queue, prefill, decode, infer *prometheus.HistogramVec
+	prompt, generated, maxTokens, choices, rows              *prometheus.HistogramVec
 }
 
 // New gives metrics of the engine whose counters stats gives. model is "" before it is there; until then neither counts.
@@ -48,7 +49,8 @@ func New(version string, model func() string, stats func() engine.Stats) *Metric
 		success: prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + "request_success_total", Help: "Requests that ended, by why."},
 			[]string{"model_name", "finished_reason"}),
 		ttft:      histogram("time_to_first_token_seconds", "From submission to the first token.", firstToken),
-		itl:       histogram("inter_token_latency_seconds", "Mean time between the tokens of a request.", perToken),
+		itl:       histogram("inter_token_latency_seconds", "From a token of an answer to the next.", perToken),
+		tpot:      histogram("request_time_per_output_token_seconds", "The mean of that over a request.", perToken),
 		endToEnd:  histogram("e2e_request_latency_seconds", "From submission to the end.", seconds),
 		queue:     histogram("request_queue_time_seconds", "Before a request's first step.", seconds),
 		prefill:   histogram("request_prefill_time_seconds", "From its first step to the first token.", seconds),
@@ -83,7 +85,7 @@ func (m *Metrics) Observe(o engine.Observation) {
 		see(m.ttft, o.FirstToken.Seconds())
 	}
 	if n := o.Generated / max(1, o.Choices); n > 1 {
-		see(m.itl, o.Decode.Seconds()/float64(n-1))
+		see(m.tpot, o.Decode.Seconds()/float64(n-1))
 	}
 	see(m.endToEnd, o.EndToEnd.Seconds())
 	see(m.queue, o.Queue.Seconds())
@@ -95,6 +97,13 @@ func (m *Metrics) Observe(o engine.Observation) {
 	see(m.choices, float64(max(1, o.Choices)))
 	if o.MaxTokens > 0 {
 		see(m.maxTokens, float64(o.MaxTokens))
+	}
+}
+
+// ObserveToken takes note of the time since an answer's token before.
+func (m *Metrics) ObserveToken(d time.Duration) {
+	if model := m.model(); model != "" {
+		m.itl.WithLabelValues(model).Observe(d.Seconds())
 	}
 }
 
