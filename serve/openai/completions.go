@@ -188,6 +188,15 @@ func (t *texts) run(ctx context.Context, emit func(completion.Event) error) erro
 	defer cancel(nil)
 	t.answers = make([]*completion.Answer, len(t.jobs))
 	var mu sync.Mutex
+	var failure error // the first; the context's own cause is no error that a client may read
+	fail := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if failure == nil {
+			failure = err
+		}
+		cancel(err)
+	}
 	var wait sync.WaitGroup
 	next := make(chan int)
 	for range min(atOnce, len(t.jobs)) {
@@ -195,7 +204,7 @@ func (t *texts) run(ctx context.Context, emit func(completion.Event) error) erro
 			// A panic here would end the process; in a handler it ends the request.
 			defer func() {
 				if p := recover(); p != nil {
-					cancel(fmt.Errorf("openai: panic: %v\n%s", p, debug.Stack()))
+					fail(fmt.Errorf("openai: panic: %v\n%s", p, debug.Stack()))
 					for range next {
 					}
 				}
@@ -211,21 +220,24 @@ func (t *texts) run(ctx context.Context, emit func(completion.Event) error) erro
 					return emit(e)
 				})
 				if err != nil {
-					cancel(err)
+					fail(err)
 				}
 				t.answers[p] = answer
 			}
 		})
 	}
 	for p := range t.jobs {
-		if ctx.Err() != nil {
+		if p > 0 && ctx.Err() != nil {
 			break
 		}
 		next <- p
 	}
 	close(next)
 	wait.Wait()
-	return context.Cause(ctx)
+	if failure == nil {
+		return context.Cause(ctx)
+	}
+	return failure
 }
 
 // echoed is the text of a prompt as an answer repeats it.
