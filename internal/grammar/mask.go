@@ -1,0 +1,124 @@
+package grammar
+
+// localMask is what short tokens do while the stack below the rule being read is hidden.
+type localMask struct {
+	allowed []uint32 // tokens that go well before the stack matters
+	exits   []int32  // nodes of the trie after which the rule may have ended, and that have tokens below
+}
+
+// walkTrie goes through nodes[from:to], which begin at the given depth, from situation start, and sets the bits of the
+// tokens that are not dead. Where escapes is not nil it gets the nodes at which the hidden stack is reached.
+func (m *machine) walkTrie(nodes []trieNode, from, to int32, depth uint16, start int32, bits []uint32, escapes *[]int32) {
+	if need := m.v.depth + 1; len(m.walk) < need {
+		m.walk = make([]int32, need)
+	}
+	path := m.walk
+	path[depth] = start
+	classes := len(m.classes)
+	for i := from; i < to; {
+		n := &nodes[i]
+		before := path[n.depth]
+		at := m.next[int(before)*classes+int(m.classOf[n.b])]
+		if at == unknown {
+			at = m.step(before, n.b)
+		}
+		if at < 0 {
+			i = n.end
+			continue
+		}
+		for _, id := range n.tokens {
+			bits[id>>5] |= 1 << (id & 31)
+		}
+		i++
+		if i < n.end {
+			path[n.depth+1] = at
+			if escapes != nil && m.situations[at].escape {
+				*escapes = append(*escapes, i-1)
+			}
+		}
+	}
+}
+
+// localOf gives the local mask of configurations that share a stack.
+func (m *machine) localOf(group []config) *localMask {
+	hiddenGroup := situation{}
+	for _, c := range group {
+		hiddenGroup.configs = append(hiddenGroup.configs, config{c.state, hidden})
+	}
+	n := m.number(&hiddenGroup)
+	if l := m.situations[n].local; l != nil {
+		return l
+	}
+	l := &localMask{allowed: make([]uint32, m.v.words())}
+	m.walkTrie(m.v.short, 0, int32(len(m.v.short)), 0, n, l.allowed, &l.exits)
+	m.situations[n].local = l
+	m.bytes += 4 * (len(l.allowed) + len(l.exits))
+	return l
+}
+
+// shortMask gives the mask of stop ids and short tokens, which is kept.
+func (m *machine) shortMask(n int32) []uint32 {
+	if mask := m.situations[n].mask; mask != nil {
+		return mask
+	}
+	mask := make([]uint32, m.v.words())
+	if m.situations[n].accept {
+		for _, id := range m.v.stops {
+			mask[id>>5] |= 1 << (id & 31)
+		}
+	}
+	configs := m.situations[n].configs
+	for len(configs) > 0 {
+		size := 1
+		for size < len(configs) && configs[size].stack == configs[0].stack {
+			size++
+		}
+		group := configs[:size]
+		configs = configs[size:]
+		l := m.localOf(group)
+		for i, w := range l.allowed {
+			mask[i] |= w
+		}
+		stack := group[0].stack
+		if stack == bottom || len(l.exits) == 0 {
+			continue
+		}
+		after := m.after(stack)
+		if after < 0 {
+			continue
+		}
+		for _, i := range l.exits {
+			at := &m.v.short[i]
+			m.walkTrie(m.v.short, i+1, at.end, at.depth+1, after, mask, nil)
+		}
+	}
+	m.situations[n].mask = mask
+	m.bytes += 4 * len(mask)
+	return mask
+}
+
+// mask gives the mask of a situation, not to be changed. The machine keeps it if many situations may share it; otherwise
+// it is written to buf, and own is what to give as buf the next time.
+func (m *machine) mask(n int32, buf []uint32) (mask, own []uint32) {
+	alike := m.alikeTo(n)
+	short := m.shortMask(alike)
+	if len(m.v.long) == 0 {
+		return short, buf
+	}
+	full := m.situations[n].full
+	if full != nil {
+		return full, buf
+	}
+	keep := alike == n
+	if full = buf; keep || full == nil {
+		full = make([]uint32, m.v.words())
+	}
+	copy(full, short)
+	m.walkTrie(m.v.long, 0, int32(len(m.v.long)), 0, n, full, nil)
+	if keep {
+		m.situations[n].full = full
+		m.bytes += 4 * len(full)
+		return full, buf
+	}
+	return full, full
+}
