@@ -110,8 +110,8 @@ ATTEND(128)
 // attend_combine: adds the splits of a row in their order and writes z. Grid (rows of the image, heads); a thread has one
 // or more columns. Rows that are not there become zero.
 KERNEL(128, 1, attend_combine, DecodeParams) {
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     const int row = blockIdx.x, head = blockIdx.y, rows = *p.rows, hd = p.pages.head_dim;
     for (int d = threadIdx.x; d < hd; d += blockDim.x) {
         float out = 0;

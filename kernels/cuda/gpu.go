@@ -26,6 +26,7 @@ type gpu struct {
 	profile    *profile          // nil: launches are not timed
 	broken     error             // the first fault of the copies that were enqueued since the last sync
 	pins       map[string][]byte // pinned host memory
+	uploads    []uploadPiece     // copies to the device that the next launch needs
 	outs       []pendingOut      // copies to the host that a sync completes
 	outUsed    int
 }
@@ -141,6 +142,7 @@ func (g *gpu) pinnedBytes(name string, n int) []byte {
 		return b
 	}
 	if b != nil {
+		g.flush()
 		g.keep(g.main.Wait())
 		g.unpin(b)
 		delete(g.pins, name)
@@ -155,6 +157,12 @@ func (g *gpu) pinnedBytes(name string, n int) []byte {
 }
 
 func (g *gpu) launch(name string, gridX, gridY, shared int, params unsafe.Pointer, size uintptr) error {
+	g.flush()
+	return g.launch1(name, gridX, gridY, shared, params, size)
+}
+
+// launch1 is launch when nothing waits to be copied.
+func (g *gpu) launch1(name string, gridX, gridY, shared int, params unsafe.Pointer, size uintptr) error {
 	if g.profile == nil {
 		return g.main.launch(name, gridX, gridY, shared, params, size)
 	}
@@ -178,10 +186,30 @@ func (s stream) wait() error                      { return s.Wait() }
 func (s stream) copyIn(to ptr, from []byte) error { return s.CopyIn(to, from) }
 func (s stream) close()                           { s.gpu.keep(s.Close()) }
 
-// copyIn enqueues a copy from pinned memory.
+// copyIn enqueues a copy from pinned memory, which stays as it is until the next sync. Copies between two launches are one
+// launch of their own.
 func (g *gpu) copyIn(to ptr, from []int32) {
 	if len(from) > 0 {
-		g.keep(g.main.CopyIn(to, bytesOf(from)))
+		g.uploads = append(g.uploads, uploadPiece{to, ptr(uintptr(unsafe.Pointer(unsafe.SliceData(from)))), uint64(len(from))})
+	}
+}
+
+// zeroWords enqueues zeros, n values of four bytes.
+func (g *gpu) zeroWords(to ptr, n int) {
+	g.uploads = append(g.uploads, uploadPiece{to: to, words: uint64(n)})
+}
+
+// flush launches the copies that wait for it.
+func (g *gpu) flush() {
+	for len(g.uploads) > 0 {
+		var p uploadParams
+		n := copy(p.pieces[:], g.uploads)
+		g.uploads = append(g.uploads[:0], g.uploads[n:]...)
+		most := uint64(0)
+		for _, piece := range p.pieces[:n] {
+			most = max(most, piece.words)
+		}
+		g.keep(g.launch1("upload_words", int(min((most+255)/256, 64)), n, 0, unsafe.Pointer(&p), unsafe.Sizeof(p)))
 	}
 }
 
@@ -190,6 +218,7 @@ func (g *gpu) copyInNow(to ptr, from []byte) error {
 	const most = 4 << 20
 	for at := 0; at < len(from); at += most {
 		part := from[at:min(at+most, len(from))]
+		g.flush()
 		host := g.pinnedBytes("now", len(part))
 		copy(host, part)
 		g.keep(g.main.CopyIn(to+ptr(at), host[:len(part)]))
@@ -205,6 +234,7 @@ func (g *gpu) copyOut(to []byte, from ptr) {
 	if len(to) == 0 {
 		return
 	}
+	g.flush()
 	if g.outUsed+len(to) > len(g.pins["out"]) {
 		g.keep(g.sync())
 		if len(to) > len(g.pins["out"]) {
@@ -233,11 +263,19 @@ func (g *gpu) copyOutNow(to []byte, from ptr) error {
 	return nil
 }
 
-func (g *gpu) copyWithin(to, from ptr, bytes int) { g.keep(g.main.Copy(to, from, bytes)) }
-func (g *gpu) zero(p ptr, bytes int)              { g.keep(g.main.Zero(p, bytes)) }
+func (g *gpu) copyWithin(to, from ptr, bytes int) {
+	g.flush()
+	g.keep(g.main.Copy(to, from, bytes))
+}
+
+func (g *gpu) zero(p ptr, bytes int) {
+	g.flush()
+	g.keep(g.main.Zero(p, bytes))
+}
 
 // sync waits for the stream and gives the first fault since the last sync.
 func (g *gpu) sync() error {
+	g.flush()
 	g.keep(g.main.Wait())
 	if g.profile != nil && g.broken == nil {
 		g.keep(g.profile.settle())
@@ -259,10 +297,11 @@ func (g *gpu) abandon() {
 		g.endCapture()
 	}
 	g.main.Wait()
-	g.broken, g.outs, g.outUsed = nil, g.outs[:0], 0
+	g.broken, g.uploads, g.outs, g.outUsed = nil, g.uploads[:0], g.outs[:0], 0
 }
 
 func (g *gpu) beginCapture() {
+	g.flush()
 	g.keep(g.main.Capture())
 	g.capturing = true
 }
@@ -272,7 +311,11 @@ func (g *gpu) endCapture() (*executable, error) {
 	return g.main.Captured()
 }
 
-func (g *gpu) replay(e *executable) error { return g.main.Replay(e) }
+func (g *gpu) replay(e *executable) error {
+	g.flush()
+	return g.main.Replay(e)
+}
+
 func (g *gpu) freeGraph(e *executable) {
 	g.keep(g.main.Wait())
 	g.keep(e.Close())

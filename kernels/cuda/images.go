@@ -63,7 +63,11 @@ var table = map[string]kernel{
 	"attend_decode_90":  {"attend90", 160, fastDecodeShared},
 	"attend_prefill_90": {"attend90", 384, fastPrefillShared},
 
+	"sample_slices": {"sample", 256, 0},
+	"sample_gather": {"sample", 256, 0},
 	"sample_rows":   {"sample", 512, 0},
+
+	"upload_words":  {"upload", 256, 0},
 	"pack_weight":   {"pack", 256, 0},
 	"unpack_weight": {"pack", 256, 0},
 	"fill_weight":   {"pack", 256, 0},

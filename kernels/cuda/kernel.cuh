@@ -6,6 +6,11 @@
 // of it checkable.
 //
 // DYNAMIC_SHARED(name) is the block's dynamic shared memory, aligned for swizzled tiles.
+//
+// Kernels of a step overlap (programmatic dependent launch). Each calls griddep_launch as early as it can, so that the next
+// one's blocks take their places, and griddep_wait before it touches anything that a kernel of the step writes or reads.
+// Before that it may read weights, what the host brought for the step (embed_rows, the first kernel, lets nobody begin
+// before that is there), and keys and values of earlier steps.
 #pragma once
 
 #ifdef CHULENGO_EMU

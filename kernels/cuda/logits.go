@@ -14,7 +14,7 @@ type wants struct {
 	rows          ptr // [wants] wantRow
 	adjusts       ptr
 	masks         ptr
-	answers, top  ptr
+	answers, top  ptr // pinned
 	tops          int // entries of top
 	topAt         []int32
 }
@@ -26,7 +26,7 @@ func wantCapacity(n int) int { return max(grow(n), maxDecodeRows) }
 func (d *Device) layWants() {
 	b, n := d.batch, len(d.batch.Want)
 	w := &d.wants
-	*w = wants{topAt: w.topAt[:0]}
+	*w = wants{topAt: w.topAt[:0], answers: w.answers, top: w.top}
 	capacity := wantCapacity(n)
 	runs := capacity / maxDecodeRows
 	rowInts := int(unsafe.Sizeof(wantRow{}) / 4)
@@ -70,9 +70,19 @@ func (d *Device) layWants() {
 	d.gpu.copyIn(blk.at, blk.host[:blk.used])
 	w.adjusts = d.copySlice("adjusts", unsafe.Pointer(unsafe.SliceData(adjusts)), len(adjusts)*int(unsafe.Sizeof(adjustRow{})))
 	w.masks = d.copySlice("masks", unsafe.Pointer(unsafe.SliceData(masks)), 4*len(masks))
-	w.answers = d.mem("answers", capacity*int(unsafe.Sizeof(answerRow{})))
-	w.top = d.mem("top", grow(w.tops)*int(unsafe.Sizeof(topRow{})))
+	// The sampling kernel writes what the host reads into pinned memory: the step's status, then the answers.
+	answers, top := d.gpu.pinnedBytes("answers", statusBytes+capacity*int(unsafe.Sizeof(answerRow{}))), d.gpu.pinnedBytes("top", grow(w.tops)*int(unsafe.Sizeof(topRow{})))
+	if moved := addressOf(answers) != w.answers || addressOf(top) != w.top; moved {
+		d.dropGraphs()
+	}
+	w.answers, w.top = addressOf(answers), addressOf(top)
 }
+
+// statusBytes is the room before the answers.
+const statusBytes = 16
+
+// addressOf is where the device finds pinned memory: at the host's address.
+func addressOf(b []byte) ptr { return ptr(uintptr(unsafe.Pointer(unsafe.SliceData(b)))) }
 
 // checkWants validates what the sampling kernel uses as an index. The first step of a device does it in Logits, where the
 // size of the vocabulary becomes known.
@@ -145,12 +155,16 @@ func (d *Device) Logits(l *kernels.Head, xa kernels.Act) {
 		d.tapWanted(kernels.HookFinalNorm, first, n, tapImage, h.at, h.lines, x.d)
 		logits := d.partialOnce(run, w, h)
 		d.tapWanted(kernels.HookLogits, first, n, tapFloat, logits, w.rows, d.vocab)
-		launch(d, "sample_rows", run.grid, 1, 0, &sampleParams{
+		params := sampleParams{
 			logits: logits, wants: d.wants.rows + ptr(first*int(unsafe.Sizeof(wantRow{}))), adjusts: d.wants.adjusts, masks: d.wants.masks,
-			adjusted: d.mem("head.adjusted", 4*maxDecodeRows*w.rows), ids: d.mem("head.ids", 4*maxDecodeRows*w.rows),
-			answers: d.wants.answers + ptr(first*int(unsafe.Sizeof(answerRow{}))), top: d.wants.top, count: run.count,
-			ld: int32(w.rows), vocab: int32(d.vocab),
-		})
+			adjusted: d.mem("head.adjusted", 4*maxDecodeRows*w.rows), ids: d.mem("head.ids", 2*4*maxDecodeRows*w.rows),
+			slices:  d.mem("head.slices", maxDecodeRows*sampleSlices*int(unsafe.Sizeof(sliceRow{}))),
+			answers: d.wants.answers + statusBytes + ptr(first*int(unsafe.Sizeof(answerRow{}))), top: d.wants.top, count: run.count,
+			status: d.mem("status", 256), statusOut: d.wants.answers, ld: int32(w.rows), vocab: int32(d.vocab),
+		}
+		launch(d, "sample_slices", sampleSlices, run.grid, 0, &params)
+		launch(d, "sample_gather", sampleSlices, run.grid, 0, &params)
+		launch(d, "sample_rows", run.grid, 1, 0, &params)
 	}
 }
 
@@ -179,20 +193,24 @@ func (d *Device) collect() {
 		return
 	}
 	b, n := d.batch, len(d.batch.Want)
-	answers := make([]answerRow, n)
-	top := make([]topRow, d.wants.tops)
 	status := make([]uint32, 1)
-	if d.answered {
-		d.gpu.copyOut(bytesOf(answers), d.wants.answers)
-		d.gpu.copyOut(bytesOf(top), d.wants.top)
+	if !d.answered {
+		d.gpu.copyOut(bytesOf(status), d.mem("status", 256))
 	}
-	d.gpu.copyOut(bytesOf(status), d.mem("status", 256))
 	taps := d.readTaps()
 	if err := d.gpu.sync(); err != nil {
 		d.fail("%w", err)
 		return
 	}
 	taps()
+	var answers []answerRow
+	var top []topRow
+	if d.answered {
+		block, list := d.gpu.pins["answers"], d.gpu.pins["top"]
+		status[0] = *(*uint32)(unsafe.Pointer(unsafe.SliceData(block)))
+		answers = unsafe.Slice((*answerRow)(unsafe.Pointer(&block[statusBytes])), n)
+		top = unsafe.Slice((*topRow)(unsafe.Pointer(unsafe.SliceData(list))), d.wants.tops)
+	}
 	switch {
 	case status[0]&1 != 0:
 		d.fail("router: want finite scores, got one that is not a number")

@@ -8,15 +8,24 @@ struct EmbedParams {
     int D, tiles;      // width (a multiple of 4), tiles along D
 };
 
-// embed_rows: x = table[token]. One block a row.
+// embed_rows: x = table[token]. One block a row. It is a step's first kernel: others may begin when it has seen that what
+// the host brought is there, and need not wait to read that.
 KERNEL(256, 1, embed_rows, EmbedParams) {
     griddep_wait();
     griddep_launch();
     const int row = blockIdx.x, id = p.token[row];
     float4 *x = (float4 *)(p.x + u64(row) * p.D);
-    for (int i = threadIdx.x; i < p.D / 4; i += blockDim.x) {
-        const uint2 v = id < 0 ? make_uint2(0, 0) : *(const uint2 *)(p.table + weight_at(p.tiles, id, 4 * i));
-        x[i] = make_float4(lo(v.x), hi(v.x), lo(v.y), hi(v.y));
+    constexpr int AHEAD = 5;
+    for (int from = threadIdx.x; from < p.D / 4; from += AHEAD * 256) {
+        uint2 v[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            const int i = from + j * 256;
+            v[j] = id >= 0 && i < p.D / 4 ? *(const uint2 *)(p.table + weight_at(p.tiles, id, 4 * i)) : make_uint2(0, 0);
+        }
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            if (from + j * 256 < p.D / 4) x[from + j * 256] = make_float4(lo(v[j].x), hi(v[j].x), lo(v[j].y), hi(v[j].y));
     }
 }
 
@@ -24,9 +33,9 @@ KERNEL(256, 1, embed_rows, EmbedParams) {
 KERNEL(NORM_THREADS, 3, norm_rows, NormParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32];
+    griddep_launch();
     const NormRow at = norm_find(p, blockIdx.x);
     griddep_wait();
-    griddep_launch();
     norm_row<false>(p, at, (float *)memory, nullptr, scratch);
 }
 
@@ -34,10 +43,10 @@ KERNEL(NORM_THREADS, 3, norm_rows, NormParams) {
 KERNEL(NORM_THREADS, 1, rms_norm, NormParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32];
+    griddep_launch();
     norm_prefetch(p);
     const NormRow at = norm_find(p, blockIdx.x);
     griddep_wait();
-    griddep_launch();
     norm_row<true>(p, at, (float *)memory, nullptr, scratch);
 }
 
@@ -50,8 +59,8 @@ struct SumParams {
 
 // sum_slots: out = the sum of the slots, in the order in which every reader adds them. One block a row.
 KERNEL(256, 1, sum_slots, SumParams) {
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     const int row = blockIdx.x;
     if (p.rows && row >= *p.rows) return;
     for (int n = threadIdx.x; n < p.width; n += blockDim.x) p.out[u64(row) * p.ld + n] = slot_sum(p.slots, row, n);
@@ -66,8 +75,8 @@ struct AddParams {
 
 // add_rows: one block a row.
 KERNEL(256, 1, add_rows, AddParams) {
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     const int row = blockIdx.x;
     if (p.rows && row >= *p.rows) return;
     for (int n = threadIdx.x; n < p.width; n += blockDim.x) p.a[u64(row) * p.ld + n] += p.b[u64(row) * p.ld + n];

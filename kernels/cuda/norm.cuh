@@ -46,14 +46,23 @@ constexpr int NORM_VECTORS = 3; // of four columns that a thread has on their wa
 
 // slot_vectors is slot_sum of this thread's vectors from `from` on; beyond D/4 they are zero.
 __device__ __forceinline__ void slot_vectors(float4 (&y)[NORM_VECTORS], const Slots &s, int row, int from, int vectors) {
+    const float4 *v = (const float4 *)(s.values + u64(row) * s.ld) + from + threadIdx.x;
+    const auto load = [&](int i, int j) {
+        return from + int(threadIdx.x) + j * NORM_THREADS < vectors ? v[i * (s.stride / 4) + j * NORM_THREADS] : make_float4(0, 0, 0, 0);
+    };
+    constexpr int AHEAD = 3; // slots at a time
 #pragma unroll
     for (int j = 0; j < NORM_VECTORS; j++) y[j] = make_float4(0, 0, 0, 0);
-    const float4 *v = (const float4 *)(s.values + u64(row) * s.ld) + from + threadIdx.x;
-#pragma unroll 2
-    for (int i = 0; i < s.count; i++) {
+    for (int first = 0; first < s.count; first += AHEAD) {
+        float4 o[AHEAD][NORM_VECTORS];
 #pragma unroll
-        for (int j = 0; j < NORM_VECTORS; j++)
-            if (from + int(threadIdx.x) + j * NORM_THREADS < vectors) add_to(y[j], v[i * (s.stride / 4) + j * NORM_THREADS]);
+        for (int i = 0; i < AHEAD; i++)
+#pragma unroll
+            for (int j = 0; j < NORM_VECTORS; j++) o[i][j] = first + i < s.count ? load(first + i, j) : make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+#pragma unroll
+            for (int j = 0; j < NORM_VECTORS; j++) add_to(y[j], o[i][j]); // adding 0 to a sum changes nothing
     }
 }
 

@@ -188,9 +188,30 @@ const (
 type sampleParams struct {
 	logits, wants, adjusts, masks ptr
 	adjusted, ids                 ptr
+	slices                        ptr
 	answers, top, count           ptr
+	status, statusOut             ptr
 	ld, vocab                     int32
 }
+
+// sampleSlices is how many parts a row of logits has in sample_slices.
+const sampleSlices = 64
+
+type sliceRow struct {
+	sum           float64
+	best          float32
+	at, bad, kept int32
+}
+
+// uploadPieces is how many pieces one launch of upload_words copies.
+const uploadPieces = 12
+
+type uploadPiece struct {
+	to, from ptr
+	words    uint64
+}
+
+type uploadParams struct{ pieces [uploadPieces]uploadPiece }
 
 type packParams struct {
 	raw, packed  ptr

@@ -10,8 +10,8 @@ struct RopeTableParams {
 
 // rope_table: one cos and sin for every row and pair of a step, from float64 angles. One block a row.
 KERNEL(128, 1, rope_table, RopeTableParams) {
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     const int row = blockIdx.x;
     for (int i = threadIdx.x; i < p.half; i += blockDim.x) {
         double sin, cos;
@@ -92,7 +92,10 @@ template <int HEADS> __device__ __forceinline__ void append(const RopeParams &p,
         for (int j = 0; j < ROUNDS; j++) {
             const int d = 4 * (l + j * WARP);
             x[i][j] = make_float4(0, 0, 0, 0);
-            if (first + i * step < all && d < p.head_dim) x[i][j] = slot_four(p.qkv, row, head_of(p, first + i * step).column + d);
+            if (first + i * step >= all || d >= p.head_dim) continue;
+            const int column = head_of(p, first + i * step).column + d;
+            // Several heads are prefill's, whose sums are done: without a loop all loads leave at once.
+            x[i][j] = HEADS > 1 ? *(const float4 *)(p.qkv.values + u64(row) * p.qkv.ld + column) : slot_four(p.qkv, row, column);
         }
     const double temp = p.temp_floor > 0 ? 1.0 + p.temp_scale * log(floor((p.pos[row] + 1) / p.temp_floor) + 1.0) : 1.0;
 #pragma unroll
@@ -124,14 +127,14 @@ template <int HEADS> __device__ __forceinline__ void append(const RopeParams &p,
 // rope_append (decode): grid (rows, heads / 4); a warp has one head.
 KERNEL(128, 1, rope_append, RopeParams) {
     const bool there = int(blockIdx.x) < *p.rows; // known before the step
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     if (there) append<1>(p, blockIdx.x, blockIdx.y * 4 + warp_id(), 1);
 }
 
 // rope_append_rows (prefill): one block a row; a warp has every 8th head, four at a time.
 KERNEL(256, 1, rope_append_rows, RopeParams) {
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     for (int first = warp_id(); first < p.heads + 2 * p.kv_heads; first += 4 * 8) append<4>(p, blockIdx.x, first, 8);
 }

@@ -90,6 +90,7 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32], logits[MAX_ROUTER_EXPERTS];
     __shared__ Choice chosen;
+    griddep_launch();
     constexpr int KEPT = 6; // as many as there are registers for
     const NormParams &n = p.norm;
     const int pieces = n.tiles * 8, row = blockIdx.x;
@@ -110,7 +111,6 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     norm_prefetch(n);
     const bool there = row < *n.rows;
     griddep_wait();
-    griddep_launch();
     if (p.steps & ROUTE_NORM) norm_row<true>(n, NormRow{row, there ? row : -1}, (float *)memory, (uint2 *)h, scratch);
     else
         for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
@@ -147,8 +147,8 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
 // choose_rows (prefill): a warp has a row, of which there are p.count. The logits are there.
 KERNEL(256, 1, choose_rows, RouteParams) {
     const int row = blockIdx.x * 8 + warp_id();
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     if (row < p.count) decide(p, row, p.logits + u64(row) * p.ld);
 }
 
@@ -166,8 +166,8 @@ struct SortParams {
 KERNEL(1024, 1, sort_rows, SortParams) {
     __shared__ int count[MAX_ROUTER_EXPERTS], first[MAX_ROUTER_EXPERTS], seen[MAX_ROUTER_EXPERTS];
     __shared__ unsigned short of_warp[32][MAX_ROUTER_EXPERTS / 4]; // rows of a round of 1,024, by warp; experts in quarters
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     for (int e = threadIdx.x; e < p.experts; e += blockDim.x) count[e] = 0, seen[e] = 0;
     for (int i = threadIdx.x; i < p.capacity; i += blockDim.x) p.token_of[i] = -1;
     __syncthreads();
@@ -222,8 +222,8 @@ struct GatherParams {
 
 // gather_rows: what the experts read, in sorted order. One block a place.
 KERNEL(128, 1, gather_rows, GatherParams) {
-    griddep_wait();
     griddep_launch();
+    griddep_wait();
     const int place = blockIdx.x, row = p.token_of[place];
     const float g = row < 0 ? 0.0f : p.gate[row];
     for (int i = threadIdx.x; i < p.tiles * 8; i += blockDim.x) {

@@ -33,16 +33,30 @@ struct AnswerRow { // kernels.Out
     int status;      // SampleStatus
 };
 
+// SliceRow is what is known of one of SLICES parts of a row of logits.
+struct SliceRow {
+    double sum;  // of e^(logit - best)
+    float best;
+    int at;      // the lowest id that has it
+    int bad;     // a logit is not a number
+    int kept;    // ids of some weight, from the slice's place in ids on; -1: they were not listed
+};
+
+constexpr int SLICES = 64;
+
 struct SampleParams {
     const float *logits;       // [wants, ld]
     const WantRow *wants;      // [wants]
     const AdjustRow *adjusts;
     const u32 *masks;
     float *adjusted;           // [wants, ld] scratch
-    int *ids;                  // [wants, ld] scratch
+    int *ids;                  // [wants, 2·ld] scratch: the drawing's list, and the slices'
+    SliceRow *slices;          // [wants, SLICES]
     AnswerRow *answers;        // [wants]
     TopRow *top;
     const int *count;          // wants that there are
+    const u32 *status;         // of the step
+    u32 *status_out;           // where the host reads it
     int ld, vocab;
 };
 
@@ -90,18 +104,39 @@ __device__ __forceinline__ int keep_selected(int *ids, int n, const float *x, Se
     return kept;
 }
 
-// draw picks an id from x [vocab], whose largest value is x[best].
-__device__ __forceinline__ int draw(const WantRow &w, const float *x, int vocab, int best, int *ids, SampleShared &s) {
-    const float top = x[best];
+__device__ __forceinline__ int slice_length(int vocab) { return ceil_div(ceil_div(vocab, SLICES), 4) * 4; }
+
+// list_kept puts the lists of the slices one after the other.
+__device__ __forceinline__ int list_kept(const SliceRow *slices, const int *lists, int vocab, int *ids) {
     int n = 0;
-    for (int from = 0; from < vocab; from += SAMPLE_THREADS) { // ids of some weight, in order
-        const int id = from + threadIdx.x;
-        const bool passes = id < vocab && weight(x[id], top, w.temperature) > 0;
-        u64 total;
-        const u64 before = scan(passes, total, s);
-        if (passes) ids[n + before] = id;
-        n += int(total);
+    for (int i = 0; i < SLICES; i++) {
+        const int kept = slices[i].kept;
+        for (int j = threadIdx.x; j < kept; j += SAMPLE_THREADS) ids[n + j] = lists[i * slice_length(vocab) + j];
+        n += kept;
     }
+    return n;
+}
+
+// list_weighty lists the ids of some weight, in order: each warp has a part of them, which it counts first.
+__device__ __forceinline__ int list_weighty(const WantRow &w, const float *x, float top, int vocab, int *ids, SampleShared &s) {
+    const int each = ceil_div(ceil_div(vocab, SAMPLE_THREADS / WARP), WARP) * WARP, from = warp_id() * each;
+    int mine = 0;
+    for (int i = from + lane_id(); i < from + each; i += WARP) mine += i < vocab && weight(x[i], top, w.temperature) > 0;
+    u64 total;
+    int at = int(scan(mine, total, s));
+    at = __shfl_sync(0xffffffffu, at, 0); // of the warp's first lane
+    for (int i = from + lane_id(); i < from + each; i += WARP) {
+        const bool passes = i < vocab && weight(x[i], top, w.temperature) > 0;
+        const u32 all = __ballot_sync(0xffffffffu, passes);
+        if (passes) ids[at + __popc(all & ((1u << lane_id()) - 1))] = i;
+        at += __popc(all);
+    }
+    return int(total);
+}
+
+// draw picks an id from x [vocab], whose largest value is x[best]. ids holds the first n of the list, those of some weight.
+__device__ __forceinline__ int draw(const WantRow &w, const float *x, int best, int *ids, int n, SampleShared &s) {
+    const float top = x[best];
     __syncthreads();
     const auto value = [&](int i) { return x[ids[i]]; };
     const auto mass = [&](int i) { return weight(x[ids[i]], top, w.temperature); };
@@ -139,40 +174,124 @@ __device__ __forceinline__ int draw(const WantRow &w, const float *x, int vocab,
 
 } // namespace
 
-// sample: one block a wanted row.
+// sample_slices: the largest logit of each slice and the sum of its exponentials. Grid (SLICES, wants).
+KERNEL(256, 1, sample_slices, SampleParams) {
+    __shared__ float most[8];
+    __shared__ int where[8];
+    __shared__ double sums[8];
+    const int row = blockIdx.y, length = slice_length(p.vocab), from = blockIdx.x * length, to = min(from + length, p.vocab);
+    const bool there = row < *p.count; // known before the step
+    griddep_launch();
+    griddep_wait();
+    if (!there) return;
+    const float *x = p.logits + u64(row) * p.ld;
+    float best = -INFINITY;
+    int at = 0x7fffffff;
+    bool bad = false;
+#pragma unroll 4
+    for (int i = from + threadIdx.x; i < to; i += 256) {
+        const float v = x[i];
+        bad |= v != v;
+        if (v > best) best = v, at = i;
+    }
+#pragma unroll
+    for (int d = WARP / 2; d > 0; d /= 2) {
+        const float v = __shfl_xor_sync(0xffffffffu, best, d);
+        const int i = __shfl_xor_sync(0xffffffffu, at, d);
+        if (v > best || (v == best && i < at)) best = v, at = i;
+    }
+    if (lane_id() == 0) most[warp_id()] = best, where[warp_id()] = at;
+    bad = __syncthreads_or(bad);
+#pragma unroll
+    for (int w = 0; w < 8; w++)
+        if (most[w] > best || (most[w] == best && where[w] < at)) best = most[w], at = where[w];
+    double sum = 0;
+#pragma unroll 4
+    for (int i = from + threadIdx.x; i < to; i += 256) sum += expf(x[i] - best);
+#pragma unroll
+    for (int d = WARP / 2; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+    if (lane_id() == 0) sums[warp_id()] = sum;
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    sum = 0;
+    for (int w = 0; w < 8; w++) sum += sums[w];
+    p.slices[row * SLICES + blockIdx.x] = SliceRow{sum, best, at, bad, -1};
+}
+
+// sample_gather lists the ids of some weight in each slice, where a plain row of logits is drawn from. Grid (SLICES, wants).
+KERNEL(256, 1, sample_gather, SampleParams) {
+    __shared__ int counts[8];
+    const int row = blockIdx.y, length = slice_length(p.vocab), from = blockIdx.x * length, to = min(from + length, p.vocab);
+    const WantRow w = row < *p.count ? p.wants[row] : WantRow{};
+    const bool draws = w.draws && w.temperature > 0 && w.mask_at < 0 && w.adjusts == 0;
+    griddep_launch();
+    griddep_wait();
+    if (!draws) return;
+    SliceRow *slices = p.slices + row * SLICES;
+    float top = -INFINITY;
+    for (int i = lane_id(); i < SLICES; i += WARP) top = fmaxf(top, slices[i].best);
+    top = warp_max(top);
+    const float *x = p.logits + u64(row) * p.ld;
+    int *list = p.ids + u64(row) * 2 * p.ld + p.ld + from;
+    const int each = ceil_div(ceil_div(length, 8), WARP) * WARP, first = from + warp_id() * each, last = min(first + each, to);
+    int mine = 0;
+    for (int i = first + lane_id(); i < last; i += WARP) mine += weight(x[i], top, w.temperature) > 0;
+#pragma unroll
+    for (int d = WARP / 2; d > 0; d /= 2) mine += __shfl_xor_sync(0xffffffffu, mine, d);
+    if (lane_id() == 0) counts[warp_id()] = mine;
+    __syncthreads();
+    int at = 0, all = 0;
+    for (int i = 0; i < 8; i++) {
+        if (i < warp_id()) at += counts[i];
+        all += counts[i];
+    }
+    for (int i = first; i < last; i += WARP) {
+        const bool passes = i + lane_id() < last && weight(x[i + lane_id()], top, w.temperature) > 0;
+        const u32 ballot = __ballot_sync(0xffffffffu, passes);
+        if (passes) list[at + __popc(ballot & ((1u << lane_id()) - 1))] = i + lane_id();
+        at += __popc(ballot);
+    }
+    if (threadIdx.x == 0) slices[blockIdx.x].kept = all;
+}
+
+// sample_rows: one block a wanted row.
 KERNEL(SAMPLE_THREADS, 1, sample_rows, SampleParams) {
     __shared__ SampleShared s;
-    __shared__ double sums[SAMPLE_THREADS / WARP];
-    griddep_wait();
-    griddep_launch();
+    __shared__ SliceRow slices[SLICES];
     const int row = blockIdx.x;
-    if (row >= *p.count) return;
+    const bool there = row < *p.count; // known before the step
+    griddep_launch();
+    griddep_wait();
+    if (row == 0 && threadIdx.x == 0) *p.status_out = *p.status;
+    if (!there) return;
     const WantRow w = p.wants[row];
     const float *logits = p.logits + u64(row) * p.ld;
-    int *ids = p.ids + u64(row) * p.ld;
+    int *ids = p.ids + u64(row) * 2 * p.ld;
     AnswerRow answer = {-1, 0, 0, SAMPLE_OK};
     if (!w.draws && w.score < 0 && w.top <= 0) {
         if (threadIdx.x == 0) p.answers[row] = answer;
         return;
     }
 
-    int best;
-    bool nan;
-    const float largest = argmax(logits, p.vocab, best, nan, s);
+    if (threadIdx.x < SLICES) slices[threadIdx.x] = p.slices[row * SLICES + threadIdx.x];
+    __syncthreads();
+    float largest = -INFINITY;
+    int best = 0x7fffffff;
+    bool nan = false;
+    for (int i = 0; i < SLICES; i++) {
+        nan |= slices[i].bad;
+        if (slices[i].best > largest) largest = slices[i].best, best = slices[i].at;
+    }
     if (nan || isinf(largest)) {
         answer.status = SAMPLE_NOT_FINITE;
         if (threadIdx.x == 0) p.answers[row] = answer;
         return;
     }
-    double sum = 0;
-    for (int i = threadIdx.x; i < p.vocab; i += SAMPLE_THREADS) sum += expf(logits[i] - largest);
+    // Each warp adds up the slices, in the same order.
+    double sum = slices[lane_id()].sum * exp(double(slices[lane_id()].best) - double(largest)) +
+                 slices[lane_id() + WARP].sum * exp(double(slices[lane_id() + WARP].best) - double(largest));
 #pragma unroll
     for (int d = WARP / 2; d > 0; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-    __syncthreads();
-    if (lane_id() == 0) sums[warp_id()] = sum;
-    __syncthreads();
-    sum = 0;
-    for (int i = 0; i < SAMPLE_THREADS / WARP; i++) sum += sums[i];
     const double total = double(largest) + log(sum);
 
     if (w.draws) {
@@ -198,7 +317,11 @@ KERNEL(SAMPLE_THREADS, 1, sample_rows, SampleParams) {
             if (nan || isinf(top)) answer.status = !nan && top < 0 ? SAMPLE_NOTHING_ALLOWED : SAMPLE_NOT_FINITE_ADJUSTED;
         }
         if (answer.status == SAMPLE_OK) {
-            answer.token = w.temperature == 0 ? at : draw(w, x, p.vocab, at, ids, s);
+            answer.token = at;
+            if (w.temperature != 0) {
+                const int n = slices[0].kept >= 0 ? list_kept(slices, ids + p.ld, p.vocab, ids) : list_weighty(w, x, x[at], p.vocab, ids, s);
+                answer.token = draw(w, x, at, ids, n, s);
+            }
             answer.log_prob = float(double(logits[answer.token]) - total);
         }
     }

@@ -82,7 +82,7 @@ func (d *Device) upload() {
 	}
 	d.layWants()
 	d.layTaps()
-	d.gpu.zero(d.mem("status", 256), 4)
+	d.gpu.zeroWords(d.mem("status", 256), 1)
 }
 
 // layPhase fills and copies the arrays of a phase: those of the rows first, then the page numbers. In decode the arrays
