@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -18,13 +19,38 @@ import (
 	"chulengo/serve/internal/guard"
 )
 
-// newGuard gives the guard that the options describe.
+// OptionError says which of the server's options cannot be used.
+type OptionError struct {
+	Option string // as the command spells it: trusted-proxy
+	text   message
+}
+
+func (e *OptionError) Error() string { return "serve: --" + e.Option + ": " + e.text.en }
+
+// Text is one sentence for the person who started the server.
+func (e *OptionError) Text(lang Lang) string {
+	if lang == English {
+		return "--" + e.Option + ": " + e.text.en
+	}
+	return "--" + e.Option + " " + e.text.zh
+}
+
+// optionError gives a guard's error as this package's.
+func optionError(err error) error {
+	var bad *guard.OptionError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	return &OptionError{bad.Option, message{"的值 " + bad.Got + " 不合适：应为 " + bad.WantZH, "want " + bad.WantEN + ", got " + bad.Got}}
+}
+
+// newGuard gives the guard that the options describe. Errors are *OptionError.
 func newGuard(o Options) (*guard.Guard, error) {
 	g := guard.Options{Keys: o.APIKeys, Hosts: o.AllowedHosts, Origins: o.Origins, Rate: o.RateLimit, Burst: o.RateBurst}
 	for _, text := range o.TrustedProxies {
 		p, err := guard.ParseProxy(text)
 		if err != nil {
-			return nil, err
+			return nil, optionError(err)
 		}
 		g.Proxies = append(g.Proxies, p)
 	}
@@ -34,7 +60,8 @@ func newGuard(o Options) (*guard.Guard, error) {
 	if o.Addr == "" && len(g.Hosts) == 0 {
 		g.Hosts = []string{"*"} // behind Handler lies a server of others, which knows its names
 	}
-	return guard.New(g)
+	made, err := guard.New(g)
+	return made, optionError(err)
 }
 
 // visitor is whom a request comes from, in its context.

@@ -71,7 +71,7 @@ func (s *Server) routes() *echo.Echo {
 func cleanBasePath(p string) (string, error) {
 	clean := strings.TrimSuffix(path.Clean("/"+p), "/")
 	if strings.ContainsAny(clean, ":*?#% ") {
-		return "", fmt.Errorf("serve: base path %q: want a plain path such as /chat", p)
+		return "", &OptionError{"base-path", message{fmt.Sprintf("的值 %q 不合适：应为 /chat 这样的路径", p), fmt.Sprintf("want a plain path such as /chat, got %q", p)}}
 	}
 	return clean, nil
 }

@@ -87,8 +87,8 @@ type Server struct {
 	finished chan struct{} // closed and replaced when one ends
 }
 
-// New opens the address, the history and the session key: whatever can fail early does so here. Errors: *ListenError,
-// *StoreError, and others that name their file.
+// New opens the address, the history and the session key: whatever can fail early does so here. Errors: *OptionError,
+// *ListenError, *StoreError, and others that name their file.
 func New(o Options) (*Server, error) {
 	setDefault(&o.BodyLimit, 1<<20)
 	setDefault(&o.DrainTimeout, time.Minute)

@@ -88,6 +88,7 @@ func (a *app) exitCode(err error) int {
 	}
 	var l *serve.ListenError
 	var s *serve.StoreError
+	var o *serve.OptionError
 	var p *engine.ParamError
 	var c *engine.ContextError
 	var m *message
@@ -97,7 +98,7 @@ func (a *app) exitCode(err error) int {
 		return exitBusy
 	case errors.As(err, &m):
 		return m.code
-	case errors.As(err, &p), errors.As(err, &c), errors.Is(err, hub.ErrBadRef), errors.Is(err, hub.ErrPattern), isFlagError(err):
+	case errors.As(err, &o), errors.As(err, &p), errors.As(err, &c), errors.Is(err, hub.ErrBadRef), errors.Is(err, hub.ErrPattern), isFlagError(err):
 		return exitUsage
 	}
 	return exitFailed

@@ -126,6 +126,10 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 		return nil, err
 	}
 	if a.observe != nil {
+		o.MaxSequences, o.MaxQueue = a.opts.MaxBatch, a.opts.MaxQueue
+		if o.MaxQueue == 0 {
+			o.MaxQueue = -1 // none
+		}
 		o.Observe, o.ObserveToken, o.ObserveStep, o.ExpertStats = a.observe.Observe, a.observe.ObserveToken, a.observe.ObserveStep, true
 	}
 	if err := l.run(ctx, o, a.opts.Seed.value, progress); err != nil {

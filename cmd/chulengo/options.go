@@ -42,6 +42,8 @@ type options struct {
 	RateBurst      int
 	AnswerTimeout  time.Duration
 	BodyLimit      int
+	MaxBatch       int
+	MaxQueue       int
 	LogPrompts     bool
 	Interactive    bool
 	PromptIDs      string
@@ -74,6 +76,7 @@ const generateTokens = 256
 // defaults sets the values that hold where nothing else is said.
 func (o *options) defaults() {
 	o.Device, o.LoadFormat, o.Template, o.Addr, o.Drain = "auto", "auto", "native", "127.0.0.1:5000", time.Minute
+	o.MaxBatch, o.MaxQueue = 64, 64
 	o.TraceLimit, o.Files, o.BenchFormat = "4GiB", 4, "table"
 }
 
@@ -116,6 +119,8 @@ func (o *options) table() []option {
 		{"rate-burst", &o.RateBurst, "`N` requests at once before --rate-limit counts (0: --rate-limit rounded up)", "受 --rate-limit 限制前可一次发出的请求数 `N`（0：--rate-limit 取整）"},
 		{"answer-timeout", &o.AnswerTimeout, "longest `TIME` that an answer to a program may take (0: no limit)", "回答程序请求的最长时间 `TIME`（0：不限）"},
 		{"body-limit", &o.BodyLimit, "`KIB` of a request from the page; programs may send 16 times as much (0: 1024)", "网页请求的大小上限 `KIB`，程序可发送 16 倍（0：1024）"},
+		{"max-batch", &o.MaxBatch, "`N` answers that are generated at a time", "同时生成的回答数 `N`"},
+		{"max-queue", &o.MaxQueue, "`N` requests that may wait when so many are; others get 503 and may try again", "此外可排队的请求数 `N`；超出的请求得到 503，可稍后重试"},
 		{"log-prompts", &o.LogPrompts, "write the texts that people send to the log", "把用户发送的内容写入日志"},
 		{"interactive", &o.Interactive, "a conversation even if standard input is no terminal: one message a line", "标准输入不是终端时也逐行对话"},
 		{"prompt-ids", &o.PromptIDs, "token `IDS` in place of a text: 1,2,3", "用 token 编号 `IDS` 代替文字：1,2,3"},

@@ -25,6 +25,17 @@ type Options struct {
 	Burst   int            // requests at once before Rate counts; 0: Rate rounded up, at least 1
 }
 
+// OptionError says which option is wrong. Keys are named by their number: nobody should find one in a log.
+type OptionError struct {
+	Option         string // as the command spells it
+	Got            string
+	WantZH, WantEN string
+}
+
+func (e *OptionError) Error() string {
+	return fmt.Sprintf("guard: %s %s: want %s", e.Option, e.Got, e.WantEN)
+}
+
 // Guard checks requests. Its methods may be called concurrently.
 type Guard struct {
 	options Options
@@ -38,23 +49,28 @@ func New(o Options) (*Guard, error) {
 	g := &Guard{options: o, logins: newRates(0.5, 10)}
 	for i, key := range o.Keys {
 		if key == "" || strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-			return nil, fmt.Errorf("guard: API key %d: want visible ASCII characters without spaces", i+1)
+			return nil, &OptionError{"api-key", fmt.Sprintf("%d", i+1), "由可见的 ASCII 字符组成，不含空格", "visible ASCII characters without spaces"}
 		}
 		g.keys = append(g.keys, sha256.Sum256([]byte(key)))
 	}
 	for _, origin := range o.Origins {
 		u, err := url.Parse(origin)
 		if origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil) {
-			return nil, fmt.Errorf("guard: origin %q: want scheme://host or scheme://host:port, such as https://chat.example.org, or *", origin)
+			return nil, &OptionError{"cors-origin", fmt.Sprintf("%q", origin), "https://chat.example.org 这样的来源（可带端口），或 *",
+				"scheme://host or scheme://host:port, such as https://chat.example.org, or *"}
 		}
 	}
 	for _, host := range o.Hosts {
 		if host == "" || strings.ContainsAny(host, "/@ ") {
-			return nil, fmt.Errorf("guard: allowed host %q: want a name such as chat.example.org, .example.org for all names below it, or *", host)
+			return nil, &OptionError{"allowed-host", fmt.Sprintf("%q", host), "chat.example.org 这样的主机名、表示其下各名的 .example.org，或 *",
+				"a name such as chat.example.org, .example.org for all names below it, or *"}
 		}
 	}
-	if o.Rate < 0 || o.Burst < 0 || o.Rate > 1e6 {
-		return nil, fmt.Errorf("guard: rate %v with burst %d: want a number of requests a second from 0 to 1000000", o.Rate, o.Burst)
+	if !(o.Rate >= 0 && o.Rate <= 1e6) { // nor NaN
+		return nil, &OptionError{"rate-limit", fmt.Sprint(o.Rate), "每秒请求数，从 0 到 1000000", "a number of requests a second from 0 to 1000000"}
+	}
+	if o.Burst < 0 {
+		return nil, &OptionError{"rate-burst", fmt.Sprint(o.Burst), "不小于 0 的请求数", "a number of requests of at least 0"}
 	}
 	if o.Rate > 0 {
 		g.rates = newRates(o.Rate, o.Burst)
@@ -124,7 +140,7 @@ func ParseProxy(s string) (netip.Prefix, error) {
 	}
 	a, err := netip.ParseAddr(s)
 	if err != nil || a.Zone() != "" {
-		return netip.Prefix{}, fmt.Errorf("guard: trusted proxy %q: want an IP address or a range such as 10.0.0.0/8", s)
+		return netip.Prefix{}, &OptionError{"trusted-proxy", fmt.Sprintf("%q", s), "IP 地址，或 10.0.0.0/8 这样的网段", "an IP address or a range such as 10.0.0.0/8"}
 	}
 	a = a.Unmap()
 	return netip.PrefixFrom(a, a.BitLen()), nil

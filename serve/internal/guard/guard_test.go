@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -24,13 +25,15 @@ func TestOptions(t *testing.T) {
 		o    Options
 		want string
 	}{
-		{Options{Keys: []string{"good", ""}}, "API key 2"},
-		{Options{Keys: []string{"with space"}}, "API key 1"},
-		{Options{Keys: []string{"钥匙"}}, "API key 1"},
-		{Options{Origins: []string{"example.org"}}, `origin "example.org"`},
+		{Options{Keys: []string{"good", ""}}, "api-key 2"},
+		{Options{Keys: []string{"with space"}}, "api-key 1"},
+		{Options{Keys: []string{"钥匙"}}, "api-key 1"},
+		{Options{Origins: []string{"example.org"}}, `cors-origin "example.org"`},
 		{Options{Origins: []string{"https://example.org/"}}, "origin"},
-		{Options{Hosts: []string{"https://x"}}, "allowed host"},
-		{Options{Rate: -1}, "rate -1"},
+		{Options{Hosts: []string{"https://x"}}, "allowed-host"},
+		{Options{Rate: -1}, "rate-limit -1"},
+		{Options{Rate: math.NaN()}, "rate-limit NaN"},
+		{Options{Rate: 1, Burst: -1}, "rate-burst -1"},
 	} {
 		if _, err := New(c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.o, err, c.want)
