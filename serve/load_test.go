@@ -171,12 +171,14 @@ func TestHeapOfManyConnections(t *testing.T) {
 	}
 }
 
-// Readers that do not read hold up neither the model nor other readers, of the same answer or of others.
+// Readers that do not read hold up neither the model nor other readers, of the same answer or of others. They would for
+// half a minute, until they are taken for gone; patience is less than that.
 func TestSlowReadersHoldUpNobody(t *testing.T) {
-	const pieceLength, length = 128 << 10, 8 << 20 // more than a socket's buffers hold
+	const readers, pieceLength, length = 3, 128 << 10, 6 << 20 // more than a socket's buffers hold: 4 MiB
 	pieces := slices.Repeat([]string{strings.Repeat("x", pieceLength)}, length/pieceLength)
 	s := ready(t, serve.Options{}, says(pieces...))
-	for i := range 5 {
+	c := s.program()
+	for i := range readers {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
 		if err != nil {
 			t.Fatal(err)
@@ -189,14 +191,14 @@ func TestSlowReadersHoldUpNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the slow readers' answers", func() bool { _, _, ended := s.backend.Counts(); return ended == 5 })
-	c := s.program()
-	for i := range 5 { // they come to the history, whole
-		eventually(t, "an answer in the history", func() bool {
-			_, got := c.do("GET", fmt.Sprintf("/api/conversations/slow%d", i), nil)
-			m := got["messages"].([]any)
-			return got["running"] == false && len(m) == 2 && len(m[1].(object)["content"].(string)) == length
-		})
+	eventually(t, "the slow readers' answers", func() bool { _, _, ended := s.backend.Counts(); return ended == readers })
+	for i := range readers { // they come to the history, whole
+		path := fmt.Sprintf("/api/conversations/slow%d", i)
+		eventually(t, "the end of an answer", func() bool { status, _ := c.do("GET", path+"/stream?from=1000000000", nil); return status == 204 })
+		_, got := c.do("GET", path, nil)
+		if m := got["messages"].([]any); len(m) != 2 || len(m[1].(object)["content"].(string)) != length {
+			t.Errorf("conversation %d: %d messages", i, len(m))
+		}
 	}
 	if status, got := c.post("/api/generate", object{"user_input": "Q", "chat_id": "slow0"}); status != 200 || len(got["response"].(string)) != length {
 		t.Errorf("the next question: %d", status)
