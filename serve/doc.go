@@ -37,8 +37,39 @@
 //	GET    /api/export                       the same of all the session's
 //	POST   /api/import                       a JSON export → {imported, conversations, skipped: [{index, error}]}
 //	GET    /api/settings                     {settings}: an object that the page keeps for its session; PUT sets it
+//	POST   /api/login                        {key}, or the form's → a cookie that stands for the key; POST /api/logout ends it
+//	GET    /health                           whether questions are answered: 200, or 503 with the reason, as llama-server says it
+//	GET    /readyz                           the same for balancers: 503 from the moment when the server begins to end
+//	GET    /version                          {version}
+//	GET    /metrics                          for Prometheus: package metrics
 //
-// Beside them lie the protocols that programs speak, with errors of their own shapes: package openai.
+// Beside them lie the protocols that programs speak. Each is a package that translates to internal/completion and has
+// errors of its own shape, also for what goes wrong before a handler runs (Host, key, rate, size, unknown addresses,
+// panics), in English unless Chinese is asked for:
+//
+//	openai     /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /apply-template, /props, /slots
+//	responses  /v1/responses, stateless
+//	anthropic  /v1/messages, /v1/messages/count_tokens
+//	ollama     /api/chat, /api/tags, /api/show, /api/ps, /api/version, /api/pull, and /api/generate
+//
+// /api/generate is Ollama's where the body has no user_input, but model or prompt; else it is the tutorial's. GET / is
+// the page, except for programs whose Accept takes neither HTML nor everything: they look for Ollama and find its words.
+//
+// # Who may come in
+//
+// Every request passes internal/guard: the name in Host must be an IP address, localhost, the name in Options.Addr, or
+// one of Options.AllowedHosts, so that a site whose name an attacker turned into our address is not taken for ours; other
+// sites' pages may read answers where Options.Origins has them (CORS; never with cookies). With Options.APIKeys a request needs
+// Authorization: Bearer KEY or x-api-key: KEY, or the cookie of a login, for which GET / shows a form; /health, /readyz,
+// /version and the page's files need none. Options.RateLimit counts requests of each key, without keys of each address.
+// X-Forwarded-For, -Host and -Proto are believed from Options.TrustedProxies alone. Logs have request ids, routes and
+// statuses; what people write is in them with Options.LogPrompts only, and keys never.
+//
+// Bodies of the page's routes have at most Options.BodyLimit bytes, those of the protocols sixteen times as many; a body
+// has a minute to arrive. A body must be said to be JSON, because a browser lets any site's page send others; Ollama's
+// addresses, whose users send theirs with curl -d, take bodies without that from programs that show no mark of a browser.
+// An answer of the protocols ends after Options.AnswerTimeout with 504, or an error in its stream; when the engine's queue
+// is full a request gets 503 with Retry-After before anything is sent.
 //
 // A stream is server-sent events: {"delta"}…, then {"done": true, …} or {"error"}, with comment lines in longer
 // silences. An error before the first event is an ordinary response with its status. Where a model is silent for
