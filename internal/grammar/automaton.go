@@ -3,6 +3,7 @@ package grammar
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // mostStates bounds an automaton, and with it the memory and time that a source can cost.
@@ -134,8 +135,20 @@ func (b *builder) expr(e expr, next int32) int32 {
 		return next
 	case choice:
 		s := state{op: opSplit}
+		var texts []string
 		for _, of := range e {
-			s.to = append(s.to, b.expr(of, next))
+			if text, ok := of.(literal); ok {
+				texts = append(texts, string(text))
+			} else {
+				s.to = append(s.to, b.expr(of, next))
+			}
+		}
+		if len(texts) > 0 {
+			slices.Sort(texts)
+			s.to = append(s.to, b.texts(slices.Compact(texts), 0, next))
+		}
+		if len(s.to) == 1 {
+			return s.to[0]
 		}
 		return b.add(s)
 	case repeat:
@@ -144,6 +157,32 @@ func (b *builder) expr(e expr, next int32) int32 {
 		return b.add(state{op: opCall, rule: b.ruleOf(e.rule), next: next})
 	}
 	panic(fmt.Sprintf("grammar: unknown expression %T", e))
+}
+
+// texts compiles a choice of literals as a trie, so that there is one way to read each. They are sorted, and alike up to
+// from.
+func (b *builder) texts(texts []string, from int, next int32) int32 {
+	if len(texts) == 1 {
+		return b.expr(literal(texts[0][from:]), next)
+	}
+	read := state{op: opRead}
+	ends := len(texts[0]) == from
+	if ends {
+		texts = texts[1:]
+	}
+	for len(texts) > 0 && b.err == nil {
+		first, n := texts[0][from], 1
+		for n < len(texts) && texts[n][from] == first {
+			n++
+		}
+		read.edges = append(read.edges, edge{first, first, b.texts(texts[:n], from+1, next)})
+		texts = texts[n:]
+	}
+	at := b.add(read)
+	if ends {
+		at = b.add(state{op: opSplit, to: []int32{at, next}})
+	}
+	return at
 }
 
 // repeat compiles min copies of e.of and then max - min that may be left out, or any number.

@@ -22,7 +22,7 @@ func checkMatches(t *testing.T, g *Grammar, yes, no []string) {
 		if !g.Matches(text) {
 			t.Errorf("%q: want a match", text)
 		}
-		for i := range text {
+		for i := range min(len(text), 200) {
 			if !g.Begins(text[:i]) {
 				t.Errorf("%q: want a beginning", text[:i])
 			}

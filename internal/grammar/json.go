@@ -28,7 +28,7 @@ var (
 	naturalNumber = choice{literal("0"), sequence{between('1', '9'), repeat{digit, 0, 17}}}
 	anyFraction   = sequence{literal("."), repeat{digit, 1, 16}}
 	anyExponent   = sequence{chars("eE"), optional(chars("+-")), repeat{digit, 1, 2}}
-	anyInteger    = named("integer", sequence{optional(literal("-")), naturalNumber})
+	anyInteger    = named("integer", choice{literal("0"), sequence{optional(literal("-")), between('1', '9'), repeat{digit, 0, 17}}})
 	anyNumber     = named("number", sequence{optional(literal("-")), naturalNumber, optional(anyFraction), optional(anyExponent)})
 
 	anyBoolean = choice{literal("true"), literal("false")}

@@ -10,11 +10,23 @@ import (
 // Regex compiles a regular expression (RE2's syntax, as package regexp); a whole answer follows it, so that ^ at its
 // beginning and $ at its end say nothing more. Anchors elsewhere and word boundaries are errors.
 func Regex(pattern string) (*Grammar, error) {
-	e, err := regexExpr(pattern, func(c class) expr { return c }, nil)
+	re, err := parseRegex(pattern)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("grammar: %w", err)
+	}
+	e, err := regexExpr(re, func(c class) expr { return c }, nil)
+	if err != nil {
+		return nil, fmt.Errorf("grammar: regular expression %q: %w", pattern, err)
 	}
 	return compile(e)
+}
+
+func parseRegex(pattern string) (*syntax.Regexp, error) {
+	re, err := syntax.Parse(unicodeEscapes(pattern), syntax.Perl)
+	if err != nil {
+		return nil, fmt.Errorf("regular expression %q: %s", pattern, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+	}
+	return re, nil
 }
 
 // regexReader turns a parsed pattern into an expression.
@@ -23,17 +35,8 @@ type regexReader struct {
 	any  expr               // not nil: what may stand before the pattern where it has no ^, and behind it where it has no $
 }
 
-func regexExpr(pattern string, char func(c class) expr, any expr) (expr, error) {
-	re, err := syntax.Parse(unicodeEscapes(pattern), syntax.Perl)
-	if err != nil {
-		return nil, fmt.Errorf("grammar: regular expression: %w", err)
-	}
-	r := &regexReader{char, any}
-	e, err := r.expr(re, true, true)
-	if err != nil {
-		return nil, fmt.Errorf("grammar: regular expression %q: %w", pattern, err)
-	}
-	return e, nil
+func regexExpr(re *syntax.Regexp, char func(c class) expr, any expr) (expr, error) {
+	return (&regexReader{char, any}).expr(re, true, true)
 }
 
 // unicodeEscapes writes \uHHHH, which JSON schemas use, as \x{HHHH}.

@@ -1,0 +1,269 @@
+package grammar
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// property gives the schemas of a member, or, for a name that no schema lists, of additional ones; nil: it is not
+// allowed.
+func (n *node) property(name string) schemas {
+	out := schemas{}
+	listed := false
+	for _, at := range n.all {
+		if props := at.value.get("properties"); props != nil {
+			if v := props.get(name); v != nil {
+				out = append(out, schemaAt{value: v, path: at.path + "/properties/" + name})
+				listed = true
+				continue
+			}
+		}
+		if v := at.value.get("additionalProperties"); v != nil {
+			if v.kind == 't' && v.text == "false" {
+				return nil
+			}
+			out = append(out, schemaAt{value: v, path: at.path + "/additionalProperties"})
+		}
+	}
+	if !listed && n.closed() && !slices.Contains(n.required, name) {
+		return nil
+	}
+	return out
+}
+
+// names are the members that the schemas list or require, in their order.
+func (n *node) names() (names []string) {
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for _, at := range n.all {
+		if props := at.value.get("properties"); props != nil {
+			for _, name := range props.keys {
+				add(name)
+			}
+		}
+	}
+	for _, name := range n.required {
+		add(name)
+	}
+	return names
+}
+
+// closed says whether there are no members but those listed.
+func (n *node) closed() bool {
+	listed, open := false, false
+	for _, at := range n.all {
+		listed = listed || at.value.get("properties") != nil
+		if v := at.value.get("additionalProperties"); v != nil {
+			if v.kind == 't' && v.text == "false" {
+				return true
+			}
+			open = true
+		}
+	}
+	return listed && !open
+}
+
+func (r *schemaReader) object(n *node) expr {
+	names := n.names()
+	closed := n.closed()
+	if len(names) == 0 && !closed && n.minProps == 0 && n.maxProps < 0 {
+		if extra := n.additional(); len(extra) == 0 || extra[0].value.kind == 't' && len(extra) == 1 {
+			return anyObject
+		}
+	}
+	var more expr = never
+	if !closed {
+		var value expr = anyValue
+		if extra := n.additional(); len(extra) > 0 {
+			value = r.expr(extra)
+		}
+		more = sequence{otherKey(names), literal(":"), blanks, value}
+	}
+	switch counted := n.minProps > len(n.required) || n.maxProps >= 0 && (!closed || n.maxProps < len(names)); {
+	case counted && len(names) > 0:
+		keyword := "minProperties"
+		if n.minProps <= len(n.required) {
+			keyword = "maxProperties"
+		}
+		r.fail(n.says(keyword), keyword, "cannot be enforced together with properties")
+		return never
+	case counted:
+		return list("{", more, n.minProps, n.maxProps, "}")
+	}
+	// Rules for the members from each on: first is before any has been written, next is after one. The last end the object.
+	first := choice{literal("}"), sequence{more, star(sequence{comma, more}), blanks, literal("}")}}
+	next := choice{sequence{star(sequence{comma, more}), blanks, literal("}")}}
+	for _, name := range slices.Backward(names) {
+		var member expr = never
+		if value := n.property(name); value != nil {
+			member = sequence{literal(quoted(name) + ":"), blanks, r.expr(value)}
+		}
+		afterFirst, afterNext := named("", first), named("", next)
+		first, next = choice{sequence{member, afterNext}}, choice{sequence{comma, member, afterNext}}
+		if !slices.Contains(n.required, name) {
+			first, next = append(first, afterFirst), append(next, afterNext)
+		}
+	}
+	return sequence{literal("{"), blanks, first}
+}
+
+// additional gives the schemas of members that are not listed.
+func (n *node) additional() (out schemas) {
+	for _, at := range n.all {
+		if v := at.value.get("additionalProperties"); v != nil {
+			out = append(out, schemaAt{value: v, path: at.path + "/additionalProperties"})
+		}
+	}
+	return out
+}
+
+// says finds the schema that has a keyword, for errors.
+func (n *node) says(keyword string) schemaAt {
+	for _, at := range n.all {
+		if at.value.get(keyword) != nil {
+			return at
+		}
+	}
+	return n.all[0]
+}
+
+// list is min to max of an expression between signs, with commas; max < 0: no bound.
+func list(open string, of expr, min, max int, shut string) expr {
+	out := choice{}
+	if min == 0 {
+		out = append(out, literal(shut))
+	}
+	if max != 0 {
+		if max > 0 {
+			max--
+		}
+		if min > 0 {
+			min--
+		}
+		out = append(out, sequence{of, repeat{sequence{comma, of}, min, max}, blanks, literal(shut)})
+	}
+	return sequence{literal(open), blanks, out}
+}
+
+// otherKey is a key that is none of names. With names to keep away from it has no escapes, which could write one of them.
+func otherKey(names []string) expr {
+	if len(names) == 0 {
+		return anyString
+	}
+	rest := named("key", sequence{star(bareChar), literal(`"`)})
+	var except func(names []string, from int) expr
+	except = func(names []string, from int) expr { // names begin alike, up to from
+		out := choice{}
+		byFirst := map[rune][]string{}
+		var firsts []rune
+		ended := false
+		for _, name := range names {
+			if from == len(name) {
+				ended = true
+				continue
+			}
+			for _, c := range name[from:] {
+				if byFirst[c] == nil {
+					firsts = append(firsts, c)
+				}
+				byFirst[c] = append(byFirst[c], name)
+				break
+			}
+		}
+		if !ended {
+			out = append(out, literal(`"`))
+		}
+		out = append(out, sequence{bareChar.without(chars(string(firsts))), rest})
+		for _, c := range firsts {
+			if bare := chars(string(c)).within(bareChar); len(bare) > 0 {
+				out = append(out, sequence{bare, except(byFirst[c], from+len(string(c)))})
+			}
+		}
+		return out
+	}
+	return sequence{literal(`"`), except(names, 0)}
+}
+
+func (r *schemaReader) array(n *node) expr {
+	var prefix []schemas
+	rest := schemas{}
+	ended := false // items: false
+	for _, at := range n.all {
+		first, more, moreName := at.value.get("prefixItems"), at.value.get("items"), "items"
+		firstName := "prefixItems"
+		if more != nil && more.kind == '[' { // as before draft 2020-12
+			first, firstName, more, moreName = more, "items", at.value.get("additionalItems"), "additionalItems"
+		}
+		listed := 0
+		if first != nil {
+			if first.kind != '[' {
+				r.fail(at, firstName, "want a list of schemas, got %s", first.what())
+				return never
+			}
+			listed = len(first.items)
+			for i, v := range first.items {
+				if i == len(prefix) {
+					prefix = append(prefix, slices.Clone(rest)) // what other schemas say about all
+				}
+				prefix[i] = append(prefix[i], schemaAt{value: v, path: fmt.Sprintf("%s/%s/%d", at.path, firstName, i)})
+			}
+		}
+		if more != nil {
+			s := schemaAt{value: more, path: at.path + "/" + moreName}
+			for i := listed; i < len(prefix); i++ {
+				prefix[i] = append(prefix[i], s)
+			}
+			rest = append(rest, s)
+			ended = ended || more.kind == 't' && more.text == "false"
+		}
+	}
+	highest := n.maxItems
+	if ended {
+		highest = least(highest, len(prefix))
+	}
+	if highest >= 0 && highest < n.minItems {
+		return never
+	}
+	if len(prefix) > 0 && highest >= 0 && highest < len(prefix) {
+		prefix = prefix[:highest]
+	}
+	var item expr = anyValue
+	if len(rest) > 0 && (highest < 0 || highest > len(prefix)) {
+		item = r.expr(rest)
+	}
+	if len(prefix) == 0 {
+		if n.minItems == 0 && highest < 0 && len(rest) == 0 {
+			return anyArray
+		}
+		return list("[", item, n.minItems, highest, "]")
+	}
+	left := -1
+	if highest >= 0 {
+		left = highest - len(prefix)
+	}
+	end := sequence{blanks, literal("]")}
+	var out expr = sequence{repeat{sequence{comma, item}, max(0, n.minItems-len(prefix)), left}, end}
+	for i, at := range slices.Backward(prefix) {
+		var value expr = anyValue
+		if len(at) > 0 {
+			value = r.expr(at)
+		}
+		out = sequence{value, out}
+		switch {
+		case i > 0 && i >= n.minItems:
+			out = choice{end, sequence{comma, out}}
+		case i > 0:
+			out = sequence{comma, out}
+		case n.minItems == 0:
+			out = choice{literal("]"), out}
+		}
+		if i%8 == 0 { // keep expressions flat
+			out = named("prefixItems/"+strconv.Itoa(i), out)
+		}
+	}
+	return sequence{literal("["), blanks, out}
+}
