@@ -39,23 +39,23 @@ func parameters(n int64) string {
 	return fmt.Sprintf("%.1fB", float64(n)/1e9)
 }
 
-func (a *api) list(c echo.Context, more fields) error {
+func (a *api) tags(c echo.Context) error {
+	core, err := a.host.Ready()
+	if err != nil {
+		return a.fail(c, err)
+	}
+	return c.JSON(http.StatusOK, fields{"models": []fields{describe(core)}})
+}
+
+// ps lists what is loaded: the model, for good.
+func (a *api) ps(c echo.Context) error {
 	core, err := a.host.Ready()
 	if err != nil {
 		return a.fail(c, err)
 	}
 	one := describe(core)
-	for name, v := range more {
-		one[name] = v
-	}
+	one["expires_at"], one["size_vram"], one["context_length"] = "9999-12-31T23:59:59Z", 0, core.Options().Context
 	return c.JSON(http.StatusOK, fields{"models": []fields{one}})
-}
-
-func (a *api) tags(c echo.Context) error { return a.list(c, nil) }
-
-// ps lists what is loaded: the model, for good.
-func (a *api) ps(c echo.Context) error {
-	return a.list(c, fields{"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0})
 }
 
 func (a *api) version(c echo.Context) error {
@@ -85,10 +85,13 @@ func (a *api) show(c echo.Context) error {
 		return a.fail(c, err)
 	}
 	o := core.Options()
+	info := fields{"general.architecture": "llama4", "llama4.context_length": o.Context, "llama4.embedding_length": o.Meta.Dim}
+	if o.Meta.Params > 0 {
+		info["general.parameter_count"] = o.Meta.Params
+	}
 	return c.JSON(http.StatusOK, fields{"modelfile": "", "parameters": "", "template": o.ChatTemplate, "details": describe(core)["details"],
 		"capabilities": []string{"completion", "tools"}, "modified_at": o.Created.UTC().Format(time.RFC3339Nano),
-		"model_info": fields{"general.architecture": "llama4", "general.parameter_count": o.Meta.Params,
-			"llama4.context_length": o.Context, "llama4.embedding_length": o.Meta.Dim}})
+		"model_info": info})
 }
 
 // pull says that the model is here, if it is: clients pull before they ask.
