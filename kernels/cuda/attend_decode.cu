@@ -107,27 +107,36 @@ ATTEND(32)
 ATTEND(64)
 ATTEND(128)
 
-// attend_combine: adds the splits of a row in their order and writes z. Grid (rows of the image, heads); a thread has one
-// or more columns. Rows that are not there become zero.
-KERNEL(128, 1, attend_combine, DecodeParams) {
+// attend_combine: adds the splits of a row and writes z. Grid (rows of the image, heads); four groups of threads take a
+// quarter of the splits each, whose sums are added in order. Rows that are not there become zero.
+KERNEL(4 * 128, 1, attend_combine, DecodeParams) {
+    constexpr int MOST = 64; // splits (decode_split_keys)
+    __shared__ float share[MOST], out[4][128];
     griddep_launch();
+    const int row = blockIdx.x, head = blockIdx.y, rows = *p.rows, hd = p.pages.head_dim, part = threadIdx.x / 128, d = threadIdx.x % 128;
+    const int from = row < rows ? p.first_split[row] : 0, splits = row < rows ? p.first_split[row + 1] - from : 0;
     griddep_wait();
-    const int row = blockIdx.x, head = blockIdx.y, rows = *p.rows, hd = p.pages.head_dim;
-    for (int d = threadIdx.x; d < hd; d += blockDim.x) {
-        float out = 0;
-        if (row < rows) {
-            const int from = p.first_split[row], to = p.first_split[row + 1];
-            float largest = -INFINITY, sum = 0;
-            for (int i = from; i < to; i++) largest = fmaxf(largest, p.norm[u64(i) * p.heads + head].x);
-            for (int i = from; i < to; i++) {
-                const float2 n = p.norm[u64(i) * p.heads + head];
-                const float share = exp2_approx(n.x - largest);
-                sum += n.y * share;
-                out += p.out[(u64(i) * p.heads + head) * hd + d] * share;
-            }
-            out /= sum;
-        }
-        *(bf16 *)(p.z + image_at(p.R, row, head * hd + d)) = __float2bfloat16_rn(out);
+    if (splits > 0) {
+        // Every warp finds the largest score and the whole sum; the first one writes the shares.
+        const int l = lane_id();
+        float2 n[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) n[i] = l + i * WARP < splits ? p.norm[u64(from + l + i * WARP) * p.heads + head] : make_float2(-INFINITY, 0);
+        const float largest = warp_max(fmaxf(n[0].x, n[1].x));
+        const float mine[2] = {exp2_approx(n[0].x - largest), exp2_approx(n[1].x - largest)};
+        const float inverse = 1.0f / warp_sum(n[0].y * mine[0] + n[1].y * mine[1]);
+        if (warp_id() == 0) share[l] = mine[0] * inverse, share[l + WARP] = mine[1] * inverse;
+        __syncthreads();
+        const int each = ceil_div(splits, 4), first = part * each, last = min(first + each, splits);
+        float sum = 0;
+#pragma unroll 8
+        for (int i = first; i < last && d < hd; i++) sum += p.out[(u64(from + i) * p.heads + head) * hd + d] * share[i];
+        out[part][d] = sum;
+        __syncthreads();
+    }
+    if (part == 0 && d < hd) {
+        const float sum = splits > 0 ? (out[0][d] + out[1][d]) + (out[2][d] + out[3][d]) : 0.0f;
+        *(bf16 *)(p.z + image_at(p.R, row, head * hd + d)) = __float2bfloat16_rn(sum);
     }
     // The image's columns beyond H·Hd are zero.
     if (head == 0)

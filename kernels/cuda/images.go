@@ -55,7 +55,7 @@ var table = map[string]kernel{
 	"attend_decode_32":   {"attend_decode", 128, decodeShared(32)},
 	"attend_decode_64":   {"attend_decode", 128, decodeShared(64)},
 	"attend_decode_128":  {"attend_decode", 128, decodeShared(128)},
-	"attend_combine":     {"attend_decode", 128, 0},
+	"attend_combine":     {"attend_decode", 512, 0},
 	"attend_prefill_32":  {"attend_prefill", 128, prefillShared(32)},
 	"attend_prefill_64":  {"attend_prefill", 128, prefillShared(64)},
 	"attend_prefill_128": {"attend_prefill", 128, prefillShared(128)},

@@ -34,9 +34,10 @@ KERNEL(NORM_THREADS, 3, norm_rows, NormParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32];
     griddep_launch();
+    const NormWeight weight = norm_weight(p);
     const NormRow at = norm_find(p, blockIdx.x);
     griddep_wait();
-    norm_row<false>(p, at, (float *)memory, nullptr, scratch);
+    norm_row<false>(p, at, weight, (float *)memory, nullptr, scratch);
 }
 
 // rms_norm: adds what is pending to the residual first.
@@ -44,10 +45,10 @@ KERNEL(NORM_THREADS, 1, rms_norm, NormParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32];
     griddep_launch();
-    norm_prefetch(p);
+    const NormWeight weight = norm_weight(p);
     const NormRow at = norm_find(p, blockIdx.x);
     griddep_wait();
-    norm_row<true>(p, at, (float *)memory, nullptr, scratch);
+    norm_row<true>(p, at, weight, (float *)memory, nullptr, scratch);
 }
 
 struct SumParams {

@@ -66,9 +66,19 @@ __device__ __forceinline__ void slot_vectors(float4 (&y)[NORM_VECTORS], const Sl
     }
 }
 
-// norm_prefetch brings the norm's weight into the L2 cache; it may run before griddep_wait.
-__device__ __forceinline__ void norm_prefetch(const NormParams &p) {
-    for (int n = threadIdx.x * 32; p.image && n < p.D; n += NORM_THREADS * 32) prefetch_l2(p.weight + n);
+// NormWeight is this thread's part of the norm's weight, of the first pass: it may be read before griddep_wait.
+struct NormWeight {
+    float4 w[NORM_VECTORS];
+};
+
+__device__ __forceinline__ NormWeight norm_weight(const NormParams &p) {
+    NormWeight n;
+#pragma unroll
+    for (int j = 0; j < NORM_VECTORS; j++) {
+        const int i = threadIdx.x + j * NORM_THREADS;
+        n.w[j] = p.image && i < p.D / 4 ? ((const float4 *)p.weight)[i] : make_float4(0, 0, 0, 0);
+    }
+    return n;
 }
 
 // NormRow says where a row comes from. The step's metadata lies in memory before its first kernel begins: it may be read
@@ -87,7 +97,7 @@ __device__ __forceinline__ NormRow norm_find(const NormParams &p, int row) {
 // shared memory; scratch [32], too. D is a multiple of 4. Without PENDING nothing is due.
 //
 // A block works alone on its row, so nothing but latency counts in decode: all loads of a pass leave before the first is used.
-template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, float *values, uint2 *h, float *scratch) {
+template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const NormWeight &weight, float *values, uint2 *h, float *scratch) {
     const int row = at.row;
     if (at.source < 0) {
         for (int i = threadIdx.x; p.image && i < p.tiles * 8; i += NORM_THREADS) {
@@ -130,13 +140,18 @@ template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParam
     }
     if (!p.image) return;
     const float r = rsqrtf(block_sum(squares, scratch) / p.D + p.eps);
-    for (int i = threadIdx.x; i < p.tiles * 16; i += NORM_THREADS) { // 4 columns, half a piece
+    const auto write = [&](int i, float4 w) { // 4 columns, half a piece
         uint2 packed = make_uint2(0, 0);
         if (i < vectors) {
-            const float4 v = ((const float4 *)values)[i], w = ((const float4 *)p.weight)[i];
+            const float4 v = ((const float4 *)values)[i];
             packed = make_uint2(pack(v.x * r * w.x, v.y * r * w.y), pack(v.z * r * w.z, v.w * r * w.w));
         }
         *(uint2 *)(p.image + (u64(i / 16) * p.R + row) * LINE + ((i / 2 % 8) ^ (row & 7)) * PIECE + i % 2 * 8) = packed;
         if (h) h[i] = packed;
-    }
+    };
+#pragma unroll
+    for (int j = 0; j < NORM_VECTORS; j++)
+        if (const int i = threadIdx.x + j * NORM_THREADS; i < p.tiles * 16) write(i, weight.w[j]);
+    for (int i = threadIdx.x + NORM_VECTORS * NORM_THREADS; i < p.tiles * 16; i += NORM_THREADS)
+        write(i, i < vectors ? ((const float4 *)p.weight)[i] : make_float4(0, 0, 0, 0));
 }

@@ -91,7 +91,7 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     __shared__ float scratch[32], logits[MAX_ROUTER_EXPERTS];
     __shared__ Choice chosen;
     griddep_launch();
-    constexpr int KEPT = 6; // as many as there are registers for
+    constexpr int KEPT = 4; // as many as there are registers for
     const NormParams &n = p.norm;
     const int pieces = n.tiles * 8, row = blockIdx.x;
     const bool score = p.steps & ROUTE_LOGITS;
@@ -108,10 +108,10 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     // Of a tile of the router, every expert's line is one line of the cache.
     for (int i = threadIdx.x; score && i < min(p.experts, 16) * (n.tiles - KEPT * WARP / 8); i += NORM_THREADS)
         prefetch_l2(p.router + u64(KEPT * WARP / 8 + i / min(p.experts, 16)) * WEIGHT_TILE + i % min(p.experts, 16) * LINE);
-    norm_prefetch(n);
+    const NormWeight weight = norm_weight(n);
     const bool there = row < *n.rows;
     griddep_wait();
-    if (p.steps & ROUTE_NORM) norm_row<true>(n, NormRow{row, there ? row : -1}, (float *)memory, (uint2 *)h, scratch);
+    if (p.steps & ROUTE_NORM) norm_row<true>(n, NormRow{row, there ? row : -1}, weight, (float *)memory, (uint2 *)h, scratch);
     else
         for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
     if (!there) {
@@ -129,8 +129,15 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
             for (int j = 0; j < KEPT; j++)
                 if (lane_id() + j * WARP < pieces) sum = piece_dot(h[lane_id() + j * WARP], kept[j], sum);
         }
-#pragma unroll 4
-        for (int i = lane_id() + (e == warp_id() ? KEPT * WARP : 0); i < pieces; i += WARP) sum = piece_dot(h[i], router(e, i), sum);
+        constexpr int AHEAD = 7; // loads on their way
+        for (int from = lane_id() + (e == warp_id() ? KEPT * WARP : 0); from < pieces; from += AHEAD * WARP) {
+            uint4 w[AHEAD];
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++) w[j] = from + j * WARP < pieces ? router(e, from + j * WARP) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++)
+                if (from + j * WARP < pieces) sum = piece_dot(h[from + j * WARP], w[j], sum);
+        }
         sum = warp_sum(sum);
         if (lane_id() == 0) logits[e] = to[e] = sum;
     }

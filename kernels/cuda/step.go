@@ -53,7 +53,7 @@ func (b *block) take(n int) (ptr, []int32) {
 // Splits of decode attention: the rule of attend.cuh.
 func splitKeys(length int) int {
 	rounds := ceil(length, 64)
-	return max(min(ceil(rounds, 16)*64, 512), ceil(rounds, 512)*64)
+	return max(min(ceil(rounds, 16)*64, 512), ceil(rounds, 64)*64)
 }
 
 func bucket(rows int) int {

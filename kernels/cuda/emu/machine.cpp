@@ -123,6 +123,7 @@ void block_loop();
 
 // The scheduler has a stack of its own; a fault leaves it for home at any time.
 void scheduler_main() {
+    m.waited = false;
     std::vector<unsigned> blocks(size_t(grid_size.x) * grid_size.y);
     for (size_t i = 0; i < blocks.size(); i++) blocks[i] = unsigned(i);
     if (m.shuffled) std::shuffle(blocks.begin(), blocks.end(), m.random);
@@ -130,6 +131,8 @@ void scheduler_main() {
         block = {b % grid_size.x, b / grid_size.x, 0};
         block_loop();
     }
+    // A block without work may end at once; the kernel as a whole must not end before its predecessor.
+    if (m.dependent && !m.waited) fail("the kernel was launched to begin before its predecessor has ended, and ended without griddepcontrol.wait");
     emu_switch(&m.scheduler, m.home);
 }
 
@@ -139,7 +142,7 @@ void block_loop() {
     m.running = m.threads;
     m.bulks.clear();
     m.waiters.clear();
-    m.unfenced_init = m.waited = false;
+    m.unfenced_init = false;
     m.idle = 0;
     memset(m.barriers, 0, sizeof m.barriers);
     memset(m.shared, 0xff, m.shared_size);
@@ -185,7 +188,6 @@ void block_loop() {
         }
     }
     if (!m.bulks.empty()) fail("the block ended before %zu of its bulk copies arrived", m.bulks.size());
-    if (m.dependent && !m.waited) fail("the kernel was launched to begin before its predecessor has ended, and ended without griddepcontrol.wait");
 }
 
 // A fault of memory, on the thread that runs the launch, ends the launch; others go to whoever handled them before.
