@@ -71,6 +71,7 @@ type machine struct {
 	frames     []frame
 	frameOf    map[string]int32 // by members
 	situations []situation
+	escapes    []bool  // [situations]: escape, where a walk finds it quickly
 	next       []int32 // [situations][classes]: where a byte of the class leads
 	numberOf   map[string]int32
 	first      int32
@@ -89,6 +90,7 @@ func newMachine(a *automaton, v *Vocabulary) *machine {
 	m := &machine{automaton: a, v: v, frameOf: map[string]int32{}, numberOf: map[string]int32{}, seen: map[config]struct{}{}}
 	m.frames = []frame{{alike: bottom}, {alike: hidden}}
 	m.situations = make([]situation, 1) // number 0 is unknown
+	m.escapes = make([]bool, 1)
 	m.next = make([]int32, len(a.classes))
 	m.begin()
 	m.push(config{a.starts[0], bottom})
@@ -211,6 +213,7 @@ func (m *machine) number(s *situation) int32 {
 	n := int32(len(m.situations))
 	m.numberOf[string(key)] = n
 	m.situations = append(m.situations, situation{configs: slices.Clone(s.configs), accept: s.accept, escape: s.escape})
+	m.escapes = append(m.escapes, s.escape)
 	m.next = append(m.next, make([]int32, len(m.classes))...)
 	m.bytes += 2*len(key) + 4*len(m.classes) + 200
 	return n

@@ -26,13 +26,18 @@ func (m *machine) walkTrie(nodes []trieNode, from, to int32, depth uint16, start
 			i = n.end
 			continue
 		}
-		for _, id := range n.tokens {
+		if id := n.id; id >= 0 {
 			bits[id>>5] |= 1 << (id & 31)
+			if n.same {
+				for _, id := range m.v.same[id] {
+					bits[id>>5] |= 1 << (id & 31)
+				}
+			}
 		}
 		i++
 		if i < n.end {
 			path[n.depth+1] = at
-			if escapes != nil && m.situations[at].escape {
+			if escapes != nil && m.escapes[at] {
 				*escapes = append(*escapes, i-1)
 			}
 		}

@@ -20,7 +20,7 @@ func listed(words ...string) (v *Vocabulary, stop int32) {
 	return NewVocabulary(len(tokens), func(id int32) []byte { return tokens[id] }, []int32{int32(len(tokens) - 1)}), int32(len(tokens) - 1)
 }
 
-var jsonWords = []string{`{"`, `":`, `": "`, `",`, `"}`, `"}]`, `}}`, `, "`, `{}`, `[]`, `[[`, `]]`, "true", "tru", "null", "10", "-1", "1.5", `\"`, `\\`, `\u`, `\u00`, "é", "日", "日本", "\xe6\x97", "\x97\xa5", "ab", "abc", `a"`, `abc": `, `"a"`, `"a":1`, "\n  ", "\n\n", "  ", strings.Repeat("a", 40), strings.Repeat("a", 33) + `":`, strings.Repeat(" ", 70)}
+var jsonWords = []string{`{"`, `":`, `": "`, `",`, `"}`, `"}]`, `}}`, `, "`, `{}`, `[]`, `[[`, `]]`, "true", "tru", "null", "10", "-1", "1.5", `\"`, `\\`, `\u`, `\u00`, "é", "日", "日本", "\xe6\x97", "\x97\xa5", "ab", "abc", "abc", "abc", `a"`, `abc": `, `"a"`, `"a":1`, "\n  ", "\n\n", "  ", strings.Repeat("a", 40), strings.Repeat("a", 33) + `":`, strings.Repeat(" ", 70)}
 
 // TestMaskIsExact walks at random through the texts of grammars and compares every mask with what the grammar says about
 // each token on its own.

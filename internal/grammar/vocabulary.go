@@ -10,23 +10,29 @@ type Vocabulary struct {
 	size  int
 	bytes [][]byte // by id; nil: not text
 	stops []int32
-	short []trieNode // the tokens of at most shortToken bytes
-	long  []trieNode // the others
-	depth int        // of the deeper trie
+	short []trieNode        // the tokens of at most shortToken bytes
+	long  []trieNode        // the others
+	same  map[int32][]int32 // ids with the bytes of one in the tries
+	depth int               // of the deeper trie
 }
 
-// trieNode is one byte of tokens. Nodes lie in depth-first order: those below a node follow it, up to end.
+// trieNode is one byte of tokens. Nodes lie in depth-first order: those below a node follow it, up to end. A walk visits
+// hundreds of thousands of them, so they are small.
 type trieNode struct {
-	end    int32
-	tokens []int32 // that end here
-	depth  uint16  // bytes before this one; tokens of more than 65,535 bytes are left out
-	b      byte
+	end   int32
+	id    int32  // that ends here; < 0: none
+	depth uint16 // bytes before this one
+	b     byte
+	same  bool // more ids end here: Vocabulary.same
 }
+
+// mostTokenBytes bounds the tokens that can be drawn; longer ones are left out.
+const mostTokenBytes = 1 << 12
 
 // NewVocabulary makes the trie for ids 0..size-1. bytes gives what an id stands for, nil or nothing for special tokens,
 // which no grammar allows; stopIDs end an answer and are allowed exactly where it may end, whatever bytes they have.
 func NewVocabulary(size int, bytes func(id int32) []byte, stopIDs []int32) *Vocabulary {
-	v := &Vocabulary{size: size, bytes: make([][]byte, size)}
+	v := &Vocabulary{size: size, bytes: make([][]byte, size), same: map[int32][]int32{}}
 	for _, id := range stopIDs {
 		if id >= 0 && int(id) < size && !slices.Contains(v.stops, id) {
 			v.stops = append(v.stops, id)
@@ -35,7 +41,7 @@ func NewVocabulary(size int, bytes func(id int32) []byte, stopIDs []int32) *Voca
 	var short, long []int32
 	for id := range int32(size) {
 		b := bytes(id)
-		if len(b) == 0 || len(b) > 1<<16 || slices.Contains(v.stops, id) {
+		if len(b) == 0 || len(b) > mostTokenBytes || slices.Contains(v.stops, id) {
 			continue
 		}
 		v.bytes[id] = b
@@ -67,10 +73,14 @@ func (v *Vocabulary) trie(ids []int32) []trieNode {
 		}
 		for d := same; d < len(b); d++ {
 			path = append(path, int32(len(nodes)))
-			nodes = append(nodes, trieNode{b: b[d], depth: uint16(d)})
+			nodes = append(nodes, trieNode{b: b[d], depth: uint16(d), id: -1})
 		}
-		at := &nodes[path[len(path)-1]]
-		at.tokens = append(at.tokens, id)
+		if at := &nodes[path[len(path)-1]]; at.id < 0 {
+			at.id = id
+		} else {
+			at.same = true
+			v.same[at.id] = append(v.same[at.id], id)
+		}
 		last = b
 	}
 	for _, at := range path {
