@@ -131,8 +131,10 @@ func (d *Device) attendRow(worker int, l *kernels.Attn, s *kernels.Span, kvHead,
 		keys := d.kv.read(l.Group, s.Pages[at/perPage], l.Slot, 0, kvHead, m, scratch)
 		for g := range group {
 			query := q[first+g*hd:][:hd]
-			for i := range m {
-				scores[g*n+at+i] = simd.Dot(query, keys[i*hd:][:hd]) * scale
+			row := scores[g*n+at:][:m]
+			simd.DotRows(row, query, keys, hd)
+			for i := range row {
+				row[i] *= scale
 			}
 		}
 	}
@@ -149,10 +151,7 @@ func (d *Device) attendRow(worker int, l *kernels.Attn, s *kernels.Span, kvHead,
 		m := min(perPage, n-at)
 		values := d.kv.read(l.Group, s.Pages[at/perPage], l.Slot, 1, kvHead, m, scratch)
 		for g := range group {
-			out := z[first+g*hd:][:hd]
-			for i := range m {
-				simd.AddScaled(out, scores[g*n+at+i], values[i*hd:][:hd])
-			}
+			simd.AddScaledRows(z[first+g*hd:][:hd], scores[g*n+at:][:m], values, hd)
 		}
 	}
 	for g := range group {

@@ -116,7 +116,13 @@ func axpy1BF16AVX512(y *float32, x *float32, w *byte, ldw int, n int)
 func axpy1F32AVX512(y *float32, x *float32, w *byte, ldw int, n int)
 
 //go:noescape
+func axpy8F32AVX512(y *float32, x *float32, w *byte, ldw int, n int)
+
+//go:noescape
 func dotF32AVX512(a *float32, b *float32, n int) float32
+
+//go:noescape
+func dot4F32AVX512(y *float32, x *float32, w *float32, ldw int, n int)
 
 //go:noescape
 func widenAVX512(dst *float32, src *byte, n int)
@@ -137,7 +143,13 @@ func axpy1BF16AVX2(y *float32, x *float32, w *byte, ldw int, n int)
 func axpy1F32AVX2(y *float32, x *float32, w *byte, ldw int, n int)
 
 //go:noescape
+func axpy8F32AVX2(y *float32, x *float32, w *byte, ldw int, n int)
+
+//go:noescape
 func dotF32AVX2(a *float32, b *float32, n int) float32
+
+//go:noescape
+func dot4F32AVX2(y *float32, x *float32, w *float32, ldw int, n int)
 
 //go:noescape
 func widenAVX2(dst *float32, src *byte, n int)

@@ -10,7 +10,8 @@
 // The value of an output depends on its own row and column alone: not on how many vectors a call multiplies, nor on
 // which other outputs it computes. Along K, DotBF16 and Dot have 16 lanes, which add terms with fused multiply-adds and
 // are added in one fixed tree at the end. Dot's lane j has the terms j, j+16, and so on; DotBF16's has 2j, 2j+1, 2j+32,
-// 2j+33, and so on, because pairs of weights are loaded together. MulBF16 and AddScaled add term after term. AVX-512 and
+// 2j+33, and so on, because pairs of weights are loaded together. MulBF16 and AddScaled add term after term. DotRows and
+// AddScaledRows are Dot and AddScaled of many rows, in the same order. AVX-512 and
 // AVX2 give the same bits. Plain Go has the same order but rounds every product, so it differs by rounding.
 package simd
 
@@ -33,13 +34,15 @@ type set struct {
 	mulTile  []mulFunc // [tokens-1] mulColumns columns
 	mulWidth int
 
-	axpy8, axpy1, axpyF32 func(y *float32, x *float32, w *byte, ldw int, n int)
-	dot                   func(a, b *float32, n int) float32
-	swiGLU                func(gate, up *float32, n int)
-	widen                 func(dst *float32, src *byte, n int)
-	readSum               func(p *byte, n int) uint64
-	fmaLoop               func(n int)
-	lanes                 int
+	axpy8, axpy1, axpyF32, axpy8F32 func(y *float32, x *float32, w *byte, ldw int, n int)
+
+	dot     func(a, b *float32, n int) float32
+	dot4F32 func(y *float32, x *float32, w *float32, ldw int, n int)
+	swiGLU  func(gate, up *float32, n int)
+	widen   func(dst *float32, src *byte, n int)
+	readSum func(p *byte, n int) uint64
+	fmaLoop func(n int)
+	lanes   int
 }
 
 type (
@@ -282,6 +285,46 @@ func Dot(a, b []float32) float32 {
 	clear(p.x[copy(p.x[:long], a):long])
 	clear(p.x[long+copy(p.x[long:], b):])
 	return active.dot(&p.x[0], &p.x[long], long)
+}
+
+// DotRows sets y[i] to Dot(x, w[i·ldw:][:len(x)]), all of them at once.
+func DotRows(y, x, w []float32, ldw int) {
+	rows, n := len(y), len(x)
+	if rows == 0 {
+		return
+	}
+	if n > 0 {
+		_ = w[(rows-1)*ldw+n-1]
+	}
+	i := 0
+	if active != nil && n > 0 && n%16 == 0 {
+		for ; i+4 <= rows; i += 4 {
+			active.dot4F32(&y[i], &x[0], &w[i*ldw], ldw, n)
+		}
+	}
+	for ; i < rows; i++ {
+		y[i] = Dot(x, w[i*ldw:][:n])
+	}
+}
+
+// AddScaledRows adds a[i]·w[i·ldw:][:len(y)] to y, for i from 0 on: AddScaled row after row.
+func AddScaledRows(y, a, w []float32, ldw int) {
+	rows, n := len(a), len(y)
+	if rows == 0 {
+		return
+	}
+	if n > 0 {
+		_ = w[(rows-1)*ldw+n-1]
+	}
+	i := 0
+	if active != nil && n > 0 {
+		for ; i+8 <= rows; i += 8 {
+			active.axpy8F32(&y[0], &a[i], bytesOf(w[i*ldw:]), ldw, n)
+		}
+	}
+	for ; i < rows; i++ {
+		AddScaled(y, a[i], w[i*ldw:][:n])
+	}
 }
 
 // AddScaled adds a·x to y; the slices have the same length.

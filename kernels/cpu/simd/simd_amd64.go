@@ -17,8 +17,8 @@ func sets() (list []*set) {
 			dotRows: 2, dotTile: []dotFunc{dot2x1AVX2, dot2x2AVX2, dot2x3AVX2},
 			dotRow: []dotFunc{dot1x1AVX2, dot1x2AVX2, dot1x3AVX2}, dotFour: []dotFunc{dot4x1AVX2},
 			mulWidth: 16, mulTile: []mulFunc{mul1x16AVX2, mul2x16AVX2, mul3x16AVX2, mul4x16AVX2, mul5x16AVX2, mul6x16AVX2},
-			axpy8: axpy8BF16AVX2, axpy1: axpy1BF16AVX2, axpyF32: axpy1F32AVX2,
-			dot: dotF32AVX2, swiGLU: swiGLUAVX2, widen: widenAVX2, readSum: readSumAVX2, fmaLoop: fmaLoopAVX2,
+			axpy8: axpy8BF16AVX2, axpy1: axpy1BF16AVX2, axpyF32: axpy1F32AVX2, axpy8F32: axpy8F32AVX2,
+			dot: dotF32AVX2, dot4F32: dot4F32AVX2, swiGLU: swiGLUAVX2, widen: widenAVX2, readSum: readSumAVX2, fmaLoop: fmaLoopAVX2,
 		})
 	}
 	if len(list) > 0 && x.HasAVX512F && x.HasAVX512VL && x.HasAVX512BW && x.HasAVX512DQ {
@@ -27,8 +27,8 @@ func sets() (list []*set) {
 			dotRows: 4, dotTile: []dotFunc{dot4x1AVX512, dot4x2AVX512, dot4x3AVX512, dot4x4AVX512, dot4x5AVX512, dot4x6AVX512},
 			dotRow: []dotFunc{dot1x1AVX512, dot1x2AVX512, dot1x3AVX512, dot1x4AVX512, dot1x5AVX512, dot1x6AVX512}, dotFour: []dotFunc{dot4x1AVX512},
 			mulWidth: 64, mulTile: []mulFunc{mul1x64AVX512, mul2x64AVX512, mul3x64AVX512, mul4x64AVX512, mul5x64AVX512, mul6x64AVX512},
-			axpy8: axpy8BF16AVX512, axpy1: axpy1BF16AVX512, axpyF32: axpy1F32AVX512,
-			dot: dotF32AVX512, swiGLU: swiGLUAVX512, widen: widenAVX512, readSum: readSumAVX512, fmaLoop: fmaLoopAVX512,
+			axpy8: axpy8BF16AVX512, axpy1: axpy1BF16AVX512, axpyF32: axpy1F32AVX512, axpy8F32: axpy8F32AVX512,
+			dot: dotF32AVX512, dot4F32: dot4F32AVX512, swiGLU: swiGLUAVX512, widen: widenAVX512, readSum: readSumAVX512, fmaLoop: fmaLoopAVX512,
 		})
 	}
 	return list

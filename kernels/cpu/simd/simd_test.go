@@ -196,6 +196,56 @@ func TestVectors(t *testing.T) {
 	})
 }
 
+// TestRows: many rows at once are Dot and AddScaled row by row, bit for bit, and touch nothing else.
+func TestRows(t *testing.T) {
+	every(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(7, 8))
+		for _, n := range []int{0, 1, 7, 15, 16, 17, 31, 32, 48, 64, 100, 128, 144} {
+			for rows := range 21 {
+				ldw := n + r.IntN(5)
+				w, x, a := make([]float32, rows*ldw+n), make([]float32, n), make([]float32, rows)
+				for _, s := range [][]float32{w, x, a} {
+					for i := range s {
+						s[i] = float32(r.NormFloat64())
+					}
+				}
+				y := make([]float32, rows+16)
+				sums := make([]float32, n+16)
+				for i := range y {
+					y[i] = guard
+				}
+				for i := range sums {
+					sums[i] = guard
+				}
+				copy(sums[8:], x)
+				DotRows(y[8:8+rows], x, w, ldw)
+				AddScaledRows(sums[8:8+n], a, w, ldw)
+				want := append([]float32(nil), x...)
+				for i := range rows {
+					if got, one := y[8+i], Dot(x, w[i*ldw:][:n]); got != one {
+						t.Fatalf("DotRows of %d × %d: row %d is %v, alone %v", rows, n, i, got, one)
+					}
+					AddScaled(want, a[i], w[i*ldw:][:n])
+				}
+				for i := range sums {
+					one := float32(guard)
+					if i >= 8 && i < 8+n {
+						one = want[i-8]
+					}
+					if sums[i] != one {
+						t.Fatalf("AddScaledRows of %d × %d: value %d is %v, want %v", rows, n, i-8, sums[i], one)
+					}
+				}
+				for i := range y {
+					if (i < 8 || i >= 8+rows) && y[i] != guard {
+						t.Fatalf("DotRows of %d × %d wrote beyond its output", rows, n)
+					}
+				}
+			}
+		}
+	})
+}
+
 // The bound of SwiGLU: exp(-g) is off by 2⁻²⁴ for each of its last addition and its scaled argument, and a little for the
 // polynomial; the sum, the quotient and the product add 2⁻²⁴ each. All is below 6·2⁻²⁴.
 func TestSwiGLU(t *testing.T) {
@@ -286,7 +336,8 @@ func TestBounds(t *testing.T) {
 			"y": func() { DotBF16(y[:31], 16, x, 16, w, 16, 2, 16, 16) }, "x": func() { DotBF16(y, 16, x[:31], 16, w, 16, 2, 16, 16) },
 			"w": func() { DotBF16(y, 16, x, 16, w[:511], 16, 2, 16, 16) }, "y, transposed": func() { MulBF16(y[:31], 16, x, 16, w, 16, 2, 16, 16) },
 			"x, transposed": func() { MulBF16(y, 16, x[:31], 16, w, 16, 2, 16, 16) }, "w, transposed": func() { MulBF16(y, 16, x, 16, w[:511], 16, 2, 16, 16) },
-			"b of Dot": func() { Dot(x, y[:31]) }, "x of AddScaled": func() { AddScaled(y, 1, x[:31]) }, "up": func() { SwiGLU(x, y[:31]) }, "odd ReadSum": func() { ReadSum(w[:255]) },
+			"b of Dot": func() { Dot(x, y[:31]) }, "x of AddScaled": func() { AddScaled(y, 1, x[:31]) },
+			"w of DotRows": func() { DotRows(y[:2], x[:16], x[:31], 16) }, "w of AddScaledRows": func() { AddScaledRows(y[:16], x[:2], x[:31], 16) }, "up": func() { SwiGLU(x, y[:31]) }, "odd ReadSum": func() { ReadSum(w[:255]) },
 		} {
 			func() {
 				defer func() {

@@ -386,6 +386,42 @@ func dotF32(s isa) {
 	RET()
 }
 
+// dotRowsF32: y[r] = Σ x[k]·w[r*ldw+k] for rows rows, each as dotF32 adds; n is a multiple of 16, ldw in elements.
+func dotRowsF32(s isa, rows int) {
+	TEXT(fmt.Sprintf("dot%dF32%s", rows, s.name), NOSPLIT, "func(y *float32, x *float32, w *float32, ldw int, n int)")
+	Pragma("noescape")
+	x, w, ldw := Load(Param("x"), GP64()), Load(Param("w"), GP64()).(reg.GPVirtual), Load(Param("ldw"), GP64()).(reg.GPVirtual)
+	n := Load(Param("n"), GP64())
+	SHLQ(Imm(2), ldw)
+	wp := strided(w, ldw, rows)
+	acc := make([][]reg.VecVirtual, rows)
+	for r := range acc {
+		for range s.halves() {
+			v := s.vec()
+			s.zero(v)
+			acc[r] = append(acc[r], v)
+		}
+	}
+	Label("loop")
+	for h := range s.halves() {
+		v := s.vec()
+		VMOVUPS(Mem{Base: x, Disp: h * s.bytes()}, v)
+		for r := range rows {
+			VFMADD231PS(wp[r].Offset(h*s.bytes()), v, acc[r][h])
+		}
+	}
+	ADDQ(U32(64), x)
+	advance(wp, 64)
+	SUBQ(U32(16), n)
+	JNE(LabelRef("loop"))
+	y := Load(Param("y"), GP64())
+	for r := range rows {
+		VMOVSS(s.sum16(acc[r]), Mem{Base: y, Disp: 4 * r})
+	}
+	VZEROUPPER()
+	RET()
+}
+
 // widenRow: dst[i] = src[i] for n bfloat16.
 func widenRow(s isa) {
 	TEXT("widen"+s.name, NOSPLIT, "func(dst *float32, src *byte, n int)")
@@ -586,7 +622,9 @@ func main() {
 		axpy(s, 8, true)
 		axpy(s, 1, true)
 		axpy(s, 1, false)
+		axpy(s, 8, false)
 		dotF32(s)
+		dotRowsF32(s, 4)
 		widenRow(s)
 		readSum(s)
 		fmaLoop(s)
