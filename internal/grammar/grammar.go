@@ -21,22 +21,24 @@ func compile(root expr) (*Grammar, error) {
 
 // Matches says whether a whole text follows the grammar.
 func (g *Grammar) Matches(text string) bool {
-	m := newMachine(g.automaton, nil)
-	at := m.first
-	for i := 0; i < len(text) && at > 0; i++ {
-		at = m.step(at, text[i])
-	}
-	return at > 0 && m.situations[at].accept
+	matches, _ := g.follow(text)
+	return matches
 }
 
 // Begins says whether a text is the beginning of one that follows the grammar.
 func (g *Grammar) Begins(text string) bool {
+	_, begins := g.follow(text)
+	return begins
+}
+
+func (g *Grammar) follow(text string) (matches, begins bool) {
 	m := newMachine(g.automaton, nil)
 	at := m.first
 	for i := 0; i < len(text) && at > 0; i++ {
+		m.work = 0
 		at = m.step(at, text[i])
 	}
-	return at > 0
+	return at > 0 && m.situations[at].accept, at > 0
 }
 
 // machine gives the tables for a vocabulary, in place of old ones that have grown too large.

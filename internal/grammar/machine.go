@@ -11,6 +11,7 @@ import (
 const (
 	mostWays  = 1024     // configurations of a situation that are followed
 	mostMoves = 1 << 16  // and moves without a byte that it may take to find them
+	mostWork  = 1 << 21  // moves for one mask or token, a quarter for each node of a trie
 	mostBytes = 32 << 20 // of the tables of a machine, before they are thrown away
 )
 
@@ -77,6 +78,8 @@ type machine struct {
 	first      int32
 	bytes      int // about what the tables hold
 
+	work int // moves taken for the present mask or token
+
 	// Scratch.
 	now     situation // being made
 	seen    map[config]struct{}
@@ -117,6 +120,7 @@ func (m *machine) finish() int32 {
 		m.follow(false)
 	}
 	s := &m.now
+	m.work += len(m.seen)
 	if len(s.configs) > mostWays || len(m.seen) > mostMoves {
 		m.entries = m.entries[:0]
 		return overflow
@@ -252,12 +256,18 @@ func (m *machine) alikes(configs []config) []config {
 	return slices.Compact(out)
 }
 
+// exhausted says that a mask takes too long. What was found up to then is not kept.
+func (m *machine) exhausted() bool { return m.work > mostWork }
+
 // step gives the situation after one byte more, dead, or overflow.
 func (m *machine) step(from int32, b byte) int32 {
 	class := int(m.classOf[b])
 	at := int(from)*len(m.classes) + class
 	if to := m.next[at]; to != unknown {
 		return to
+	}
+	if m.exhausted() {
+		return overflow
 	}
 	b = m.classes[class]
 	m.begin()

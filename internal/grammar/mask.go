@@ -15,7 +15,10 @@ func (m *machine) walkTrie(nodes []trieNode, from, to int32, depth uint16, start
 	path := m.walk
 	path[depth] = start
 	classes := len(m.classes)
+	visited := 0
+	defer func() { m.work += visited / 4 }()
 	for i := from; i < to; {
+		visited++
 		n := &nodes[i]
 		before := path[n.depth]
 		at := m.next[int(before)*classes+int(m.classOf[n.b])]
@@ -56,6 +59,9 @@ func (m *machine) localOf(group []config) *localMask {
 	}
 	l := &localMask{allowed: make([]uint32, m.v.words())}
 	m.walkTrie(m.v.short, 0, int32(len(m.v.short)), 0, n, l.allowed, &l.exits)
+	if m.exhausted() {
+		return l
+	}
 	m.situations[n].local = l
 	m.bytes += 4 * (len(l.allowed) + len(l.exits))
 	return l
@@ -93,9 +99,15 @@ func (m *machine) shortMask(n int32) []uint32 {
 			continue
 		}
 		for _, i := range l.exits {
+			if m.exhausted() {
+				break
+			}
 			at := &m.v.short[i]
 			m.walkTrie(m.v.short, i+1, at.end, at.depth+1, after, mask, nil)
 		}
+	}
+	if m.exhausted() {
+		return mask
 	}
 	m.situations[n].mask = mask
 	m.bytes += 4 * len(mask)
@@ -103,10 +115,15 @@ func (m *machine) shortMask(n int32) []uint32 {
 }
 
 // mask gives the mask of a situation, not to be changed. The machine keeps it if many situations may share it; otherwise
-// it is written to buf, and own is what to give as buf the next time.
+// it is written to buf, and own is what to give as buf the next time. A mask
+// that takes too long is empty.
 func (m *machine) mask(n int32, buf []uint32) (mask, own []uint32) {
+	m.work = 0
 	alike := m.alikeTo(n)
 	short := m.shortMask(alike)
+	if m.exhausted() {
+		return make([]uint32, m.v.words()), buf
+	}
 	if len(m.v.long) == 0 {
 		return short, buf
 	}
@@ -120,6 +137,9 @@ func (m *machine) mask(n int32, buf []uint32) (mask, own []uint32) {
 	}
 	copy(full, short)
 	m.walkTrie(m.v.long, 0, int32(len(m.v.long)), 0, n, full, nil)
+	if m.exhausted() {
+		return make([]uint32, m.v.words()), buf
+	}
 	if keep {
 		m.situations[n].full = full
 		m.bytes += 4 * len(full)

@@ -23,7 +23,8 @@ func (g *Grammar) Matcher(v *Vocabulary) *Matcher {
 
 // Mask gives the ids that may come next, bit i%32 of word i/32; (size+31)/32 words. It is not to be changed, and valid
 // until Accept. Stop ids are allowed exactly where the answer may end. Every token that is allowed leads to a text that
-// can be completed by bytes; where the vocabulary has no tokens to do so the mask is empty.
+// can be completed by bytes; where the vocabulary has no tokens to do so, or the grammar is so ambiguous that the
+// mask takes too long, the mask is empty.
 func (m *Matcher) Mask() []uint32 {
 	if m.current == nil {
 		m.machine.mu.Lock()
@@ -61,6 +62,7 @@ func (m *Matcher) Accept(id int32) error {
 		}
 		return fmt.Errorf("grammar: token %d is no text", id)
 	}
+	m.machine.work = 0
 	at := m.at
 	for i, b := range text {
 		if at = m.machine.step(at, b); at == overflow {
