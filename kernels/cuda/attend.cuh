@@ -131,10 +131,10 @@ struct QueryTile {
 struct PrefillParams {
     Pages pages;
     const bf16 *q;          // [rows, H·Hd]
-    const QueryTile *tiles; // [grid.x]
+    const QueryTile *tiles; // [tile_count]
     u8 *z;                  // image [H·Hd/64][R]
     float scale;            // log2(e)/√Hd
-    int heads, R, z_tiles;
+    int heads, R, z_tiles, tile_count;
 };
 
 struct DecodeParams {

@@ -74,8 +74,9 @@ __device__ __forceinline__ void decode_produce(const DecodeParams &p, DecodeShar
             if (lines < DECODE_KEYS) // what a weight of 0 meets must be a number
                 for (int j = l; j < (DECODE_KEYS - lines) * 8 * HALVES; j += WARP)
                     *(uint4 *)(s.kv[slot][1][j % HALVES] + lines * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
-            __syncwarp();
+            // Every lane arrives: each has written zeros.
             if (l == 0) mbar_expect_tx(&s.full[slot], 2 * HALVES * lines * LINE);
+            else mbar_arrive(&s.full[slot]);
             __syncwarp();
             for (int j = l; j < ceil_div(lines, step) * 2 * HALVES; j += WARP) {
                 const int line = j / (2 * HALVES) * step, which = j / HALVES % 2, half = j % HALVES;
@@ -118,7 +119,16 @@ __device__ __forceinline__ void decode_consume(const DecodeParams &p, DecodeShar
     }
 }
 
-// ---- prefill: a block has 128 positions of one query head ----
+// ---- prefill: a block has 128 positions of one query head at a time ----
+//
+// One warp keeps stages of keys and values on their way, also from one piece of work to the next; two warpgroups multiply. Late
+// positions see the most: they come first, and every block has about as many of each.
+
+// PrefillItem is piece `item` of the work.
+struct PrefillItem {
+    QueryTile tile;
+    int head, end, rounds; // keys that the last row sees, in stages
+};
 
 constexpr int WARPGROUP = 128;
 constexpr int GROUPS = 2; // warpgroups that multiply, 64 positions each
@@ -131,13 +141,21 @@ struct PrefillShared {
     u64 keys_full[STAGES], keys_empty[STAGES], values_full[STAGES], values_empty[STAGES];
 };
 
-// produce is one warp: it keeps the stages on their way. Keys and values have rings of their own, since keys are done with
-// earlier.
-__device__ __forceinline__ void produce(const PrefillParams &p, PrefillShared &s, const int *table, int kv, int end) {
-    const int step = min(p.pages.page_tokens, KEYS), rounds = ceil_div(end, KEYS);
-    const auto load = [&](int i, int which, u8 *stage, u64 *full, u64 *empty) {
-        const int first = i * KEYS, lines = min(KEYS, end - first);
-        if (i >= STAGES) mbar_wait(empty, (i / STAGES - 1) & 1);
+__device__ __forceinline__ PrefillItem prefill_item(const PrefillParams &p, int item) {
+    PrefillItem it;
+    it.tile = p.tiles[p.tile_count - 1 - item / p.heads];
+    it.head = item % p.heads;
+    it.end = it.tile.slot + it.tile.rows;
+    it.rounds = ceil_div(it.end, KEYS);
+    return it;
+}
+
+// produce is one warp. Keys and values have rings of their own, since keys are done with earlier.
+__device__ __forceinline__ void produce(const PrefillParams &p, PrefillShared &s) {
+    const int step = min(p.pages.page_tokens, KEYS);
+    int n = 0; // stages issued
+    const auto load = [&](const int *table, int kv, int first, int lines, int which, u8 *stage, u64 *full, u64 *empty) {
+        if (n >= STAGES) mbar_wait(empty, (n / STAGES - 1) & 1);
         if (which == 1 && lines < KEYS) { // what a weight of 0 meets must be a number
             for (int j = lane_id(); j < (KEYS - lines) * 8 * HALVES; j += WARP)
                 *(uint4 *)(stage + j % HALVES * KEYS * LINE + lines * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
@@ -151,10 +169,15 @@ __device__ __forceinline__ void produce(const PrefillParams &p, PrefillShared &s
             bulk_load(stage + (half * KEYS + line) * LINE, tile_of(p.pages, table, which, kv, first + line, half), min(step, lines - line) * LINE, full);
         }
     };
-    for (int i = 0; i < rounds; i++) {
-        const int slot = i % STAGES;
-        load(i, 0, s.keys[slot][0], &s.keys_full[slot], &s.keys_empty[slot]);
-        load(i, 1, s.values[slot][0], &s.values_full[slot], &s.values_empty[slot]);
+    for (int item = blockIdx.x; item < p.tile_count * p.heads; item += gridDim.x) {
+        const PrefillItem it = prefill_item(p, item);
+        const int *table = p.pages.table + it.tile.list;
+        const int kv = it.head / (p.heads / p.pages.kv_heads);
+        for (int i = 0; i < it.rounds; i++, n++) {
+            const int slot = n % STAGES, first = i * KEYS, lines = min(KEYS, it.end - first);
+            load(table, kv, first, lines, 0, s.keys[slot][0], &s.keys_full[slot], &s.keys_empty[slot]);
+            load(table, kv, first, lines, 1, s.values[slot][0], &s.values_full[slot], &s.values_empty[slot]);
+        }
     }
 }
 
@@ -204,16 +227,19 @@ __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], float scale, int see
     }
 }
 
-__device__ __forceinline__ void consume(const PrefillParams &p, PrefillShared &s, const QueryTile &tile, int head) {
+// attend_item is one piece of work of a warpgroup; `done` stages came before it.
+__device__ __forceinline__ void attend_item(const PrefillParams &p, PrefillShared &s, const PrefillItem &it, int done) {
+    const QueryTile &tile = it.tile;
     const int group = threadIdx.x / WARPGROUP - 1, w = warp_id() % 4, g = lane_id() / 4, t = lane_id() % 4;
     const bool elected = threadIdx.x % WARPGROUP == 0;
     const int row = group * 64 + w * 16; // of this warp, within the tile
-    const int rounds = ceil_div(tile.slot + tile.rows, KEYS);
+    const auto slot = [&](int i) { return (done + i) % STAGES; };
+    const auto phase = [&](int i) { return u32((done + i) / STAGES & 1); };
     u8 *q = s.queries[group][0];
     for (int i = threadIdx.x % WARPGROUP; i < 64 * HD / 8; i += WARPGROUP) {
         const int r = i / (HD / 8), piece = i % (HD / 8), from = group * 64 + r;
         uint4 v = make_uint4(0, 0, 0, 0);
-        if (from < tile.rows) v = *(const uint4 *)(p.q + (u64(tile.row + from) * p.heads + head) * HD + piece * 8);
+        if (from < tile.rows) v = *(const uint4 *)(p.q + (u64(tile.row + from) * p.heads + it.head) * HD + piece * 8);
         *(uint4 *)(q + piece / 8 * 64 * LINE + r * LINE + ((piece % 8) ^ (r & 7)) * PIECE) = v;
     }
     fence_proxy_async();
@@ -224,16 +250,16 @@ __device__ __forceinline__ void consume(const PrefillParams &p, PrefillShared &s
     for (int i = 0; i < HD / 2; i++) out[i] = 0;
     float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, shrink[2];
     u32 weights[KEYS / 16][4];
-    mbar_wait(&s.keys_full[0], 0);
+    mbar_wait(&s.keys_full[slot(0)], phase(0));
     wgmma_fence();
-    scores(score, q, s.keys[0][0]);
+    scores(score, q, s.keys[slot(0)][0]);
     wgmma_wait<0>();
-    if (elected) mbar_arrive(&s.keys_empty[0]);
+    if (elected) mbar_arrive(&s.keys_empty[slot(0)]);
     // Scores become weights while the tensor cores add the values of the stage before.
     const auto settle = [&](int i) {
         weigh(score, p.scale, tile.slot + row + g + 1 - i * KEYS, largest, sum, shrink);
         wgmma_wait<0>();
-        if (i > 0 && elected) mbar_arrive(&s.values_empty[(i - 1) % STAGES]);
+        if (i > 0 && elected) mbar_arrive(&s.values_empty[slot(i - 1)]);
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++)
 #pragma unroll
@@ -243,36 +269,38 @@ __device__ __forceinline__ void consume(const PrefillParams &p, PrefillShared &s
     };
     const auto add_values = [&](int i) {
 #pragma unroll
-        for (int k = 0; k < KEYS / 16; k++) wgmma_bf16_rows_t<HD>(out, weights[k], wgmma_descriptor_t(s.values[i % STAGES][0] + k * 16 * LINE, KEYS * LINE));
+        for (int k = 0; k < KEYS / 16; k++) wgmma_bf16_rows_t<HD>(out, weights[k], wgmma_descriptor_t(s.values[slot(i)][0] + k * 16 * LINE, KEYS * LINE));
         wgmma_commit();
     };
     // The warpgroups take turns at the tensor cores, so that one weighs while the other multiplies.
     constexpr int TURN = 1 + GROUPS;
-    if (group == 1 && rounds > 1) bar_arrive(TURN, GROUPS * WARPGROUP);
-    for (int i = 0; i + 1 < rounds; i++) {
+    const int last = it.rounds - 1;
+    if (group == 1 && last > 0) bar_arrive(TURN, GROUPS * WARPGROUP);
+    for (int i = 0; i < last; i++) {
         settle(i);
-        mbar_wait(&s.keys_full[(i + 1) % STAGES], (i + 1) / STAGES & 1);
-        mbar_wait(&s.values_full[i % STAGES], i / STAGES & 1);
+        mbar_wait(&s.keys_full[slot(i + 1)], phase(i + 1));
+        mbar_wait(&s.values_full[slot(i)], phase(i));
         bar_sync(TURN + group, GROUPS * WARPGROUP);
         wgmma_fence();
-        scores(score, q, s.keys[(i + 1) % STAGES][0]);
+        scores(score, q, s.keys[slot(i + 1)][0]);
         add_values(i);
-        if (group == 0 || i + 2 < rounds) bar_arrive(TURN + 1 - group, GROUPS * WARPGROUP);
+        if (group == 0 || i + 1 < last) bar_arrive(TURN + 1 - group, GROUPS * WARPGROUP);
         wgmma_wait<1>();
-        if (elected) mbar_arrive(&s.keys_empty[(i + 1) % STAGES]);
+        if (elected) mbar_arrive(&s.keys_empty[slot(i + 1)]);
     }
-    settle(rounds - 1);
-    mbar_wait(&s.values_full[(rounds - 1) % STAGES], (rounds - 1) / STAGES & 1);
+    settle(last);
+    mbar_wait(&s.values_full[slot(last)], phase(last));
     wgmma_fence();
-    add_values(rounds - 1);
+    add_values(last);
     wgmma_wait<0>();
+    if (elected) mbar_arrive(&s.values_empty[slot(last)]);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const float inverse = 1.0f / attention_total(sum[r]);
         if (row + g + 8 * r >= tile.rows) continue;
 #pragma unroll
         for (int j = 0; j < HD / 8; j++)
-            *(u32 *)(p.z + image_at(p.R, tile.row + row + g + 8 * r, head * HD + j * 8 + 2 * t)) = pack(out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
+            *(u32 *)(p.z + image_at(p.R, tile.row + row + g + 8 * r, it.head * HD + j * 8 + 2 * t)) = pack(out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
     }
 }
 
@@ -285,7 +313,7 @@ KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, DecodeParams) {
     const int rows = *p.rows;
     for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.first_split[i];
     if (threadIdx.x == 0) {
-        for (int i = 0; i < DECODE_STAGES; i++) mbar_init(&s.full[i], 1), mbar_init(&s.empty[i], WARPS);
+        for (int i = 0; i < DECODE_STAGES; i++) mbar_init(&s.full[i], WARP), mbar_init(&s.empty[i], WARPS);
         mbar_init_fence();
     }
     __syncthreads();
@@ -296,7 +324,7 @@ KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, DecodeParams) {
     else decode_consume(p, s, items);
 }
 
-// attend_prefill_90: grid (tiles of up to 128 rows, heads).
+// attend_prefill_90: a block for each multiprocessor, over tiles of up to 128 rows and heads.
 KERNEL((GROUPS + 1) * WARPGROUP, 1, attend_prefill_90, PrefillParams) {
     DYNAMIC_SHARED(memory);
     PrefillShared &s = *reinterpret_cast<PrefillShared *>(memory);
@@ -310,14 +338,17 @@ KERNEL((GROUPS + 1) * WARPGROUP, 1, attend_prefill_90, PrefillParams) {
     __syncthreads();
     griddep_wait();
     griddep_launch();
-    const QueryTile tile = p.tiles[gridDim.x - 1 - blockIdx.x]; // late rows see the most: they begin first
-    const int head = blockIdx.y;
     if (threadIdx.x < WARPGROUP) {
-        setmaxnreg_dec<40>();
-        if (warp_id() == 0) produce(p, s, p.pages.table + tile.list, head / (p.heads / p.pages.kv_heads), tile.slot + tile.rows);
+        setmaxnreg_dec<56>();
+        if (warp_id() == 0) produce(p, s);
     } else {
-        setmaxnreg_inc<232>();
-        consume(p, s, tile, head);
+        setmaxnreg_inc<224>();
+        int done = 0;
+        for (int item = blockIdx.x; item < p.tile_count * p.heads; item += gridDim.x) {
+            const PrefillItem it = prefill_item(p, item);
+            attend_item(p, s, it, done);
+            done += it.rounds;
+        }
     }
 }
 

@@ -234,9 +234,9 @@ func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
 			d.attendDecode(p, l, pages, q.at[i], z.at[i], scale, hd)
 		} else {
 			params := prefillParams{pages: pages, q: q.at[i], tiles: g.queryTiles, z: z.at[i].at, scale: scale,
-				heads: int32(l.Heads), lines: int32(z.at[i].lines), tilesAlong: int32(z.at[i].tiles)}
+				heads: int32(l.Heads), lines: int32(z.at[i].lines), tilesAlong: int32(z.at[i].tiles), tileCount: int32(g.tiles)}
 			if d.kv.tiled {
-				launch(d, "attend_prefill_90", g.tiles, l.Heads, fastPrefillShared, &params)
+				launch(d, "attend_prefill_90", min(g.tiles*l.Heads, d.gpu.sms), 1, fastPrefillShared, &params)
 			} else {
 				launch(d, attendPrefill[hd], g.tiles, l.Heads, prefillShared(hd), &params)
 			}

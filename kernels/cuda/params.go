@@ -151,6 +151,8 @@ type prefillParams struct {
 	q, tiles, z              ptr
 	scale                    float32
 	heads, lines, tilesAlong int32
+	tileCount                int32
+	_                        int32
 }
 
 type wantRow struct {
