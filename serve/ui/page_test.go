@@ -160,8 +160,17 @@ func TestFailures(t *testing.T) {
 	p.is(`document.getElementById('user-input').value === 'will fail'`) // nothing typed is lost
 	s.backend.Script = func(string) ([]string, error) { return []string{"half ", "way "}, errors.New("secret") }
 	p.run(chromedp.SendKeys(chromedp.ID("user-input"), "\r"))
-	p.wait(`document.querySelectorAll('.failed').length === 2`)
-	p.is(`!document.body.innerText.includes('secret')`)
+	p.wait(stopping + ` && document.querySelectorAll('.failed').length === 1`)
+	p.is(`!document.body.innerText.includes('secret') && !document.body.innerText.includes('half')`)
+
+	// The server keeps the question: it is there after a reload, and can be asked again or dismissed.
+	s.backend.Script = words("at last")
+	p.run(chromedp.Reload())
+	p.wait(canType + ` && document.querySelector('.failed-question .body').innerText === 'will fail' && document.querySelector('.failed').innerText.startsWith('错误: ')`)
+	p.do(`document.querySelector('.failed .tryAgain').click()`)
+	p.answered()
+	p.is(lastBot + ` === 'at last' && document.querySelectorAll('.user-message').length === 1 && !document.querySelector('.failed')`)
+	p.wait(`document.getElementById('user-input').value === ''`)
 
 	broken := start(t, serve.ModelInfo{}, nil)
 	q := visitor(t).open(broken.url)

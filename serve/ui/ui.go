@@ -4,11 +4,16 @@
 //
 // The page's modules:
 //
-//	app.js            wiring: state, sending, stopping, switching conversations
-//	api.js            the server's routes and its event stream
-//	messages.js       messages on the page: Markdown, code, copying, following the end
+//	app.js            wiring, and the controls
+//	chat.js           the conversation: asking, answering, stopping, versions
+//	messages.js       messages on the page, and what can be done with them
+//	markdown.js       what a model wrote, made safe
+//	copy.js           the clipboard
 //	conversations.js  the list
+//	status.js         the model's state
+//	notice.js         what is said beside the messages
 //	texts.js          every text, in Chinese and English
+//	api.js            the server's routes and its event stream
 package ui
 
 import "embed"

@@ -1,97 +1,46 @@
-// The chat page: what it knows, and what happens when. See ui.go for the other modules.
-import { json, request, events, conversationPath, Failure } from './api.js';
+// The chat page: wiring of its parts, and the controls. See ui.go for the other modules.
 import * as texts from './texts.js';
 import * as conversations from './conversations.js';
-import { Message, empty } from './messages.js';
+import * as chat from './chat.js';
+import * as status from './status.js';
+import { Message, start as startMessages, composing, noteComposition } from './messages.js';
+import { notify } from './notice.js';
 
 const { text } = texts;
+const { state } = chat;
 const $ = (id) => document.getElementById(id);
 const input = $('user-input');
 const form = $('composer');
 
-const state = {
-  status: null,    // api/status
-  chat: '',        // id of the conversation on the page
-  answering: null, // {chat, message, stopped} while an answer is being written
-  fresh: true,     // nothing was said yet: the welcome stands there
-};
-
-// ---- the model
-
-const megabytes = (n) => (n >= 1 << 30 ? `${(n / (1 << 30)).toFixed(1)} GiB` : `${Math.round(n / (1 << 20))} MiB`);
-
-async function watchStatus() {
-  let wait = 1000;
-  try {
-    const was = state.status?.state;
-    state.status = await json('GET', 'api/status');
-    showStatus();
-    if (state.status.state === 'ready' && was !== 'ready') ready();
-    if (state.status.state !== 'loading') wait = 15000;
-  } catch {
-    showBar(text('unreachable'));
-    state.status = state.status && { ...state.status, state: 'away' };
-    enable();
-  }
-  setTimeout(watchStatus, wait);
-}
-
-function showStatus() {
-  const { status } = state;
-  if (status.state === 'loading') {
-    const known = status.total > 0;
-    showBar(known ? text('loadingBytes', { percent: Math.floor(status.percent), done: megabytes(status.done), total: megabytes(status.total) }) : text('loading'),
-      known ? status.percent : undefined);
-  } else if (status.state === 'failed') {
-    showBar(text('failed', { error: status.error || text('unknownError') }));
-  } else {
-    $('model-loading').hidden = true;
-  }
-  showModel();
-  enable();
-}
-
-function showBar(message, percent) {
-  $('model-loading').hidden = false;
-  $('model-loading-text').textContent = message;
-  $('model-loading-bar').hidden = percent === undefined;
-  $('model-loading-bar').value = percent ?? 0;
-}
-
-function showModel() {
-  const { model, version } = state.status;
-  const name = model.scout ? 'Llama-4-Scout' : model.display || model.name;
-  $('heading').textContent = document.title = text('heading', { name });
-  $('built-with').hidden = !model.llama;
-  $('version').textContent = version ? `chulengo ${version.split(',')[0]}` : '';
-  if (state.fresh) welcome();
-}
-
-function ready() {
-  openSettings(true);
-  enable();
-  if (matchMedia('(pointer: fine)').matches) input.focus();
-}
+// ---- what can be done now
 
 // enable follows the tutorial: nothing can be typed until the model is there, and while it answers.
 function enable() {
-  const ready = state.status?.state === 'ready';
-  const busy = state.answering !== null;
+  const ready = status.server?.state === 'ready';
+  const busy = state.run !== null;
   input.disabled = !ready || busy;
   $('send-btn').disabled = !ready || busy;
   $('clear-btn').disabled = !ready;
   $('send-btn').hidden = busy;
   $('stop-btn').hidden = !busy;
   $('loading').hidden = !busy;
+  document.body.classList.toggle('idle', ready && !busy);
+  if ($('chat-id').textContent !== state.chat) entered();
+}
+
+// entered is called when another conversation is on the page.
+function entered() {
+  $('chat-id').textContent = state.chat;
+  remember(state.chat);
+  conversations.select(state.chat);
+  typed(draft());
 }
 
 function welcome() {
-  empty();
-  state.fresh = true;
-  const model = state.status?.model;
+  const model = status.server?.model;
   if (!model) return;
   const key = model.scout ? 'welcomeScout' : model.demo ? 'welcomeDemo' : 'welcome';
-  const message = new Message('assistant', text(key, { name: model.display || model.name }));
+  const message = new Message({ role: 'assistant', content: text(key, { name: model.display || model.name }) });
   message.foot.replaceChildren();
   if (!model.demo) return;
   for (const question of text('tries')) {
@@ -108,167 +57,43 @@ function welcome() {
   }
 }
 
-// ---- asking and answering
-
-const utf8 = new TextEncoder();
+// ---- the input
 
 form.addEventListener('submit', (e) => {
   e.preventDefault();
   const question = input.value.trim();
-  if (question && !input.disabled) ask(question);
+  if (!question || input.disabled) return;
+  typed('');
+  chat.ask(question);
 });
 
-async function ask(question) {
-  const chat = state.chat;
-  if (state.fresh) empty();
-  state.fresh = false;
-  const asked = new Message('user', question);
-  input.value = '';
-  fit();
-  const failed = (problem) => {
-    // The server keeps no question whose answer failed: it goes back to where it was typed.
-    if (state.chat === chat && !input.value) input.value = question;
-    fit();
-    asked.element.classList.add('failed-question');
-    return problem;
-  };
-  await answer(chat, async () => request('POST', 'api/generate', {
-    user_input: question, chat_id: chat, stream: true, detach: true,
-    max_new_tokens: Number($('max-tokens-slider').value), max_history_length: Number($('history-length-slider').value),
-  }), failed);
-}
+input.addEventListener('compositionend', noteComposition);
+input.addEventListener('keydown', (e) => {
+  if (e.key !== 'Enter' || e.shiftKey || e.ctrlKey || e.altKey || e.metaKey || composing(e)) return;
+  e.preventDefault();
+  form.requestSubmit();
+});
+input.addEventListener('input', () => typed(input.value));
 
-// answer shows the answer that open() streams, and takes it up again when the connection is lost: the server goes on
-// writing it, whatever happens to the page.
-async function answer(chat, open, failed = (problem) => problem) {
-  const message = new Message('assistant');
-  message.element.classList.add('waiting');
-  const run = { chat, message, stopped: false };
-  state.answering = run;
-  enable();
-  const here = () => state.answering === run;
+// typed puts a text into the input, makes the input as high as its text, and keeps the text over a reload.
+function typed(value) {
+  if (input.value !== value) input.value = value;
+  input.style.height = 'auto';
+  input.style.height = `${Math.min(input.scrollHeight + 2, 200)}px`;
   try {
-    let response = await open();
-    for (let tries = 0; here(); ) {
-      const before = message.content.length;
-      const end = response && await read(response, message, here);
-      if (!here()) return;
-      if (end?.error) {
-        message.fail(failed(text('error') + end.error));
-        return;
-      }
-      if (end?.done) {
-        message.finish(note(end.finish_reason), end.response);
-        $('announce').textContent = text('answered', { text: end.response });
-        return;
-      }
-      tries = message.content.length > before ? 0 : tries + 1;
-      await new Promise((wake) => setTimeout(wake, Math.min(500 * 2 ** tries, 10000)));
-      if (!here()) return;
-      try {
-        response = await request('GET', `${conversationPath(chat)}/stream?from=${utf8.encode(message.content).length}`);
-        if (response.status === 204) { // it ended while the page was away
-          await show(chat);
-          return;
-        }
-        $('announce').textContent = '';
-      } catch (e) {
-        if (e.status === 400 || e.status === 404) {
-          await show(chat);
-          return;
-        }
-        response = null;
-        $('announce').textContent = text('reconnecting');
-      }
-    }
-  } catch (e) {
-    if (!here()) return;
-    if (e.status === 409) { // another tab asked first: show its answer
-      state.answering = null;
-      await show(chat);
-      failed('');
-      return;
-    }
-    message.fail(failed(e instanceof Failure && e.status > 0 ? text('error') + e.message : text('happened') + e.message));
-  } finally {
-    message.element.classList.remove('waiting');
-    if (here()) {
-      state.answering = null;
-      enable();
-      if (matchMedia('(pointer: fine)').matches) input.focus();
-    }
-    conversations.refresh();
-  }
+    if (value) sessionStorage.setItem(`chulengo.draft.${state.chat}`, value);
+    else sessionStorage.removeItem(`chulengo.draft.${state.chat}`);
+  } catch { /* private mode */ }
 }
 
-// read takes events until the end; undefined means that the connection was lost.
-async function read(response, message, here) {
-  try {
-    for await (const event of events(response)) {
-      if (!here()) return undefined;
-      if (event.delta) {
-        message.element.classList.remove('waiting');
-        message.add(event.delta);
-      } else if (event.done || event.error) {
-        return event;
-      }
-    }
-  } catch { /* lost */ }
-  return undefined;
-}
-
-function note(reason) {
-  return ['length', 'stop_requested', 'interrupted'].includes(reason) ? text(reason) : '';
-}
-
-async function stop() {
-  const run = state.answering;
-  if (!run || run.stopped) return;
-  run.stopped = true;
-  try {
-    await request('POST', 'api/stop', { chat_id: run.chat });
-  } catch (e) {
-    run.stopped = false;
-    $('announce').textContent = e.message;
-  }
+function draft() {
+  try { return sessionStorage.getItem(`chulengo.draft.${state.chat}`) || ''; } catch { return ''; }
 }
 
 // ---- conversations
 
-// show brings a conversation onto the page; an answer that is being written goes on there.
-async function show(chat, isNew = false) {
-  state.answering = null;
-  state.chat = chat;
-  remember(chat);
-  $('chat-id').textContent = chat;
-  conversations.select(chat);
-  enable();
-  if (isNew) {
-    welcome();
-    return;
-  }
-  let c;
-  try {
-    c = await json('GET', conversationPath(chat));
-  } catch (e) {
-    if (state.chat !== chat) return;
-    welcome();
-    if (e.status !== 404) new Message('assistant').fail(text('happened') + e.message);
-    return;
-  }
-  if (state.chat !== chat) return;
-  if (c.messages.length === 0 && !c.running) {
-    welcome();
-    return;
-  }
-  empty();
-  state.fresh = false;
-  for (const m of c.messages) new Message(m.role, m.content, note(m.finish_reason));
-  if (c.running) answer(chat, () => request('GET', `${conversationPath(chat)}/stream?from=0`));
-}
-
 function newChat() {
-  show(newID(), true);
+  chat.show(newID(), true);
   closeSidebar();
   input.focus();
 }
@@ -298,50 +123,21 @@ function firstChat() {
   return given;
 }
 
-async function clear() {
-  try {
-    const r = await json('POST', 'api/clear_history', { chat_id: state.chat });
-    if (!r.success) {
-      alert(text('clearFailed') + (r.error || text('unknownError')));
-      return;
-    }
-    state.answering = null;
-    enable();
-    welcome();
-    conversations.refresh();
-  } catch (e) {
-    alert((e.status > 0 ? text('clearFailed') : text('clearError')) + e.message);
-  }
+// progress says what an answer waits for.
+function progress({ lost, writing }) {
+  $('loading-text').textContent = text(lost ? 'reconnecting' : 'answering');
 }
 
 // ---- controls
 
-let composed = 0; // when the input method last ended a composition
-
-input.addEventListener('compositionend', (e) => { composed = e.timeStamp; });
-input.addEventListener('keydown', (e) => {
-  if (e.key !== 'Enter' || e.shiftKey || e.ctrlKey || e.altKey || e.metaKey) return;
-  // Enter that accepts a candidate of the input method must not send. Safari ends the composition just before the key.
-  if (e.isComposing || e.keyCode === 229 || e.timeStamp - composed < 20) return;
-  e.preventDefault();
-  form.requestSubmit();
-});
-input.addEventListener('input', fit);
-
-// fit makes the input as high as its text.
-function fit() {
-  input.style.height = 'auto';
-  input.style.height = `${Math.min(input.scrollHeight + 2, 200)}px`;
-}
-
 document.addEventListener('keydown', (e) => {
   if (e.key !== 'Escape' || e.isComposing || e.keyCode === 229) return;
   if (document.body.classList.contains('sidebar-open')) closeSidebar();
-  else stop();
+  else chat.stop();
 });
-$('stop-btn').addEventListener('click', stop);
+$('stop-btn').addEventListener('click', chat.stop);
 $('new-chat').addEventListener('click', newChat);
-$('clear-btn').addEventListener('click', clear);
+$('clear-btn').addEventListener('click', chat.clear);
 
 for (const [slider, value] of [['max-tokens-slider', 'max-tokens-value'], ['history-length-slider', 'history-length-value']]) {
   const s = $(slider);
@@ -382,7 +178,9 @@ for (const b of document.querySelectorAll('[data-lang]')) {
   b.addEventListener('click', () => {
     texts.setLanguage(b.dataset.lang);
     texts.apply();
-    if (state.status) showStatus();
+    status.draw();
+    if (state.fresh) chat.show(state.chat, true);
+    else chat.relabel();
     conversations.draw();
   });
 }
@@ -394,11 +192,31 @@ document.addEventListener('visibilitychange', () => {
 window.addEventListener('pageshow', (e) => { if (e.persisted) location.reload(); });
 
 conversations.start({
-  open: (id) => { closeSidebar(); if (id !== state.chat) show(id); },
+  open: (id) => { closeSidebar(); if (id !== state.chat) chat.show(id); },
   removed: (id) => { if (id === state.chat) newChat(); },
-  failed: (e) => { $('announce').textContent = e.message; },
+  failed: (e) => notify(e.message, true),
+});
+startMessages({ regenerate: chat.regenerate, edit: chat.edit, choose: chat.choose });
+chat.start({
+  changed: enable, settings: settingsOf, listed: conversations.refresh, welcome, progress, numbers: () => {}, typed,
 });
 texts.apply();
-show(firstChat());
+const first = firstChat();
+$('chat-id').textContent = '';
+chat.show(first);
 conversations.refresh();
-watchStatus();
+status.start({
+  changed: () => {
+    enable();
+    if (state.fresh && !document.querySelector('.message')) chat.show(state.chat);
+  },
+  ready: (was) => {
+    openSettings(true);
+    if (was === 'away' && !state.run) chat.show(state.chat);
+    if (matchMedia('(pointer: fine)').matches) input.focus();
+  },
+});
+
+function settingsOf() {
+  return { max_new_tokens: Number($('max-tokens-slider').value), max_history_length: Number($('history-length-slider').value) };
+}

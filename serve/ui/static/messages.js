@@ -1,10 +1,19 @@
-// Messages on the page. What the model writes is Markdown, made safe before it becomes HTML; what people write is text.
+// Messages on the page: what they show, and what can be done with them. What the model writes is Markdown, made safe
+// before it becomes HTML; what people write is text.
 import { text } from './texts.js';
+import { Markdown } from './markdown.js';
+import { copyButton } from './copy.js';
 
 const container = document.getElementById('chat-container');
 const toEnd = document.getElementById('to-end');
 
 let follow = true; // the reader is at the end: stay there
+let list = [];     // the messages, the oldest first
+
+// handlers are what the buttons of a message do: regenerate(message), edit(message, text), choose(message, id).
+let handlers = {};
+
+export function start(h) { handlers = h; }
 
 container.addEventListener('scroll', () => {
   follow = container.scrollHeight - container.scrollTop - container.clientHeight < 60;
@@ -24,28 +33,48 @@ function scrollToEnd() {
 
 export function empty() {
   container.replaceChildren();
+  list = [];
   follow = true;
 }
 
-// Message is one bubble.
+// shown are the messages on the page that the conversation has or will have: neither welcome nor failure.
+export const shown = () => list.filter((m) => !m.failed);
+
+// removeFrom takes a message and all after it off the page.
+export function removeFrom(message) {
+  const at = list.indexOf(message);
+  for (const m of list.splice(at < 0 ? list.length : at)) m.element.remove();
+}
+
+// forgetFailures takes off what was asked in vain.
+export function forgetFailures() {
+  for (const m of list.filter((m) => m.failed)) m.remove();
+}
+
+// Message is one bubble. facts are a message as the server gives it: role, content, id, parent, siblings,
+// finish_reason, numbers.
 export class Message {
-  constructor(role, content = '', note = '') {
-    this.role = role;
-    this.content = content;
+  constructor(facts) {
+    this.facts = { content: '', siblings: [], ...facts };
     this.element = document.createElement('article');
-    this.element.className = `message ${role === 'user' ? 'user-message' : 'bot-message'}`;
+    this.element.className = `message ${this.role === 'user' ? 'user-message' : 'bot-message'}`;
     this.body = document.createElement('div');
     this.body.className = 'body';
     this.foot = document.createElement('div');
     this.foot.className = 'message-foot';
     this.element.append(this.body, this.foot);
+    this.markdown = new Markdown(this.body);
     container.append(this.element);
-    this.finish(note);
+    list.push(this);
+    this.finish();
   }
+
+  get role() { return this.facts.role; }
+  get content() { return this.facts.content; }
 
   // add appends streamed text; the bubble is drawn at most once a frame.
   add(delta) {
-    this.content += delta;
+    this.facts.content += delta;
     this.foot.replaceChildren();
     if (this.frame) return;
     this.frame = requestAnimationFrame(() => {
@@ -55,113 +84,161 @@ export class Message {
   }
 
   // finish draws the whole message, with what can be done with it.
-  finish(note = '', content = this.content) {
+  finish(facts = {}) {
     cancelAnimationFrame(this.frame);
     this.frame = 0;
-    this.content = content;
+    Object.assign(this.facts, facts);
     this.draw(true);
-    this.foot.replaceChildren();
-    if (note) {
-      const label = document.createElement('span');
-      label.className = 'note';
-      label.textContent = note;
-      this.foot.append(label);
-    }
-    if (this.content) this.foot.append(copyButton(() => this.content));
+    this.tools();
   }
 
-  fail(message) {
+  // update takes what the server knows of the message; its text stays.
+  update(facts) {
+    Object.assign(this.facts, facts);
+    if (!this.editing) this.tools();
+  }
+
+  tools() {
+    const { finish_reason: reason, id, siblings } = this.facts;
+    this.element.setAttribute('aria-label', text(this.role === 'user' ? 'you' : 'assistant'));
+    this.foot.replaceChildren();
+    if (siblings.length > 1 && id) this.foot.append(this.versions(siblings, siblings.indexOf(id)));
+    if (['length', 'stop_requested', 'interrupted'].includes(reason)) {
+      const note = document.createElement('span');
+      note.className = 'note';
+      note.textContent = text(reason);
+      this.foot.append(note);
+    }
+    if (this.content) this.foot.append(copyButton(() => this.content));
+    if (!id) return;
+    if (this.role === 'user') this.foot.append(tool('edit', () => this.edit()));
+    else this.foot.append(tool('regenerate', () => handlers.regenerate(this)));
+  }
+
+  // versions is ‹ 2/3 ›.
+  versions(ids, at) {
+    const group = document.createElement('span');
+    group.className = 'versions';
+    group.setAttribute('role', 'group');
+    group.setAttribute('aria-label', text('versions'));
+    const count = document.createElement('span');
+    count.textContent = `${at + 1}/${ids.length}`;
+    const step = (mark, key, to) => {
+      const b = tool(key, () => handlers.choose(this, ids[to], key));
+      b.textContent = mark;
+      b.title = text(key);
+      b.setAttribute('aria-label', `${text(key)} (${at + 1}/${ids.length})`);
+      b.disabled = to < 0 || to >= ids.length;
+      return b;
+    };
+    group.append(step('‹', 'versionBefore', at - 1), count, step('›', 'versionAfter', at + 1));
+    return group;
+  }
+
+  // edit puts an input in the question's place. Enter sends it as another version, Esc leaves all as it was.
+  edit() {
+    if (this.editing || this.role !== 'user') return;
+    this.editing = true;
+    const area = document.createElement('textarea');
+    area.value = this.content;
+    area.className = 'edit-area';
+    area.setAttribute('aria-label', text('edit'));
+    const fit = () => {
+      area.style.height = 'auto';
+      area.style.height = `${Math.min(area.scrollHeight + 2, 400)}px`;
+    };
+    const end = (send) => {
+      const changed = area.value.trim();
+      if (send && !changed) return;
+      this.editing = false;
+      this.element.classList.remove('editing');
+      this.finish();
+      if (send) handlers.edit(this, changed);
+      else this.foot.querySelector('.edit')?.focus();
+    };
+    area.addEventListener('input', fit);
+    area.addEventListener('keydown', (e) => {
+      if (composing(e)) return;
+      if (e.key === 'Escape') {
+        e.stopPropagation();
+        end(false);
+      } else if (e.key === 'Enter' && !e.shiftKey) {
+        e.preventDefault();
+        end(true);
+      }
+    });
+    area.addEventListener('compositionend', noteComposition);
+    this.element.classList.add('editing');
+    this.body.replaceChildren(area);
+    const send = tool('send', () => end(true));
+    send.classList.add('primary');
+    this.foot.replaceChildren(tool('cancel', () => end(false)), send);
+    fit();
+    area.focus();
+    area.setSelectionRange(area.value.length, area.value.length);
+  }
+
+  // fail shows an error in the message's place; again, if it is there, asks once more, and dismiss forgets it.
+  fail(problem, again, dismiss) {
+    cancelAnimationFrame(this.frame);
+    this.frame = 0;
+    this.failed = true;
+    this.facts.content = '';
     this.element.classList.add('failed');
     this.element.setAttribute('role', 'alert');
-    this.content = '';
-    this.body.textContent = message;
+    this.body.textContent = problem;
     this.foot.replaceChildren();
+    if (again) this.foot.append(tool('tryAgain', again));
+    if (dismiss) this.foot.append(tool('dismiss', dismiss));
     scrollToEnd();
+  }
+
+  // fails marks a question whose answer failed.
+  fails() {
+    this.failed = true;
+    this.element.classList.add('failed-question');
+    this.tools();
   }
 
   remove() {
+    list = list.filter((m) => m !== this);
     this.element.remove();
   }
 
+  // reveal brings the message into sight and makes it stand out for a moment.
+  reveal() {
+    follow = false;
+    this.element.scrollIntoView({ block: 'center' });
+    this.element.classList.add('found');
+    setTimeout(() => this.element.classList.remove('found'), 2500);
+  }
+
+  // keepAt scrolls so that the message's upper edge is at top, in pixels of the window.
+  keepAt(top) {
+    follow = false;
+    container.scrollTop += this.element.getBoundingClientRect().top - top;
+  }
+
   draw(whole) {
-    if (this.role === 'user') {
-      this.body.textContent = this.content;
-    } else {
-      this.body.replaceChildren(render(this.content, whole));
-    }
+    if (this.role === 'user') this.body.textContent = this.content;
+    else this.markdown.draw(this.content, whole);
     scrollToEnd();
   }
 }
 
-// HTML in an answer is shown as what was written.
-const parser = new marked.Marked({ gfm: true, breaks: true, async: false, renderer: { html: ({ text: raw }) => escape(raw) } });
+let composed = 0; // when an input method last ended a composition
 
-function escape(raw) {
-  const span = document.createElement('span');
-  span.textContent = raw;
-  return span.innerHTML;
-}
+export function noteComposition(e) { composed = e.timeStamp; }
 
-// render turns Markdown into nodes. DOMPurify decides what may be in them; pictures are left out, because the only ones
-// a text model can name lie on other hosts.
-function render(markdown, whole) {
-  const nodes = DOMPurify.sanitize(parser.parse(markdown), {
-    RETURN_DOM_FRAGMENT: true,
-    FORBID_TAGS: ['img', 'style', 'form', 'input', 'button', 'textarea', 'select', 'video', 'audio', 'svg', 'math'],
-    FORBID_ATTR: ['style', 'id', 'name', 'class'],
-    ADD_ATTR: ['start'],
-  });
-  for (const link of nodes.querySelectorAll('a')) {
-    link.target = '_blank';
-    link.rel = 'noopener noreferrer nofollow';
-  }
-  if (whole) {
-    for (const code of nodes.querySelectorAll('pre > code')) {
-      if (code.textContent.length < 50000) {
-        const found = hljs.highlightAuto(code.textContent);
-        code.innerHTML = DOMPurify.sanitize(found.value, { ALLOWED_TAGS: ['span'], ALLOWED_ATTR: ['class'] });
-      }
-      const plain = code.textContent;
-      code.parentElement.append(copyButton(() => plain));
-    }
-  }
-  for (const table of nodes.querySelectorAll('table')) {
-    const frame = document.createElement('div');
-    frame.className = 'table';
-    table.replaceWith(frame);
-    frame.append(table);
-  }
-  return nodes;
-}
+// composing tells keys that belong to an input method: Enter that accepts a candidate must not send. Safari ends the
+// composition just before the key.
+export const composing = (e) => e.isComposing || e.keyCode === 229 || e.timeStamp - composed < 20;
 
-function copyButton(content) {
-  const button = document.createElement('button');
-  button.type = 'button';
-  button.className = 'copy';
-  button.textContent = text('copy');
-  button.addEventListener('click', async () => {
-    button.textContent = text((await copy(content())) ? 'copied' : 'copyFailed');
-    setTimeout(() => { button.textContent = text('copy'); }, 1500);
-  });
-  return button;
-}
-
-// copy works over plain http at a LAN name too, where navigator.clipboard does not exist.
-async function copy(content) {
-  if (navigator.clipboard && isSecureContext) {
-    try {
-      await navigator.clipboard.writeText(content);
-      return true;
-    } catch { /* refused: try the older way */ }
-  }
-  const area = document.createElement('textarea');
-  area.value = content;
-  area.className = 'unseen';
-  document.body.append(area);
-  const before = document.activeElement;
-  area.select();
-  const ok = document.execCommand('copy');
-  area.remove();
-  before?.focus();
-  return ok;
+function tool(key, act) {
+  const b = document.createElement('button');
+  b.type = 'button';
+  b.className = `tool ${key}`;
+  b.textContent = text(key);
+  b.addEventListener('click', act);
+  return b;
 }
