@@ -217,7 +217,10 @@ func (b *builder) copies(n int, of expr, next int32, one func(next int32) int32)
 	alike := n > shortToken && b.consuming(of)
 	for i := 1; i <= n && b.err == nil; i++ {
 		before := len(b.states)
-		next = one(next)
+		after := next
+		if next = one(after); next == after {
+			break // it matches the empty text only, and costs no states that would end this loop
+		}
 		if size := len(b.states) - before; alike && i > shortToken {
 			for s := before; s < len(b.states); s++ {
 				b.alias[s] = b.alias[s-size]

@@ -46,6 +46,7 @@ func TestEBNF(t *testing.T) {
 		{"root ::= a\n  b\na ::= \"a\"\n\nb ::=\n\"b\"\n  | \"c\"", "ab|ac", "a|bc"},
 		{`root ::= ("a"*)* "b"`, "b|aab", "a"},
 		{`root ::= ("a"?){0,3}`, "|a|aaa", "aaaa"},
+		{`root ::= (""{60000}){60000} ("" | ""){9} "a"`, "a", "|aa"},
 		{`root ::= "a"{2,}`, "aa|aaaa", "a|"},
 		{`root ::= "a"{,2}`, "", ""},
 		{`root ::= "\"\\\n\x41"`, "\"\\\nA", "A"},

@@ -231,7 +231,12 @@ func FuzzRegex(f *testing.F) {
 		if strings.Contains(pattern, "(?") || strings.Contains(pattern, `\u`) || !utf8.ValidString(text) {
 			return // flags change what anchors mean
 		}
+		begin := time.Now()
 		g, err := Regex(pattern)
+		if err == nil {
+			g.Begins(text)
+		}
+		checkTook(t, begin)
 		if err != nil {
 			return
 		}
@@ -253,8 +258,13 @@ func FuzzEBNF(f *testing.F) {
 	v, _ := listed(jsonWords...)
 	f.Fuzz(func(t *testing.T, source, text string) {
 		p := &ebnfParser{source: source, rules: map[string]*rule{}}
+		begin := time.Now()
 		g, err := EBNF(source)
-		if err != nil || len(text) > 50 || len(g.automaton.states) > 2000 {
+		if err == nil {
+			g.Begins(text)
+		}
+		checkTook(t, begin)
+		if err != nil || len(text) > 20 || len(g.automaton.states) > 500 { // the reference is slow
 			return
 		}
 		if err := p.parse(); err != nil {
@@ -279,6 +289,14 @@ func FuzzEBNF(f *testing.F) {
 			}
 		}
 	})
+}
+
+// checkTook holds every source to a bounded time; texts of fuzzing are short. (Other work on the machine is allowed for.)
+func checkTook(t *testing.T, begin time.Time) {
+	t.Helper()
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Fatalf("took %v", took)
+	}
 }
 
 func ExampleSequence() {

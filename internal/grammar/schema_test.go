@@ -278,7 +278,9 @@ func FuzzJSONSchema(f *testing.F) {
 	}
 	v, stop := listed(jsonWords...)
 	f.Fuzz(func(t *testing.T, schema []byte, seed uint64) {
+		begin := time.Now()
 		g, err := JSONSchema(schema)
+		checkTook(t, begin)
 		if err != nil {
 			return
 		}
