@@ -103,6 +103,9 @@ type Result struct {
 	Rate    float64 `json:"rate"`              // per second: tokens, else 10⁹ bytes, else 10⁹ operations
 	Unit    string  `json:"unit"`              // of Rate: "tok/s", "GB/s" or "GFLOP/s"
 	Percent float64 `json:"percent,omitempty"` // of the peak that bounds it
+
+	// OverLayer is what a decoding step takes beyond its bytes at the peak's rate, in µs a layer.
+	OverLayer float64 `json:"over_us_per_layer,omitempty"`
 }
 
 // newResult derives what follows from the samples.

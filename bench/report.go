@@ -15,7 +15,10 @@ func (r *Report) Table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "%s, %d threads, %s, %s %s/%s, commit %s, %s\n", e.CPU, e.Threads, e.Device, e.Go, e.OS, e.Arch, e.Commit, e.Date.Format(time.DateTime))
 	if r.Peaks != nil {
-		fmt.Fprintf(t, "measured peaks: read %.1f GB/s, multiply-add %.0f GFLOP/s\n", r.Peaks.ReadGBs, r.Peaks.GFlops)
+		fmt.Fprintf(t, "peaks: read %.1f GB/s, multiply-add %.0f GFLOP/s\n", r.Peaks.ReadGBs, r.Peaks.GFlops)
+	}
+	if r.Checkpoint != "" {
+		fmt.Fprintf(t, "%s\n", r.Checkpoint)
 	}
 	fmt.Fprintf(t, "\nbenchmark\ttime\trate\t\tof peak\tspread\n")
 	for _, x := range r.Results {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"chulengo/bench"
@@ -12,7 +14,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: a.say("Measure speed beside the machine's bounds", "测量速度，并与机器上限比较"),
 		Args:  a.arguments(0, 0, ""),
 	}
-	a.addFlags(cmd.Flags(), modelOptions, []string{"threads", "format"})
+	a.addFlags(cmd.Flags(), modelOptions, []string{"device", "load-format", "threads", "format", "shape", "layers", "batch", "depth", "prompt-tokens", "steps"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch a.opts.BenchFormat {
 		case "table", "json", "go":
@@ -22,14 +24,9 @@ func (a *app) benchCommand() *cobra.Command {
 		if err := a.checkDevice(); err != nil {
 			return err
 		}
-		src, err := a.resolve(a.opts.Model)
-		if err != nil {
-			return err
-		}
 		ctx, stop := a.signalled(cmd.Context())
 		defer stop()
-		report, err := bench.Run(ctx, bench.Options{Checkpoint: src.files, Name: src.name, Threads: a.opts.Threads,
-			Progress: func(what string) { a.note("measuring %s", "正在测量 %s", what) }})
+		report, err := a.bench(ctx)
 		if err != nil {
 			return err
 		}
@@ -42,4 +39,17 @@ func (a *app) benchCommand() *cobra.Command {
 		return report.Table(a.out)
 	}
 	return cmd
+}
+
+// bench measures the engine and the hot routines of this machine's processor; or, of a GPU or a shape, the steps alone.
+func (a *app) bench(ctx context.Context) (*bench.Report, error) {
+	if _, gpu := cudaOrdinal(a.opts.Device); gpu || a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy" {
+		return a.benchSteps(ctx)
+	}
+	src, err := a.resolve(a.opts.Model)
+	if err != nil {
+		return nil, err
+	}
+	return bench.Run(ctx, bench.Options{Checkpoint: src.files, Name: src.name, Threads: a.opts.Threads,
+		Progress: func(what string) { a.note("measuring %s", "正在测量 %s", what) }})
 }

@@ -4,7 +4,9 @@ package main
 
 import (
 	"errors"
+	"time"
 
+	"chulengo/kernels"
 	"chulengo/kernels/cuda"
 	"chulengo/kernels/cuda/driver"
 )
@@ -30,6 +32,24 @@ func openCUDA(ordinal int) (gpuDevice, error) {
 		return nil, cudaError(err)
 	}
 	return d, nil
+}
+
+// openProfiled opens a GPU for measuring. With profile, what it gives besides says how long each stage took.
+func openProfiled(ordinal int, profile bool) (kernels.Device, func() map[string]time.Duration, error) {
+	d, err := cuda.New(cuda.Options{Ordinal: ordinal, Profile: profile})
+	if err != nil {
+		return nil, nil, cudaError(err)
+	}
+	if !profile {
+		return d, nil, nil
+	}
+	return d, func() map[string]time.Duration {
+		by := map[string]time.Duration{}
+		for _, k := range d.Profile() {
+			by[k.Stage] += k.Time
+		}
+		return by
+	}, nil
 }
 
 // cudaError says in both languages why no GPU can be used.

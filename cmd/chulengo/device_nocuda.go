@@ -2,8 +2,18 @@
 
 package main
 
+import (
+	"time"
+
+	"chulengo/kernels"
+)
+
 // cudaBuilt says that this program has CUDA kernels.
 const cudaBuilt = false
 
 func checkCUDA(int) error             { panic("no CUDA in this build") }
 func openCUDA(int) (gpuDevice, error) { panic("no CUDA in this build") }
+
+func openProfiled(int, bool) (kernels.Device, func() map[string]time.Duration, error) {
+	panic("no CUDA in this build")
+}

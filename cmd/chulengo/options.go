@@ -60,6 +60,12 @@ type options struct {
 	Files          int
 	Rehash         bool
 	BenchFormat    string
+	Shape          string
+	Layers         int
+	BenchBatch     string
+	BenchDepth     string
+	BenchPrompt    string
+	BenchSteps     int
 }
 
 // option is one row of the table below: an option's name in its flag's spelling, where its value goes, and what it is
@@ -78,6 +84,7 @@ func (o *options) defaults() {
 	o.Device, o.LoadFormat, o.Template, o.Addr, o.Drain = "auto", "auto", "native", "127.0.0.1:5000", time.Minute
 	o.MaxBatch, o.MaxQueue = 64, 64
 	o.TraceLimit, o.Files, o.BenchFormat = "4GiB", 4, "table"
+	o.BenchBatch, o.BenchDepth, o.BenchPrompt, o.BenchSteps = "1,8,32", "128,4096,32768", "2048,8192", 256
 }
 
 // table lists every option of every command.
@@ -138,6 +145,12 @@ func (o *options) table() []option {
 		{"files", &o.Files, "`N` files at a time", "同时下载 `N` 个文件"},
 		{"rehash", &o.Rehash, "read files again that were verified before", "重新校验已经校验过的文件"},
 		{"format", &o.BenchFormat, "`table|json|go`", "`table|json|go`"},
+		{"shape", &o.Shape, "`scout|maverick`: random weights in the shape of a published model", "`scout|maverick`：按已发布模型的形状填入随机权重"},
+		{"layers", &o.Layers, "`N` layers of the shape (0: all)", "使用该形状的 `N` 层（0：全部）"},
+		{"batch", &o.BenchBatch, "`LIST` of sequences that decode together", "同时解码的序列数列表 `LIST`"},
+		{"depth", &o.BenchDepth, "`LIST` of contexts after which decoding is timed", "测量解码时的上下文长度列表 `LIST`"},
+		{"prompt-tokens", &o.BenchPrompt, "`LIST` of prompt lengths", "提示长度列表 `LIST`"},
+		{"steps", &o.BenchSteps, "`N` decoded tokens of one repetition", "每次重复解码的 token 数 `N`"},
 	}
 }
 

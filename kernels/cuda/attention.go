@@ -27,6 +27,7 @@ type normalised struct{ at [2]image }
 
 // Embed implements kernels.Device.
 func (d *Device) Embed(table kernels.Weight) kernels.Act {
+	d.stage("embed")
 	if d.err != nil {
 		return nil
 	}
@@ -86,6 +87,7 @@ func (p *phase) decodeCount() ptr {
 
 // AttnIn implements kernels.Device.
 func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
+	d.stage("attn_in")
 	if d.err != nil {
 		return nil
 	}
@@ -216,6 +218,7 @@ func headSize(hd int) int {
 
 // Attend implements kernels.Device.
 func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
+	d.stage("attend")
 	if d.err != nil {
 		return nil
 	}
@@ -270,6 +273,7 @@ func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q pt
 
 // AttnOut implements kernels.Device.
 func (d *Device) AttnOut(l *kernels.Attn, xa, za kernels.Act) {
+	d.stage("attn_out")
 	if d.err != nil {
 		return
 	}

@@ -66,7 +66,7 @@ func New(o Options) (*Device, error) {
 	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, ran: map[string]int{}}
 	d.loader = newLoader(g)
 	if o.Profile {
-		g.profile = &profile{totals: map[string]*KernelTime{}}
+		g.profile = &profile{totals: map[[2]string]*KernelTime{}}
 		d.options.NoGraphs = true
 	}
 	return d, nil
@@ -152,6 +152,7 @@ func (d *Device) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	defer d.gpu.enter()()
 	d.batch, d.outs, d.err, d.open, d.rope, d.taps, d.answered = b, nil, nil, len(b.Taps) > 0, [2]*float64{}, nil, false
 	d.gpu.broken = nil
+	d.stage("")
 	if d.err = d.check(b); d.err == nil {
 		d.run(forward)
 	}

@@ -15,6 +15,7 @@ type routed struct {
 
 // Route implements kernels.Device.
 func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act) {
+	d.stage("route")
 	if d.err != nil {
 		return nil, nil
 	}
@@ -82,6 +83,7 @@ func (d *Device) routePrefill(p *phase, l *kernels.MoE, x *residual, h image, ro
 
 // Experts implements kernels.Device.
 func (d *Device) Experts(l *kernels.MoE, xa, ha, ra kernels.Act) {
+	d.stage("experts")
 	if d.err != nil {
 		return
 	}
@@ -182,6 +184,7 @@ func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, 
 
 // FFN implements kernels.Device.
 func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
+	d.stage("ffn")
 	if d.err != nil {
 		return
 	}

@@ -124,6 +124,7 @@ func (d *Device) copySlice(name string, p unsafe.Pointer, bytes int) ptr {
 
 // Logits implements kernels.Device: runs of 64 wanted rows through the decode engine, whatever their phase.
 func (d *Device) Logits(l *kernels.Head, xa kernels.Act) {
+	d.stage("logits")
 	if d.err != nil {
 		return
 	}

@@ -9,8 +9,9 @@ import (
 	"chulengo/kernels/cuda/driver"
 )
 
-// KernelTime is what one kernel took in all its launches.
+// KernelTime is what one kernel took in all its launches from one stage.
 type KernelTime struct {
+	Stage    string // attn_in, attend, …; "": before the forward pass
 	Name     string
 	Launches int
 	Time     time.Duration
@@ -21,12 +22,13 @@ type KernelTime struct {
 type profile struct {
 	spare  []*driver.Event
 	marks  []mark
-	totals map[string]*KernelTime
+	totals map[[2]string]*KernelTime // by stage and name
+	stage  string                    // that runs
 }
 
 type mark struct {
-	name       string
-	begin, end *driver.Event
+	stage, name string
+	begin, end  *driver.Event
 }
 
 // event gives one that no mark uses.
@@ -55,7 +57,7 @@ func (p *profile) around(g *gpu, name string, enqueue func() error) error {
 	if err := enqueue(); err != nil {
 		return err
 	}
-	p.marks = append(p.marks, mark{name, begin, end})
+	p.marks = append(p.marks, mark{p.stage, name, begin, end})
 	return g.main.Record(end)
 }
 
@@ -66,10 +68,11 @@ func (p *profile) settle() error {
 		if err != nil {
 			return err
 		}
-		t := p.totals[m.name]
+		key := [2]string{m.stage, m.name}
+		t := p.totals[key]
 		if t == nil {
-			t = &KernelTime{Name: m.name}
-			p.totals[m.name] = t
+			t = &KernelTime{Stage: m.stage, Name: m.name}
+			p.totals[key] = t
 		}
 		t.Launches++
 		t.Time += time.Duration(ms * float64(time.Millisecond))
@@ -77,6 +80,13 @@ func (p *profile) settle() error {
 	}
 	p.marks = p.marks[:0]
 	return nil
+}
+
+// stage says which stage the launches that follow belong to.
+func (d *Device) stage(name string) {
+	if p := d.gpu.profile; p != nil {
+		p.stage = name
+	}
 }
 
 // Profile gives the kernels' times since the last call, the longest first. The device must have been opened with

@@ -1,0 +1,138 @@
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"chulengo/model"
+)
+
+// shapes are the published text models, as their config.json files describe them (text part).
+var shapes = map[string]map[string]any{
+	"scout": {
+		"model_type": "llama4_text", "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8,
+		"head_dim": 128, "intermediate_size": 8192, "intermediate_size_mlp": 16384, "num_local_experts": 16, "num_experts_per_tok": 1,
+		"interleave_moe_layer_step": 1, "vocab_size": 202048, "attention_chunk_size": 8192, "max_position_embeddings": 10485760,
+		"rms_norm_eps": 1e-5, "use_qk_norm": true, "attn_temperature_tuning": true, "floor_scale": 8192, "attn_scale": 0.1,
+		"rope_theta": 500000.0, "hidden_act": "silu", "tie_word_embeddings": false,
+		"rope_scaling": map[string]any{"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0, "original_max_position_embeddings": 8192},
+	},
+	"maverick": {
+		"model_type": "llama4_text", "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8,
+		"head_dim": 128, "intermediate_size": 8192, "intermediate_size_mlp": 16384, "num_local_experts": 128, "num_experts_per_tok": 1,
+		"interleave_moe_layer_step": 2, "vocab_size": 202048, "attention_chunk_size": 8192, "max_position_embeddings": 1048576,
+		"rms_norm_eps": 1e-5, "use_qk_norm": false, "attn_temperature_tuning": true, "floor_scale": 8192, "attn_scale": 0.1,
+		"rope_theta": 500000.0, "hidden_act": "silu", "tie_word_embeddings": false,
+	},
+}
+
+// ShapeConfig is the config.json of a published model ("scout", "maverick"), or the given file, with as many layers and ids as
+// asked for; 0: all.
+func ShapeConfig(name string, file []byte, layers, vocab int) ([]byte, error) {
+	var c map[string]any
+	if file != nil {
+		if err := json.Unmarshal(file, &c); err != nil {
+			return nil, fmt.Errorf("bench: config.json: want a JSON object: %w", err)
+		}
+		if text, ok := c["text_config"].(map[string]any); ok {
+			c = text
+		}
+	} else if c = maps.Clone(shapes[name]); c == nil {
+		return nil, fmt.Errorf("bench: shape: want one of %v, got %q", slices.Sorted(maps.Keys(shapes)), name)
+	}
+	if layers < 0 {
+		return nil, fmt.Errorf("bench: layers: want 0 or more, got %d", layers)
+	}
+	if layers > 0 {
+		c["num_hidden_layers"] = layers
+		for _, list := range []string{"no_rope_layers", "moe_layers", "layer_types"} { // derived from the counts instead
+			delete(c, list)
+		}
+	}
+	if vocab > 0 {
+		c["vocab_size"] = vocab
+		for _, id := range []string{"bos_token_id", "eos_token_id", "pad_token_id"} {
+			delete(c, id)
+		}
+	}
+	return json.Marshal(c)
+}
+
+// attnWeights is the number of values in the projections of a layer's attention: q, k, v, and the output's.
+func attnWeights(c *model.Config) (in, out float64) {
+	return float64(c.Dim * c.HeadDim * (c.Heads + 2*c.KVHeads)), float64(c.Dim * c.HeadDim * c.Heads)
+}
+
+// seen is how many keys a row at position pos sees in layer l, its own among them.
+func seen(c *model.Config, l, pos int) int {
+	if chunk := c.ChunkSize(l); chunk > 0 {
+		return pos%chunk + 1
+	}
+	return pos + 1
+}
+
+// DecodeBytes is the least that one decoding step reads, by stage (Stages): bfloat16 weights once, of the experts those that
+// some row chose (distinct, summed over the layers), and the rows' keys and values.
+func DecodeBytes(c *model.Config, positions []int, distinct int) map[string]float64 {
+	in, out := attnWeights(c)
+	b := map[string]float64{"logits": 2 * float64(c.Dim*c.Vocab), "embed": float64(2 * c.Dim * len(positions))}
+	for l := range c.Layers {
+		b["attn_in"] += 2 * in
+		b["attn_out"] += 2 * out
+		for _, pos := range positions {
+			b["attend"] += float64(seen(c, l, pos) * 2 * 2 * c.KVHeads * c.HeadDim)
+		}
+		network := 2 * 3 * float64(c.Dim*c.FFNDim(l))
+		if !c.IsMoE(l) {
+			b["ffn"] += network
+			continue
+		}
+		b["route"] += float64(2 * c.Dim * c.Experts)
+		b["experts"] += network // the shared expert
+	}
+	for l := range c.Layers {
+		if c.IsMoE(l) {
+			b["experts"] += float64(distinct) * 2 * 3 * float64(c.Dim*c.FFNDim(l))
+			break
+		}
+	}
+	return b
+}
+
+// PrefillFlops is what reading a prompt of n tokens from the start computes, by stage, a multiply-add counting two: exact
+// causal pairs, no padding, logits of the last token.
+func PrefillFlops(c *model.Config, n int) map[string]float64 {
+	in, out := attnWeights(c)
+	rows := float64(n)
+	f := map[string]float64{"logits": 2 * float64(c.Dim*c.Vocab)}
+	for l := range c.Layers {
+		f["attn_in"] += 2 * in * rows
+		f["attn_out"] += 2 * out * rows
+		pairs := rows * (rows + 1) / 2
+		if chunk := c.ChunkSize(l); chunk > 0 && n > chunk {
+			rest := float64(n % chunk)
+			pairs = float64(n/chunk)*float64(chunk)*float64(chunk+1)/2 + rest*(rest+1)/2
+		}
+		f["attend"] += 4 * float64(c.Heads*c.HeadDim) * pairs
+		network := 2 * 3 * float64(c.Dim*c.FFNDim(l)) * rows
+		if !c.IsMoE(l) {
+			f["ffn"] += network
+			continue
+		}
+		f["route"] += float64(2*c.Dim*c.Experts) * rows
+		f["experts"] += 2 * network // shared and routed
+	}
+	return f
+}
+
+func total(by map[string]float64) (sum float64) {
+	for _, stage := range Stages {
+		sum += by[stage]
+	}
+	return sum
+}
+
+// Stages are the methods of kernels.Device, as reports name them, in the order of the forward pass.
+var Stages = []string{"embed", "attn_in", "attend", "attn_out", "route", "experts", "ffn", "logits"}

@@ -1,0 +1,112 @@
+package bench
+
+import (
+	"context"
+	"math"
+	"testing"
+
+	"chulengo/kernels/cpu"
+	"chulengo/model"
+)
+
+func scout(t *testing.T, layers int) *model.Config {
+	t.Helper()
+	data, err := ShapeConfig("scout", nil, layers, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := model.ParseConfig(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Sixteen layers of Scout with embedding and head are 12.14 GB a token at batch 1, of which 0.8 MB are of the router and
+// 65.5 KB a layer and token of keys and values (KERNELS.md, sections 1.2 and 1.5).
+func TestDecodeBytes(t *testing.T) {
+	c := scout(t, 16)
+	weights := total(DecodeBytes(c, nil, 16))
+	if gb := weights / 1e9; math.Abs(gb-12.14) > 0.02 {
+		t.Errorf("weights of a step at batch 1: want 12.14 GB, got %.3f", gb)
+	}
+	for _, x := range []struct {
+		pos  int
+		want float64 // keys of all layers: 12 chunked, 4 global
+	}{{511, 16 * 512}, {8191, 16 * 8192}, {8192, 12 + 4*8193}, {131071, 12*8192 + 4*131072}} {
+		got := DecodeBytes(c, []int{x.pos}, 16)["attend"] / 4096
+		if got != x.want {
+			t.Errorf("keys read at position %d: want %.0f, got %.0f", x.pos, x.want, got)
+		}
+	}
+	if one, two := DecodeBytes(c, []int{0}, 16)["experts"], DecodeBytes(c, []int{0, 0}, 32)["experts"]; two-one != 16*6*5120*8192 {
+		t.Errorf("sixteen more experts: want %d bytes more, got %.0f", 16*6*5120*8192, two-one)
+	}
+}
+
+// The 48 layers of Scout: 30.21 GFLOP a token in products, 20,480 a causal pair and layer (KERNELS.md, section 1.6).
+func TestPrefillFlops(t *testing.T) {
+	c := scout(t, 0)
+	f := PrefillFlops(c, 2048)
+	attend := f["attend"]
+	if want := 48 * 20480.0 * 2048 * 2049 / 2; attend != want {
+		t.Errorf("attention of 2,048 tokens: want %.0f, got %.0f", want, attend)
+	}
+	if per := (total(f) - attend - f["logits"]) / 2048 / 1e9; math.Abs(per-30.21) > 0.02 {
+		t.Errorf("products: want 30.21 GFLOP a token, got %.3f", per)
+	}
+	if long := PrefillFlops(c, 16384)["attend"]; long != 20480*(12*16384.0*16385/2+36*2*8192.0*8193/2) {
+		t.Errorf("attention of two chunks: got %.0f", long)
+	}
+}
+
+func TestShapeConfigErrors(t *testing.T) {
+	for _, x := range []struct {
+		name   string
+		file   string
+		layers int
+	}{{"behemoth", "", 0}, {"", "[]", 0}, {"scout", "", -1}} {
+		var file []byte
+		if x.file != "" {
+			file = []byte(x.file)
+		}
+		if _, err := ShapeConfig(x.name, file, x.layers, 0); err == nil {
+			t.Errorf("%+v: want an error", x)
+		}
+	}
+}
+
+// The whole run on the CPU device, on a small shape; a device agrees with itself.
+func TestRunSteps(t *testing.T) {
+	cfg, err := model.ParseConfig([]byte(`{"model_type": "llama4_text", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+		"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 32, "intermediate_size_mlp": 64, "num_local_experts": 4, "num_experts_per_tok": 1,
+		"interleave_moe_layer_step": 2, "vocab_size": 500, "attention_chunk_size": 64, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+		"use_qk_norm": true, "attn_temperature_tuning": true, "floor_scale": 64, "attn_scale": 0.1, "rope_theta": 500000, "hidden_act": "silu"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev := cpu.New(cpu.Options{Threads: 2})
+	defer dev.Close()
+	m, err := model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	worst, err := VerifySteps(dev, dev, m, m, 16)
+	if err != nil || worst != 0 {
+		t.Errorf("a device beside itself: want no difference, got %g, %v", worst, err)
+	}
+	r, err := RunSteps(context.Background(), StepOptions{Model: m, Device: dev, Name: "tiny", DeviceName: "NVIDIA H200 (not really)",
+		Batches: []int{1, 3}, Depths: []int{100}, Prompts: []int{90}, Steps: 4, Repeat: 2, PageTokens: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"prefill/tokens=90", "decode/batch=1/context=100", "decode/batch=3/context=100"}
+	if len(r.Results) != len(names) {
+		t.Fatalf("want %v, got %+v", names, r.Results)
+	}
+	for i, x := range r.Results {
+		if x.Name != names[i] || x.Median <= 0 || x.Rate <= 0 || x.Percent <= 0 || x.Unit != "tok/s" {
+			t.Errorf("want a result %s with a rate and a share of the peak, got %+v", names[i], x)
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"chulengo/bench"
+	"chulengo/kernels"
+	"chulengo/kernels/cpu"
+	"chulengo/model"
+	"chulengo/safetensors"
+)
+
+// benchSteps measures the steps of a model on the device of --device: decoding and prefill, and on a GPU each stage. With
+// --shape the model is one of the published ones, with random weights, as many layers of it as --layers says.
+func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
+	o := bench.StepOptions{Progress: func(what string) { a.note("measuring %s", "正在测量 %s", what) }, Steps: a.opts.BenchSteps}
+	for _, list := range []struct {
+		option, text string
+		to           *[]int
+	}{{"--batch", a.opts.BenchBatch, &o.Batches}, {"--depth", a.opts.BenchDepth, &o.Depths}, {"--prompt-tokens", a.opts.BenchPrompt, &o.Prompts}} {
+		values, err := numbers(list.text)
+		if err != nil {
+			return nil, usage("%s: want numbers above 0, such as 1,8,32, got %q", "%s 的值 %q 不合适：应为大于 0 的数，如 1,8,32", list.option, list.text)
+		}
+		*list.to = values
+	}
+	var files fs.FS
+	var file []byte
+	if a.opts.Shape == "" {
+		src, err := a.resolve(a.opts.Model)
+		if err != nil {
+			return nil, err
+		}
+		files, o.Name = src.files, src.name
+		if file, err = fs.ReadFile(files, "config.json"); err != nil {
+			return nil, bad(src, err)
+		}
+	} else {
+		o.Name = a.opts.Shape
+	}
+	parse := func(layers, vocab int) (*model.Config, error) {
+		data, err := bench.ShapeConfig(a.opts.Shape, file, layers, vocab)
+		if err != nil {
+			return nil, unusable(err, "cannot use this shape", "无法使用此形状")
+		}
+		return model.ParseConfig(data)
+	}
+	cfg, err := parse(a.opts.Layers, 0)
+	if err != nil {
+		return nil, err
+	}
+	dummy := a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy"
+	if dummy {
+		o.Name += ", random weights, " + strconv.Itoa(cfg.Layers) + " layers"
+	}
+	ordinal, gpu := cudaOrdinal(a.opts.Device)
+	open := func(profile bool) (kernels.Device, func() map[string]time.Duration, error) {
+		if !gpu {
+			return cpu.New(cpu.Options{Threads: a.opts.Threads}), nil, nil
+		}
+		return openProfiled(ordinal, profile)
+	}
+	if gpu {
+		o.Progress("verify")
+		if err := a.verifySteps(ctx, parse, open); err != nil {
+			return nil, err
+		}
+	}
+	var report *bench.Report
+	for _, profile := range []bool{true, false} {
+		if profile && !gpu {
+			continue
+		}
+		dev, times, err := open(profile)
+		if err != nil {
+			return nil, err
+		}
+		o.Device, o.DeviceName, o.StageTimes = dev, dev.Name(), times
+		if report, err = a.benchDevice(ctx, o, cfg, files, dummy, report); err != nil {
+			return nil, err
+		}
+	}
+	return report, nil
+}
+
+// benchDevice loads the model and measures it; the results follow those of the report before (nil: none).
+func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.Config, files fs.FS, dummy bool, before *bench.Report) (*bench.Report, error) {
+	defer o.Device.Close()
+	o.Progress("load " + o.Name)
+	if g, ok := o.Device.(gpuDevice); ok {
+		free, total, err := g.Memory()
+		if need := model.DummyBytes(cfg) + 3<<30; err == nil && need > free {
+			return nil, unusable(nil, "the GPU has too little free memory: %s are needed, and %s of %s are free; --layers takes fewer layers",
+				"GPU 显存不足：需要 %s，可用 %s（共 %s）；可用 --layers 减少层数", gib(need), gib(free), gib(total))
+		}
+	}
+	var err error
+	if dummy {
+		o.Model, err = model.LoadDummy(ctx, cfg, o.Device, 1, model.LoadOptions{})
+	} else {
+		var ckpt *safetensors.Checkpoint
+		if ckpt, err = safetensors.Open(files); err == nil {
+			defer ckpt.Close()
+			o.Model, err = model.Load(ctx, ckpt, cfg, o.Device, model.LoadOptions{})
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	report, err := bench.RunSteps(ctx, o)
+	if err == nil && before != nil {
+		report.Results = append(before.Results, report.Results...)
+	}
+	return report, err
+}
+
+// verifySteps holds the GPU against the CPU on one layer of the shape before anything is timed.
+func (a *app) verifySteps(ctx context.Context, parse func(layers, vocab int) (*model.Config, error), open func(bool) (kernels.Device, func() map[string]time.Duration, error)) error {
+	cfg, err := parse(1, 4096)
+	if err != nil {
+		return err
+	}
+	dev, _, err := open(false)
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	oracle := cpu.New(cpu.Options{Threads: a.opts.Threads})
+	defer oracle.Close()
+	var models [2]*model.Model
+	for i, d := range []kernels.Device{dev, oracle} {
+		if models[i], err = model.LoadDummy(ctx, cfg, d, 1, model.LoadOptions{}); err != nil {
+			return err
+		}
+	}
+	worst, err := bench.VerifySteps(dev, oracle, models[0], models[1], gpuPageTokens)
+	if err == nil {
+		a.note("one layer agrees with the CPU's: logits are off by %.4f at most", "单层结果与 CPU 一致：logits 相对误差至多 %.4f", worst)
+	}
+	return err
+}
+
+// numbers reads 1,8,32; "" is no list.
+func numbers(text string) (list []int, err error) {
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' }) {
+		n, err := strconv.Atoi(strings.TrimSpace(word))
+		if err != nil || n < 1 {
+			return nil, strconv.ErrSyntax
+		}
+		list = append(list, n)
+	}
+	return list, nil
+}
