@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -198,6 +199,41 @@ func TestAmbiguity(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestConcurrentMatchers lets many answers of one grammar run at a time, as an engine does, while tables are thrown away.
+func TestConcurrentMatchers(t *testing.T) {
+	v, _ := listed(jsonWords...)
+	g := compiled(t)(compile(anyObject))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 20 {
+				m := g.Matcher(v)
+				text := fmt.Sprintf(`{"a%d": [%d, {"b": "%s"}]}`, i, j, strings.Repeat("é", i))
+				for k := range len(text) {
+					m = m.Clone()
+					if mask := m.Mask(); mask[text[k]/32]>>(text[k]%32)&1 == 0 {
+						t.Errorf("%q: byte %d is not allowed", text, k)
+						return
+					}
+					if i == 0 && k == 5 {
+						m.machine.mu.Lock()
+						m.machine.bytes = mostBytes + 1
+						m.machine.mu.Unlock()
+					}
+					if err := m.Accept(int32(text[k])); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				if !m.MayEnd() {
+					t.Errorf("%q: want an end", text)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func ExampleGrammar_Matcher() {

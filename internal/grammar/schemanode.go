@@ -51,6 +51,7 @@ type node struct {
 	minItems, maxItems int
 	minProps, maxProps int
 	required           []string
+	keys               schemas // of propertyNames
 }
 
 func (n *node) free() bool { return n.types == allTypes && n.limits == 0 }
@@ -58,12 +59,14 @@ func (n *node) free() bool { return n.types == allTypes && n.limits == 0 }
 // notes are keywords that say nothing about values, or that others refer to.
 var notes = []string{
 	"$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples", "example",
+	"markdownDescription", "enumDescriptions", "enumNames", "propertyOrdering", "$anchor",
 	"deprecated", "readOnly", "writeOnly", "discriminator", "contentMediaType", "contentEncoding", "externalDocs", "xml",
 }
 
 // keywordTypes are the types that a keyword says something about.
 var keywordTypes = map[string]types{
 	"properties": objectType, "required": objectType, "additionalProperties": objectType, "minProperties": objectType, "maxProperties": objectType,
+	"propertyNames": objectType, "patternProperties": objectType,
 	"items": arrayType, "prefixItems": arrayType, "minItems": arrayType, "maxItems": arrayType, "additionalItems": arrayType,
 	"minLength": stringType, "maxLength": stringType, "pattern": stringType,
 	"minimum": numberType, "maximum": numberType, "exclusiveMinimum": numberType, "exclusiveMaximum": numberType, "multipleOf": numberType,
@@ -210,6 +213,18 @@ func (r *schemaReader) limit(n *node, at schemaAt, keyword string, v *jsonValue)
 			r.fail(at, keyword, "want an object, got %s", v.what())
 		}
 	case "additionalProperties", "prefixItems", "items", "additionalItems": // looked up when needed
+	case "patternProperties":
+		if v.kind != '{' {
+			r.fail(at, keyword, "want an object, got %s", v.what())
+		}
+	case "propertyNames":
+		n.keys = append(n.keys, schemaAt{value: v, path: at.path + "/propertyNames"})
+	case "not":
+		if v.kind == 't' && v.text == "true" || v.kind == '{' && len(v.keys) == 0 {
+			n.types = 0
+		} else {
+			r.fail(at, keyword, "is supported for true and {} only")
+		}
 	case "required":
 		if v.kind != '[' {
 			r.fail(at, keyword, "want a list of names, got %s", v.what())

@@ -54,7 +54,7 @@ func (n *node) names() (names []string) {
 
 // closed says whether there are no members but those listed.
 func (n *node) closed() bool {
-	listed, open := false, false
+	listed, open := n.patterns() > 0, false
 	for _, at := range n.all {
 		listed = listed || at.value.get("properties") != nil
 		if v := at.value.get("additionalProperties"); v != nil {
@@ -70,19 +70,13 @@ func (n *node) closed() bool {
 func (r *schemaReader) object(n *node) expr {
 	names := n.names()
 	closed := n.closed()
-	if len(names) == 0 && !closed && n.minProps == 0 && n.maxProps < 0 {
+	if len(names) == 0 && !closed && n.minProps == 0 && n.maxProps < 0 && len(n.keys) == 0 {
 		if extra := n.additional(); len(extra) == 0 || extra[0].value.kind == 't' && len(extra) == 1 {
 			return anyObject
 		}
 	}
-	var more expr = never
-	if !closed {
-		var value expr = anyValue
-		if extra := n.additional(); len(extra) > 0 {
-			value = r.expr(extra)
-		}
-		more = sequence{otherKey(names), literal(":"), blanks, value}
-	}
+	more := r.others(n, names)
+	closed = closed && n.patterns() == 0
 	switch counted := n.minProps > len(n.required) || n.maxProps >= 0 && (!closed || n.maxProps < len(names)); {
 	case counted && len(names) > 0:
 		keyword := "minProperties"
@@ -109,6 +103,49 @@ func (r *schemaReader) object(n *node) expr {
 		}
 	}
 	return sequence{literal("{"), blanks, first}
+}
+
+// others is one member that is not listed.
+func (r *schemaReader) others(n *node, names []string) expr {
+	var key, value expr = otherKey(names), anyValue
+	if len(n.keys) > 0 {
+		if len(names) > 0 {
+			r.fail(n.says("propertyNames"), "propertyNames", "cannot be enforced together with properties or required")
+			return never
+		}
+		key = r.expr(append(slices.Clone(n.keys), schemaAt{value: onlyStrings, path: n.keys[0].path}))
+	}
+	extra := n.additional()
+	if n.patterns() > 0 {
+		at := n.says("patternProperties")
+		all := at.value.get("patternProperties")
+		if n.patterns() > 1 || len(names) > 0 || len(n.keys) > 0 || !n.closed() {
+			r.fail(at, "patternProperties", "cannot be enforced unless it is one pattern, without properties, required, additionalProperties and propertyNames")
+			return never
+		}
+		key = r.expr(schemas{{value: &jsonValue{kind: '{', keys: []string{"type", "pattern"},
+			items: []*jsonValue{{kind: '"', text: "string"}, {kind: '"', text: all.keys[0]}}}, path: at.path + "/patternProperties"}})
+		extra = schemas{{value: all.items[0], path: at.path + "/patternProperties/" + all.keys[0]}}
+	} else if n.closed() {
+		return never
+	}
+	if len(extra) > 0 {
+		value = r.expr(extra)
+	}
+	return sequence{key, literal(":"), blanks, value}
+}
+
+// onlyStrings is the schema of strings.
+var onlyStrings = &jsonValue{kind: '{', keys: []string{"type"}, items: []*jsonValue{{kind: '"', text: "string"}}}
+
+// patterns counts the patterns of patternProperties.
+func (n *node) patterns() (count int) {
+	for _, at := range n.all {
+		if v := at.value.get("patternProperties"); v != nil {
+			count += len(v.keys)
+		}
+	}
+	return count
 }
 
 // additional gives the schemas of members that are not listed.

@@ -12,6 +12,7 @@ var formats = map[string]string{
 	"date-time": `^` + datePattern + `T` + timePattern + `$`,
 	"duration":  `^P([0-9]{1,4}W|([0-9]{1,4}Y([0-9]{1,4}M([0-9]{1,4}D)?)?|[0-9]{1,4}M([0-9]{1,4}D)?|[0-9]{1,4}D)(T` + clockPattern + `)?|T` + clockPattern + `)$`,
 	"uuid":      `^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`,
+	"uuid4":     `^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`,
 	"email":     `^[A-Za-z0-9_+-]{1,20}(\.[A-Za-z0-9_+-]{1,20}){0,2}@` + labelPattern + `(\.` + labelPattern + `){1,4}$`,
 	"hostname":  `^` + labelPattern + `(\.` + labelPattern + `){0,6}$`,
 	"ipv4":      `^` + ipv4Pattern + `$`,
@@ -56,6 +57,8 @@ func (r *schemaReader) patternIn(n *node, at schemaAt, keyword string, v *jsonVa
 	pattern := v.text
 	if keyword == "format" {
 		switch v.text {
+		case "password", "path", "file-path", "directory-path", "binary": // notes for people and programs
+			return
 		case "int32", "int64", "float", "double": // of OpenAPI; the first two bound integers
 			n.limits |= numberType
 			bits := map[string]uint{"int32": 31, "int64": 63}[v.text]
