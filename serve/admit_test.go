@@ -187,7 +187,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	if status, o := p.do("GET", "/health", nil); status != 503 || o["error"].(object)["message"] != "Loading model" {
 		t.Errorf("while loading: %d %v", status, o)
 	}
-	b := says("hi")
+	b := says("h", "i")
 	b.Hold = make(chan struct{})
 	b.Model.Name = "fake"
 	s.server.SetReady(b)
