@@ -10,9 +10,11 @@
 //	markdown.js       what a model wrote, made safe
 //	copy.js           the clipboard
 //	conversations.js  the list
+//	settings.js       what questions are asked with, and presets
 //	status.js         the model's state
 //	notice.js         what is said beside the messages
-//	texts.js          every text, in Chinese and English
+//	theme.js          light and dark
+//	texts.js          texts in the reader's language: zh.js, en.js
 //	api.js            the server's routes and its event stream
 package ui
 

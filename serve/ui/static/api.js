@@ -9,8 +9,8 @@ export class Failure extends Error {
   }
 }
 
-export async function request(method, path, body) {
-  const options = { method, headers: { 'Accept-Language': language() } };
+export async function request(method, path, body, more = {}) {
+  const options = { ...more, method, headers: { 'Accept-Language': language() } };
   if (body !== undefined) {
     options.headers['Content-Type'] = 'application/json';
     options.body = JSON.stringify({ ...body, lang: language() });
@@ -24,7 +24,9 @@ export async function request(method, path, body) {
   if (response.ok) return response;
   let message = text('serverError');
   try {
-    message = (await response.json()).error || message;
+    const told = await response.json();
+    message = told.error || message;
+    if (told.login) location.reload(); // the server's form stands where the page stood
   } catch { /* not ours: a proxy's page */ }
   throw new Failure(response.status, message);
 }

@@ -2,6 +2,7 @@
 import * as texts from './texts.js';
 import * as conversations from './conversations.js';
 import * as chat from './chat.js';
+import * as settings from './settings.js';
 import * as status from './status.js';
 import { Message, start as startMessages, composing, noteComposition } from './messages.js';
 import { notify } from './notice.js';
@@ -131,24 +132,13 @@ function progress({ lost, writing }) {
 // ---- controls
 
 document.addEventListener('keydown', (e) => {
-  if (e.key !== 'Escape' || e.isComposing || e.keyCode === 229) return;
+  if (e.key !== 'Escape' || e.isComposing || e.keyCode === 229 || document.querySelector('dialog[open]')) return;
   if (document.body.classList.contains('sidebar-open')) closeSidebar();
   else chat.stop();
 });
 $('stop-btn').addEventListener('click', chat.stop);
 $('new-chat').addEventListener('click', newChat);
 $('clear-btn').addEventListener('click', chat.clear);
-
-for (const [slider, value] of [['max-tokens-slider', 'max-tokens-value'], ['history-length-slider', 'history-length-value']]) {
-  const s = $(slider);
-  try { s.value = localStorage.getItem(`chulengo.${slider}`) ?? s.value; } catch { /* private mode */ }
-  const showValue = () => { $(value).textContent = s.value; };
-  showValue();
-  s.addEventListener('input', () => {
-    showValue();
-    try { localStorage.setItem(`chulengo.${slider}`, s.value); } catch { /* private mode */ }
-  });
-}
 
 function openSettings(open) {
   $('settings-content').hidden = !open;
@@ -174,11 +164,20 @@ $('sidebar-open').addEventListener('click', openSidebar);
 $('sidebar-close').addEventListener('click', closeSidebar);
 $('shade').addEventListener('click', closeSidebar);
 
+for (const b of document.querySelectorAll('[data-close]')) b.addEventListener('click', () => b.closest('dialog').close());
+for (const d of document.querySelectorAll('dialog')) {
+  d.addEventListener('pointerdown', (e) => { // beside it
+    const r = d.getBoundingClientRect();
+    if (e.target === d && (e.clientX < r.left || e.clientX > r.right || e.clientY < r.top || e.clientY > r.bottom)) d.close();
+  });
+}
+
 for (const b of document.querySelectorAll('[data-lang]')) {
   b.addEventListener('click', () => {
     texts.setLanguage(b.dataset.lang);
     texts.apply();
     status.draw();
+    settings.relabel();
     if (state.fresh) chat.show(state.chat, true);
     else chat.relabel();
     conversations.draw();
@@ -198,8 +197,9 @@ conversations.start({
 });
 startMessages({ regenerate: chat.regenerate, edit: chat.edit, choose: chat.choose });
 chat.start({
-  changed: enable, settings: settingsOf, listed: conversations.refresh, welcome, progress, numbers: () => {}, typed,
+  changed: enable, settings: settings.fields, listed: conversations.refresh, welcome, progress, numbers: () => {}, typed,
 });
+settings.start();
 texts.apply();
 const first = firstChat();
 $('chat-id').textContent = '';
@@ -208,7 +208,7 @@ conversations.refresh();
 status.start({
   changed: () => {
     enable();
-    if (state.fresh && !document.querySelector('.message')) chat.show(state.chat);
+    if (state.fresh && !document.querySelector('.message')) welcome();
   },
   ready: (was) => {
     openSettings(true);
@@ -216,7 +216,3 @@ status.start({
     if (matchMedia('(pointer: fine)').matches) input.focus();
   },
 });
-
-function settingsOf() {
-  return { max_new_tokens: Number($('max-tokens-slider').value), max_history_length: Number($('history-length-slider').value) };
-}

@@ -8,6 +8,7 @@ export function announce(message) { announcer.textContent = message; }
 // notify shows a sentence for a while. It is a status for screen readers too.
 export function notify(message, bad = false) {
   clearTimeout(timer);
+  (document.querySelector('dialog[open]') ?? document.querySelector('main')).append(line); // not behind a window
   line.textContent = message;
   line.classList.toggle('bad', bad);
   line.hidden = false;
