@@ -67,7 +67,7 @@ func KnownPeaks(device string) *Peaks {
 // RunSteps measures decoding and prefill, wall clock, sampling included.
 func RunSteps(ctx context.Context, o StepOptions) (*Report, error) {
 	o.fill()
-	r := &Report{Environment: environment(&Options{}), Checkpoint: o.Name, Peaks: KnownPeaks(o.DeviceName)}
+	r := &Report{Environment: environment(&Options{Threads: threads()}), Checkpoint: o.Name, Peaks: KnownPeaks(o.DeviceName)}
 	r.Environment.Device = o.DeviceName
 	for _, n := range o.Prompts {
 		if err := r.prefill(ctx, &o, n); err != nil {

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Llama 4's text model in transformers, random weights, bf16, one GPU: what chulengo's numbers stand beside.
+
+Prints JSON lines: prefill of whole prompts, greedy decoding after them, and what torch.matmul and scaled_dot_product_attention
+make of the same shapes. Times are medians of wall clock around torch.cuda.synchronize().
+
+    transformers_bench.py --layers 16 [--config config.json] [--prompts 2048,8192] [--decode 1:512,8:512,32:512] [--steps 64]
+"""
+import argparse
+import json
+import statistics
+import time
+
+import torch
+import transformers
+from transformers import Llama4ForCausalLM, Llama4TextConfig
+
+SCOUT = dict(hidden_size=5120, num_attention_heads=40, num_key_value_heads=8, head_dim=128, intermediate_size=8192, intermediate_size_mlp=16384,
+             num_local_experts=16, num_experts_per_tok=1, interleave_moe_layer_step=1, vocab_size=202048, attention_chunk_size=8192,
+             max_position_embeddings=131072, rms_norm_eps=1e-5, use_qk_norm=True, attn_temperature_tuning=True, floor_scale=8192, attn_scale=0.1,
+             rope_theta=500000.0, hidden_act="silu", tie_word_embeddings=False, pad_token_id=None)
+
+
+def sync():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def wall(f, rounds):
+    f()
+    times = []
+    for _ in range(rounds):
+        sync()
+        begin = time.perf_counter()
+        f()
+        sync()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def say(**values):
+    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in values.items()}), flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--config")
+    p.add_argument("--layers", type=int, default=16)
+    p.add_argument("--prompts", default="2048,8192")
+    p.add_argument("--decode", default="1:512,8:512,32:512")
+    p.add_argument("--steps", type=int, default=64)
+    p.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
+    p.add_argument("--device", default="cuda")
+    a = p.parse_args()
+    shape = dict(SCOUT)
+    if a.config:
+        with open(a.config) as f:
+            c = json.load(f)
+        shape = {k: v for k, v in c.get("text_config", c).items() if k in SCOUT}
+    torch.manual_seed(1)
+    say(what="versions", torch=torch.__version__, transformers=transformers.__version__, gpu=torch.cuda.get_device_name() if a.device == "cuda" else "cpu")
+
+    prompts = [int(n) for n in a.prompts.split(",") if n]
+    if a.device == "cuda":
+        for n in prompts:
+            for out, k, name in ((7168, 5120, "qkv"), (5120, 5120, "o"), (16384, 5120, "gate_up"), (5120, 8192, "down")):
+                x = torch.randn(n, k, device="cuda", dtype=torch.bfloat16)
+                w = torch.randn(out, k, device="cuda", dtype=torch.bfloat16)
+                s = wall(lambda: x @ w.T, 20)
+                say(what=f"torch.matmul/{name}/rows={n}", ms=s * 1e3, tflops=2 * n * out * k / s / 1e12)
+            q = torch.randn(1, 40, n, 128, device="cuda", dtype=torch.bfloat16)
+            s = wall(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True), 20)
+            say(what=f"torch.sdpa/rows={n}", ms=s * 1e3, tflops=4 * 40 * 128 * n * (n + 1) / 2 / s / 1e12)
+
+    config = Llama4TextConfig(num_hidden_layers=a.layers, attn_implementation=a.attention, **shape)
+    with torch.device(a.device):
+        torch.set_default_dtype(torch.bfloat16)
+        model = Llama4ForCausalLM(config).eval()
+    with torch.inference_mode():
+        for name, w in model.named_parameters():
+            if "norm" not in name:
+                w.normal_(0, w.shape[-1] ** -0.5)
+        for n in prompts:
+            ids = torch.randint(shape["vocab_size"], (1, n), device=a.device)
+            s = wall(lambda: model(ids, use_cache=True, logits_to_keep=1), 3)
+            say(what=f"transformers/prefill/tokens={n}", ms=s * 1e3, tok_s=n / s)
+        for case in [c for c in a.decode.split(",") if c]:
+            batch, depth = map(int, case.split(":"))
+            out = model(torch.randint(shape["vocab_size"], (batch, depth), device=a.device), use_cache=True, logits_to_keep=1)
+            cache, ids = out.past_key_values, out.logits[:, -1:].argmax(-1)
+            for _ in range(3):
+                out = model(ids, past_key_values=cache, use_cache=True)
+                ids = out.logits[:, -1:].argmax(-1)
+            sync()
+            begin = time.perf_counter()
+            for _ in range(a.steps):
+                out = model(ids, past_key_values=cache, use_cache=True)
+                ids = out.logits[:, -1:].argmax(-1)
+            sync()
+            s = (time.perf_counter() - begin) / a.steps
+            say(what=f"transformers/decode/batch={batch}/context={depth}", ms=s * 1e3, tok_s=batch / s)
+
+
+if __name__ == "__main__":
+    main()
