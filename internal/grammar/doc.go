@@ -36,10 +36,10 @@
 //
 // # Limits
 //
-// Sources come from outside. An automaton has at most 65,536 states; a schema is expanded at most 20,000 times and 128
-// deep; left recursion is refused. More than 1,024 ways to read a text at once (the grammar is very ambiguous) are not
+// Sources come from outside. An automaton has at most 65,536 states; a schema comes to at most 20,000 schemas
+// when its references and combinations are expanded; left recursion is refused. More than 1,024 ways to read a text at once (the grammar is very ambiguous) are not
 // followed: a token that leads there is refused, and a mask that would take more than about half a second is empty, which
-// ends the answer with an error. Tables of a grammar are thrown away when they exceed 32 MiB.
+// ends the answer with an error. Tables of a grammar are thrown away when they exceed 16 MiB.
 //
 // # Why none of the libraries
 //

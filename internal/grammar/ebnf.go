@@ -317,11 +317,7 @@ func (p *ebnfParser) repeats(e expr) (expr, error) {
 		if levels > mostNested {
 			return nil, p.fail("want at most %d repetitions behind one part", mostNested)
 		}
-		// A repetition stands right behind its part.
-		if p.at == len(p.source) {
-			return e, nil
-		}
-		switch p.source[p.at] {
+		switch p.peek() {
 		case '*':
 			e = star(e)
 		case '+':

@@ -92,6 +92,56 @@ func TestEBNFErrors(t *testing.T) {
 	}
 }
 
+// llamaJSON is written as llama.cpp's grammars are.
+const llamaJSON = `root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+
+object ::=
+  "{" ws (
+            string ":" ws value
+    ("," ws string ":" ws value)*
+  )? "}" ws
+
+array  ::=
+  "[" ws (
+            value
+    ("," ws value)*
+  )? "]" ws
+
+string ::=
+  "\"" (
+    [^"\\\x7F\x00-\x1F] |
+    "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) # escapes
+  )* "\"" ws
+
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [1-9] [0-9]{0,15})? ws
+
+# Optional space: by convention, applied in this grammar after literal chars when allowed
+ws ::= | " " | "\n" [ \t]{0,20}
+`
+
+func TestLlamaGrammars(t *testing.T) {
+	checkMatches(t, compiled(t)(EBNF(llamaJSON)), []string{`{}`, `{"a": [1, -2.5e+3, "x\u00e9\n"], "b": {"c": null}}`}, []string{`[]`, `{"a":}`, `{"a"  :1}`})
+	checkMatches(t, compiled(t)(EBNF(`root  ::= (expr "=" ws term "\n")+
+expr  ::= term ([-+*/] term)*
+term  ::= ident | num | "(" ws expr ")" ws
+ident ::= [a-z] [a-z0-9_]* ws
+num   ::= [0-9]+ ws
+ws    ::= [ \t\n]*
+`)), []string{"a +1= 2\n", "(a*( b -3))=c\n1=1\n"}, []string{"a+=2\n", "a=1"})
+	checkMatches(t, compiled(t)(EBNF(`root ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")+
+move ::= (pawn | nonpawn | castle) [+#]?
+nonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
+pawn ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?
+castle ::= "O-O" "-O"?
+`)), []string{"1. e4 e5\n2. Nf3 Nc6\n"}, []string{"1. e4 e5\n", "1. e9 e5\n2. a4 a5\n"})
+	checkMatches(t, compiled(t)(EBNF(`root ::= jp-char+ ([ \t\n] jp-char +) *
+jp-char ::= hiragana | katakana | [ー、。]
+hiragana ::= [ぁ-ゟ]
+katakana ::= [ァ-ヿ]
+`)), []string{"こんにちは、 セカイ。"}, []string{"hello", "こ "})
+}
+
 func TestRegex(t *testing.T) {
 	for _, c := range []struct {
 		pattern string

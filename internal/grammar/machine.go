@@ -12,7 +12,7 @@ const (
 	mostWays  = 1024     // configurations of a situation that are followed
 	mostMoves = 1 << 16  // and moves without a byte that it may take to find them
 	mostWork  = 1 << 21  // moves for one mask or token, a quarter for each node of a trie
-	mostBytes = 32 << 20 // of the tables of a machine, before they are thrown away
+	mostBytes = 16 << 20 // of the tables of a machine, before they are thrown away
 )
 
 // Situations that are no rows of the table.
@@ -44,8 +44,7 @@ type situation struct {
 	accept  bool     // the text may end here
 	escape  bool     // the hidden stack is reached
 	alike   int32    // a situation that short tokens cannot tell from this one; unknown: not asked yet
-	mask    []uint32 // of stop ids and short tokens; nil: not made yet
-	full    []uint32 // of all tokens, kept where alike is the situation itself; nil: not made yet
+	mask    []uint32 // made where alike is the situation itself; nil: not made yet
 	local   *localMask
 }
 

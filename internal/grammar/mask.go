@@ -67,8 +67,8 @@ func (m *machine) localOf(group []config) *localMask {
 	return l
 }
 
-// shortMask gives the mask of stop ids and short tokens, which is kept.
-func (m *machine) shortMask(n int32) []uint32 {
+// ownMask makes the mask of a situation, or finds it.
+func (m *machine) ownMask(n int32) []uint32 {
 	if mask := m.situations[n].mask; mask != nil {
 		return mask
 	}
@@ -78,6 +78,7 @@ func (m *machine) shortMask(n int32) []uint32 {
 			mask[id>>5] |= 1 << (id & 31)
 		}
 	}
+	m.walkTrie(m.v.long, 0, int32(len(m.v.long)), 0, n, mask, nil)
 	configs := m.situations[n].configs
 	for len(configs) > 0 {
 		size := 1
@@ -114,36 +115,25 @@ func (m *machine) shortMask(n int32) []uint32 {
 	return mask
 }
 
-// mask gives the mask of a situation, not to be changed. The machine keeps it if many situations may share it; otherwise
-// it is written to buf, and own is what to give as buf the next time. A mask
-// that takes too long is empty.
+// mask gives the mask of a situation, not to be changed. It is the one of the situation that short tokens cannot tell from
+// it, which the machine keeps; where long tokens may tell them apart it is written to buf, and own is what to give as buf
+// the next time. A mask that takes too long is empty.
 func (m *machine) mask(n int32, buf []uint32) (mask, own []uint32) {
 	m.work = 0
 	alike := m.alikeTo(n)
-	short := m.shortMask(alike)
+	mask = m.ownMask(alike)
+	if alike != n && len(m.v.long) > 0 {
+		if buf == nil {
+			buf = make([]uint32, m.v.words())
+		}
+		for i, w := range mask {
+			buf[i] = w &^ m.v.longIDs[i]
+		}
+		m.walkTrie(m.v.long, 0, int32(len(m.v.long)), 0, n, buf, nil)
+		mask = buf
+	}
 	if m.exhausted() {
-		return make([]uint32, m.v.words()), buf
+		mask = make([]uint32, m.v.words())
 	}
-	if len(m.v.long) == 0 {
-		return short, buf
-	}
-	full := m.situations[n].full
-	if full != nil {
-		return full, buf
-	}
-	keep := alike == n
-	if full = buf; keep || full == nil {
-		full = make([]uint32, m.v.words())
-	}
-	copy(full, short)
-	m.walkTrie(m.v.long, 0, int32(len(m.v.long)), 0, n, full, nil)
-	if m.exhausted() {
-		return make([]uint32, m.v.words()), buf
-	}
-	if keep {
-		m.situations[n].full = full
-		m.bytes += 4 * len(full)
-		return full, buf
-	}
-	return full, full
+	return mask, buf
 }

@@ -7,22 +7,23 @@ import (
 	"unicode"
 )
 
-// Regex compiles a regular expression (RE2's syntax, as package regexp); a whole answer follows it, so that ^ at its
+// Regex compiles a regular expression (the syntax of package regexp, and \uHHHH); a whole answer follows it, so that ^ at its
 // beginning and $ at its end say nothing more. Anchors elsewhere and word boundaries are errors.
 func Regex(pattern string) (*Grammar, error) {
-	re, err := parseRegex(pattern)
+	re, err := parseRegex(pattern, `\S`)
 	if err != nil {
 		return nil, fmt.Errorf("grammar: %w", err)
 	}
-	e, err := regexExpr(re, func(c class) expr { return c }, nil)
+	r := &regexReader{char: func(c class) expr { return c }, dot: anyChar.without(chars("\n"))}
+	e, err := r.expr(re, true, true)
 	if err != nil {
 		return nil, fmt.Errorf("grammar: regular expression %q: %w", pattern, err)
 	}
 	return compile(e)
 }
 
-func parseRegex(pattern string) (*syntax.Regexp, error) {
-	re, err := syntax.Parse(unicodeEscapes(pattern), syntax.Perl)
+func parseRegex(pattern, notSpace string) (*syntax.Regexp, error) {
+	re, err := syntax.Parse(rewrite(pattern, notSpace), syntax.Perl)
 	if err != nil {
 		return nil, fmt.Errorf("regular expression %q: %s", pattern, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 	}
@@ -32,31 +33,33 @@ func parseRegex(pattern string) (*syntax.Regexp, error) {
 // regexReader turns a parsed pattern into an expression.
 type regexReader struct {
 	char func(c class) expr // one character of the text out of c
+	dot  class              // what . stands for
 	any  expr               // not nil: what may stand before the pattern where it has no ^, and behind it where it has no $
 }
 
-func regexExpr(re *syntax.Regexp, char func(c class) expr, any expr) (expr, error) {
-	return (&regexReader{char, any}).expr(re, true, true)
-}
-
-// unicodeEscapes writes \uHHHH, which JSON schemas use, as \x{HHHH}.
-func unicodeEscapes(pattern string) string {
-	if !strings.Contains(pattern, `\u`) {
-		return pattern
-	}
+// rewrite writes escapes of JavaScript's patterns, which JSON schemas have, for package syntax: \uHHHH is \x{HHHH}, and
+// \S outside of brackets is notSpace.
+func rewrite(pattern, notSpace string) string {
 	var out strings.Builder
+	inClass := false
 	for i := 0; i < len(pattern); i++ {
-		if pattern[i] != '\\' || i+1 == len(pattern) {
-			out.WriteByte(pattern[i])
+		c := pattern[i]
+		if c != '\\' || i+1 == len(pattern) {
+			inClass = c == '[' || inClass && c != ']'
+			out.WriteByte(c)
 			continue
 		}
-		if pattern[i+1] == 'u' && i+6 <= len(pattern) && isHex(pattern[i+2:i+6]) {
-			out.WriteString(`\x{` + pattern[i+2:i+6] + `}`)
-			i += 5
-			continue
-		}
-		out.WriteString(pattern[i : i+2])
 		i++
+		switch c := pattern[i]; {
+		case c == 'u' && i+5 <= len(pattern) && isHex(pattern[i+1:i+5]):
+			out.WriteString(`\x{` + pattern[i+1:i+5] + `}`)
+			i += 4
+		case c == 'S' && !inClass:
+			out.WriteString(notSpace)
+		default:
+			out.WriteByte('\\')
+			out.WriteByte(c)
+		}
 	}
 	return out.String()
 }
@@ -173,7 +176,7 @@ func (r *regexReader) plain(re *syntax.Regexp) (expr, error) {
 	case syntax.OpAnyChar:
 		return r.char(anyChar), nil
 	case syntax.OpAnyCharNotNL:
-		return r.char(anyChar.without(chars("\n"))), nil
+		return r.char(r.dot), nil
 	case syntax.OpCapture:
 		return subs[0], nil
 	case syntax.OpConcat:

@@ -43,6 +43,7 @@ var schemaCases = []struct {
 	{`{"type":"string","pattern":"b+"}`, []string{`"b"`, `"abbc"`, `"\nb"`}, []string{`"a"`, `""`}},
 	{`{"type":"string","pattern":"^a|b$"}`, []string{`"a"`, `"ac"`, `"b"`, `"cb"`}, []string{`"ca"`, `"bc"`}},
 	{`{"type":"string","pattern":"^[a-z_]*$","minLength":2,"maxLength":4}`, []string{`"ab"`, `"a_bc"`}, []string{`"a"`, `"abcde"`}},
+	{`{"type":"string","pattern":"^.\\S$"}`, []string{`"aé"`, `" \""`}, []string{`"\ra"`, `"\u2028a"`, `"a\n"`, `"a "`, "\"a\u00a0\"", `"a\u000b"`}},
 	{`{"type":"string","pattern":"^a[\\t\\n]b$"}`, []string{`"a\tb"`, `"a\nb"`}, []string{"\"a\tb\"", `"a b"`}},
 	{`{"type":"string","format":"date"}`, []string{`"2024-02-28"`, `"1999-12-31"`}, []string{`"2024-02-30"`, `"2024-13-01"`, `"24-01-01"`}},
 	{`{"type":"string","format":"date-time"}`, []string{`"2024-02-28T23:59:59Z"`, `"2024-02-28T00:00:00.123+02:00"`}, []string{`"2024-02-28"`, `"2024-02-28T24:00:00Z"`}},

@@ -95,7 +95,8 @@ func (r *schemaReader) string(n *node) expr {
 		return sequence{literal(`"`), repeat{named("character", stringChar), n.minLength, n.maxLength}, literal(`"`)}
 	}
 	keyword := n.patternAt.done
-	re, err := parseRegex(n.pattern)
+	// These are JavaScript's patterns: \S is no space of Unicode either, and . is no line end of any kind.
+	re, err := parseRegex(n.pattern, `[^\s\v\p{Z}\x{feff}]`)
 	if err != nil {
 		r.fail(n.patternAt, keyword, "%v", err)
 		return never
@@ -104,7 +105,8 @@ func (r *schemaReader) string(n *node) expr {
 		r.fail(n.patternAt, keyword, "cannot be enforced together with minLength and maxLength: want ^ and $, and at most one repetition of a character between them")
 		return never
 	}
-	e, err := regexExpr(re, jsonChar, star(named("character", stringChar)))
+	reader := &regexReader{char: jsonChar, dot: anyChar.without(chars("\n\r\u2028\u2029")), any: star(named("character", stringChar))}
+	e, err := reader.expr(re, true, true)
 	if err != nil {
 		r.fail(n.patternAt, keyword, "%q: %v", n.pattern, err)
 		return never

@@ -7,13 +7,14 @@ import (
 
 // Vocabulary is the tokens of a tokenizer as a trie of their bytes. It never changes.
 type Vocabulary struct {
-	size  int
-	bytes [][]byte // by id; nil: not text
-	stops []int32
-	short []trieNode        // the tokens of at most shortToken bytes
-	long  []trieNode        // the others
-	same  map[int32][]int32 // ids with the bytes of one in the tries
-	depth int               // of the deeper trie
+	size    int
+	bytes   [][]byte // by id; nil: not text
+	stops   []int32
+	short   []trieNode        // the tokens of at most shortToken bytes
+	long    []trieNode        // the others
+	longIDs []uint32          // the mask of the tokens in long
+	same    map[int32][]int32 // ids with the bytes of one in the tries
+	depth   int               // of the deeper trie
 }
 
 // trieNode is one byte of tokens. Nodes lie in depth-first order: those below a node follow it, up to end. A walk visits
@@ -53,6 +54,10 @@ func NewVocabulary(size int, bytes func(id int32) []byte, stopIDs []int32) *Voca
 		}
 	}
 	v.short, v.long = v.trie(short), v.trie(long)
+	v.longIDs = make([]uint32, v.words())
+	for _, id := range long {
+		v.longIDs[id>>5] |= 1 << (id & 31)
+	}
 	return v
 }
 
