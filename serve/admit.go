@@ -17,6 +17,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"chulengo/serve/internal/guard"
+	"chulengo/serve/ollama"
 )
 
 // OptionError says which of the server's options cannot be used.
@@ -129,6 +130,9 @@ func (s *Server) admit(c echo.Context) (answered bool, err error) {
 		if key, ok = s.loggedIn(r), true; key == "" {
 			return false, errKey
 		}
+	}
+	if looks := r.Method == http.MethodGet && strings.HasPrefix(path, "/api/") && !ollama.Owns(path); looks {
+		return false, nil // the page looks often at what is there, and it costs little
 	}
 	if wait := s.guard.Wait(key, who.Addr); wait > 0 {
 		return false, errRate(wait)

@@ -61,7 +61,8 @@
 // one of Options.AllowedHosts, so that a site whose name an attacker turned into our address is not taken for ours; other
 // sites' pages may read answers where Options.Origins has them (CORS; never with cookies). With Options.APIKeys a request needs
 // Authorization: Bearer KEY or x-api-key: KEY, or the cookie of a login, for which GET / shows a form; /health, /readyz,
-// /version and the page's files need none. Options.RateLimit counts requests of each key, without keys of each address.
+// /version and the page's files need none. Options.RateLimit counts requests of each key, without keys of each address; the page's own
+// GETs do not count.
 // X-Forwarded-For, -Host and -Proto are believed from Options.TrustedProxies alone. Logs have request ids, routes and
 // statuses; what people write is in them with Options.LogPrompts only, and keys never.
 //

@@ -178,7 +178,18 @@ func TestRateByAddress(t *testing.T) {
 			t.Errorf("request %d, from %s: %d, want %d", i, c.addr, got, c.want)
 		}
 	}
-	if status, _ := s.program().do("GET", "/health", nil); status != 200 {
-		t.Errorf("/health: %d", status)
+	for _, path := range []string{"/health", "/", "/api/status", "/api/conversations"} { // a page may look
+		p := s.program()
+		p.header.Set("X-Forwarded-For", "192.0.2.1")
+		for range 5 {
+			if status, _ := p.do("GET", path, nil); status != 200 {
+				t.Errorf("%s: %d", path, status)
+			}
+		}
+	}
+	p := s.program()
+	p.header.Set("X-Forwarded-For", "192.0.2.1")
+	if status, _ := p.post("/api/generate", object{"user_input": "x"}); status != 429 {
+		t.Errorf("a question: %d", status)
 	}
 }
