@@ -57,14 +57,14 @@
 //
 // # Who may come in
 //
-// Every request passes internal/guard: the name in Host must be an IP address, localhost, the name in Options.Addr, or
-// one of Options.AllowedHosts, so that a site whose name an attacker turned into our address is not taken for ours; other
-// sites' pages may read answers where Options.Origins has them (CORS; never with cookies). With Options.APIKeys a request needs
-// Authorization: Bearer KEY or x-api-key: KEY, or the cookie of a login, for which GET / shows a form; /health, /readyz,
-// /version and the page's files need none. Options.RateLimit counts requests of each key, without keys of each address; the page's own
-// GETs do not count.
-// X-Forwarded-For, -Host and -Proto are believed from Options.TrustedProxies alone. Logs have request ids, routes and
-// statuses; what people write is in them with Options.LogPrompts only, and keys never.
+// Every request passes internal/guard. The name in Host must be an IP address, localhost, the name in Options.Addr, or one
+// of Options.AllowedHosts, so that a site whose name an attacker turned into our address is not taken for ours; other
+// sites' pages may read answers where Options.Origins has them (CORS; never with cookies). With Options.APIKeys a request
+// needs Authorization: Bearer KEY or x-api-key: KEY, or the cookie of a login, for which GET / shows a form; /health,
+// /readyz, /version and the page's files need none. Options.RateLimit counts requests of each key, without keys of each
+// address; the page's own GETs do not count. X-Forwarded-For, -Host and -Proto are believed from Options.TrustedProxies
+// alone. Logs have request ids, routes and statuses; what people write is in them with Options.LogPrompts only, and keys
+// never.
 //
 // Bodies of the page's routes have at most Options.BodyLimit bytes, those of the protocols sixteen times as many; a body
 // has a minute to arrive. A body must be said to be JSON, because a browser lets any site's page send others; Ollama's

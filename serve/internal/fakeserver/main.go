@@ -32,6 +32,7 @@ func main() {
 		failing = flag.Bool("load-fails", false, "loading ends in an error")
 		delay   = flag.Duration("delay", 30*time.Millisecond, "time between tokens")
 		scout   = flag.Bool("scout", false, "claim to be Llama-4-Scout")
+		key     = flag.String("key", "", "API key that clients must send, and people give to log in; none: nobody needs one")
 		limit   = flag.Int("context", 4096, "context in characters")
 	)
 	flag.Parse()
@@ -43,6 +44,9 @@ func main() {
 			Llama: true, Scout: true, Context: *limit}
 	}
 	o := serve.Options{Addr: *addr, BasePath: *base, DataDir: *data, Page: *page, Model: info, Version: "fake"}
+	if *key != "" {
+		o.APIKeys = []string{*key}
+	}
 	if *ui != "" {
 		o.UI = os.DirFS(*ui)
 	}
