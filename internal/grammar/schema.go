@@ -27,7 +27,8 @@ const mostExpansions = 20_000
 //   - Properties come in the order of the schema; those that are not required may be left out.
 //   - An object with properties has no others, unless additionalProperties allows them; those come last.
 //   - Keywords for one type, without type, mean this type.
-//   - oneOf is anyOf; that no value fits two of its schemas must follow from types, from constants, or from required properties.
+//   - oneOf is anyOf; that no value fits two of its schemas must follow from types, from constants, or from required
+//     properties. A property that tells its objects apart by constants is required.
 //   - A text of given pattern or format has no escapes but those it needs.
 //   - Numbers have at most 18 digits before the point and 16 behind it; with bounds they have no exponent.
 //   - Blanks are bounded: see the variable blanks.
@@ -175,7 +176,15 @@ func (r *schemaReader) choice(n *node) expr {
 	var each []schemas
 	for i, v := range n.choiceOf.items {
 		each = append(each, append(slices.Clone(rest), schemaAt{value: v, path: at.path + "/" + keyword + "/" + strconv.Itoa(i)}))
-		out = append(out, r.expr(each[i]))
+	}
+	if name, ok := r.discriminator(each, keyword); ok {
+		need := &jsonValue{kind: '{', keys: []string{"required"}, items: []*jsonValue{{kind: '[', items: []*jsonValue{{kind: '"', text: name}}}}}
+		for i := range each {
+			each[i] = append(each[i], schemaAt{value: need, path: at.path})
+		}
+	}
+	for _, all := range each {
+		out = append(out, r.expr(all))
 	}
 	if keyword == "oneOf" {
 		for i := range each {
@@ -192,6 +201,39 @@ func (r *schemaReader) choice(n *node) expr {
 		}
 	}
 	return out
+}
+
+// discriminator finds the member that tells the objects of a oneOf apart, of which each schema lists other constants. It
+// need not be required: a text without it would fit several.
+func (r *schemaReader) discriminator(each []schemas, keyword string) (name string, ok bool) {
+	if keyword != "oneOf" {
+		return "", false
+	}
+	var nodes []*node
+	for _, all := range each {
+		r.count += len(all)
+		n := r.read(all)
+		if r.err != nil || n.types != objectType || n.choiceOf != nil || n.values != nil {
+			return "", false
+		}
+		nodes = append(nodes, n)
+	}
+names:
+	for _, name := range nodes[0].names() {
+		var constants []*jsonValue
+		for _, n := range nodes {
+			if r.count++; r.count > mostExpansions {
+				return "", false // the caller says so
+			}
+			one := r.read(n.property(name))
+			if r.err != nil || one.values == nil || slices.ContainsFunc(one.values, func(v *jsonValue) bool { return slices.ContainsFunc(constants, v.equal) }) {
+				continue names
+			}
+			constants = append(constants, one.values...)
+		}
+		return name, true
+	}
+	return "", false
 }
 
 // enum takes the values that the other keywords allow.

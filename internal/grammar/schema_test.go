@@ -79,6 +79,8 @@ var schemaCases = []struct {
 	{`{"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"integer"}},"anyOf":[{"required":["a"]},{"required":["b"]}]}`, []string{`{"a":1}`, `{"b":1}`, `{"a":1,"b":2}`}, []string{`{}`}},
 	{`{"oneOf":[{"type":"object","properties":{"kind":{"const":"a"},"x":{"type":"integer"}},"required":["kind","x"]},{"type":"object","properties":{"kind":{"const":"b"}},"required":["kind"]},{"type":"null"}]}`,
 		[]string{`{"kind":"a","x":1}`, `{"kind":"b"}`, `null`}, []string{`{"kind":"a"}`, `{"kind":"b","x":1}`, `{"kind":"c"}`}},
+	{`{"oneOf":[{"$ref":"#/$defs/Cat"},{"$ref":"#/$defs/Dog"}],"discriminator":{"propertyName":"kind"},"$defs":{"Cat":{"type":"object","properties":{"name":{"type":"string"},"kind":{"const":"cat","default":"cat","type":"string"}}},"Dog":{"type":"object","properties":{"kind":{"enum":["dog","hound"]},"name":{"type":"string"}},"required":["name"]}}}`,
+		[]string{`{"kind":"cat"}`, `{"name":"x","kind":"cat"}`, `{"kind":"hound","name":"x"}`}, []string{`{}`, `{"name":"x"}`, `{"kind":"dog"}`}},
 	{`{"oneOf":[{"type":"object","properties":{"a":{}},"required":["a"],"additionalProperties":false},{"type":"object","properties":{"b":{}},"required":["b"],"additionalProperties":false}]}`, []string{`{"a":1}`, `{"b":1}`}, []string{`{"a":1,"b":1}`, `{}`}},
 	{`{"allOf":[{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]},{"properties":{"a":{"minimum":3},"b":{"type":"string"}}}]}`, []string{`{"a":3}`, `{"a":4,"b":"x"}`}, []string{`{"a":2}`, `{"b":"x"}`}},
 	{`{"$ref":"#/$defs/node","$defs":{"node":{"type":"object","properties":{"v":{"type":"integer"},"next":{"anyOf":[{"$ref":"#/$defs/node"},{"type":"null"}]}},"required":["v","next"]}}}`,

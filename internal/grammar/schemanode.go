@@ -40,8 +40,9 @@ type node struct {
 	choiceAt      int        // of the schema in all
 	choiceKeyword string
 
-	minLength, maxLength int // < 0: no bound
-	pattern              string
+	minLength, maxLength int    // < 0: no bound
+	pattern              string // of pattern or format
+	patternKeyword       string
 	patternAt            schemaAt
 
 	min, max         *big.Rat // nil: no bound

@@ -80,8 +80,7 @@ func (r *schemaReader) patternIn(n *node, at schemaAt, keyword string, v *jsonVa
 		r.fail(at, keyword, "cannot be enforced together with another pattern or format")
 		return
 	}
-	n.pattern, n.patternAt = pattern, at
-	n.patternAt.done = keyword // for messages
+	n.pattern, n.patternKeyword, n.patternAt = pattern, keyword, at
 }
 
 func (r *schemaReader) string(n *node) expr {
@@ -94,7 +93,7 @@ func (r *schemaReader) string(n *node) expr {
 		}
 		return sequence{literal(`"`), repeat{named("character", stringChar), n.minLength, n.maxLength}, literal(`"`)}
 	}
-	keyword := n.patternAt.done
+	keyword := n.patternKeyword
 	// These are JavaScript's patterns: \S is no space of Unicode either, and . is no line end of any kind.
 	re, err := parseRegex(n.pattern, `[^\s\v\p{Z}\x{feff}]`)
 	if err != nil {
