@@ -7,19 +7,29 @@
 // token, at most 64) and prefill (pieces of prompts). Weights lie on the device once, in tiles that both read (image.cuh).
 // The residual stream is float32; products multiply bfloat16 with float32 sums; keys and values are bfloat16.
 //
+//	upload_words                                 what the host brought
 //	embed_rows                                   x
-//	rms_norm → stream/gemm → rope_append         q, and k and v into their pages
+//	norm → stream/gemm → rope_append             q, and k and v into their pages
 //	attend_decode → attend_combine, attend_prefill   z
 //	stream/gemm                                  x += z·Woᵀ
-//	route_rows (→ sort_rows → gather_rows)       h, expert, gate·h
+//	route_rows, or norm → gemm → choose_rows → sort_rows → gather_rows   h, expert, gate·h
 //	stream/gemm, twice                           x += shared(h) + expert(gate·h)
-//	rms_norm → stream → sample_rows              answers
+//	norm → stream → sample_slices → sample_gather → sample_rows   answers
 //
 // In decode, what a stage adds to x stays in slots (partial sums over splits of K; the shared and the routed expert
 // apart) until the next norm reads it. Every sum has an order that depends on the matrix and the position alone, so a
 // sequence's tokens do not depend on its company.
 //
+// Two families have a variant for compute capability 9.0 besides the portable one: prefill's products (gemm90.cu) and
+// attention over heads of 128 (attend90.cu), whose pages then lie as tiles.
+//
 // A step that only decodes, without taps, is captured as a CUDA graph the second time its bucket of rows (1, 2, 4 … 64)
-// comes, and replayed from then on: everything that changes from step to step lies in device memory, which one copy from
-// pinned memory fills. Taps run the same kernels, with the values between them written out: an observer changes no bit.
+// comes, and replayed from then on: everything that changes from step to step lies in device memory, which one kernel
+// fills from pinned memory; answers come back in pinned memory. Taps run the same kernels, with the values between them
+// written out: an observer changes no bit.
+//
+// # What is not as the design had it
+//
+// The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.
+// Rotation, QK norm and append are a kernel after the product, not its epilogue: decode sums its splits first.
 package cuda
