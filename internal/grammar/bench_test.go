@@ -97,6 +97,11 @@ func answerGrammar(t testing.TB, schema string) *Grammar {
 // TestTokenizers checks masks against bytes along real answers, for a sample of all tokens.
 func TestTokenizers(t *testing.T) {
 	for name, e := range vocabularies(t) {
+		for b := range 256 { // or there could be texts that no tokens complete
+			if !slices.ContainsFunc(e.v.bytes, func(token []byte) bool { return len(token) == 1 && token[0] == byte(b) }) {
+				t.Errorf("%s: no token for the byte %#x", name, b)
+			}
+		}
 		for _, a := range answers {
 			t.Run(name+"/"+a.name, func(t *testing.T) {
 				g := answerGrammar(t, a.schema)

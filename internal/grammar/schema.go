@@ -15,17 +15,22 @@ const mostExpansions = 20_000
 // JSONSchema compiles a JSON schema (draft 2020-12, and what clients send of older ones). Every answer is valid JSON that
 // follows it.
 //
-// Known are: true and false; type (one or several), nullable; enum, const; properties, required, additionalProperties,
-// minProperties, maxProperties, propertyNames and patternProperties (of objects without properties); items, prefixItems, minItems, maxItems; minLength,
-// maxLength, pattern, format (date, time, date-time, duration, uuid, email, hostname, ipv4, ipv6, uri; int32 and int64 of
-// integers; password, path, float and the like say nothing); minimum, maximum,
-// exclusiveMinimum, exclusiveMaximum, multipleOf (1, 0.1, 0.01, …); anyOf, oneOf, allOf, not (of everything); $ref within the schema, also
-// recursive, with $defs or definitions. Notes (title, description, default, examples, x-…) say nothing. Every other
-// keyword is a *SchemaError, as are combinations that cannot be enforced. None is passed over in silence.
+// Known are:
+//   - true and false; type (one or several), nullable; enum, const
+//   - properties, required, additionalProperties; of objects without properties also minProperties, maxProperties,
+//     propertyNames, and patternProperties with one pattern
+//   - items, prefixItems, minItems, maxItems; uniqueItems of at most 8 constants
+//   - minLength, maxLength; pattern; format: date, time, date-time, duration, uuid, uuid4, email, hostname, ipv4, ipv6, uri
+//   - minimum, maximum, exclusiveMinimum, exclusiveMaximum; multipleOf 1, 0.1, 0.01, …; format: int32, int64
+//   - anyOf, oneOf, allOf; not of everything; $ref within the schema, also recursive, to $defs, definitions or elsewhere
+//   - notes that say nothing about values: title, description, default, examples, x-…; format: password, float and the like
+//
+// Every other keyword is a *SchemaError, as are combinations that cannot be enforced. None is passed over in silence.
 //
 // Answers are a part of what the schema allows, where that is what its writer means, or keeps answers in bounds:
 //   - Properties come in the order of the schema; those that are not required may be left out.
-//   - An object with properties has no others, unless additionalProperties allows them; those come last.
+//   - An object with properties has no others, unless additionalProperties allows them; those come last, and nothing
+//     keeps them from having one name twice.
 //   - Keywords for one type, without type, mean this type.
 //   - oneOf is anyOf; that no value fits two of its schemas must follow from types, from constants, or from required
 //     properties. A property that tells its objects apart by constants is required.

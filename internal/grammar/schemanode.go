@@ -50,6 +50,7 @@ type node struct {
 	decimals         int      // behind the point; < 0: any
 
 	minItems, maxItems int
+	unique             bool
 	minProps, maxProps int
 	required           []string
 	keys               schemas // of propertyNames
@@ -68,7 +69,7 @@ var notes = []string{
 var keywordTypes = map[string]types{
 	"properties": objectType, "required": objectType, "additionalProperties": objectType, "minProperties": objectType, "maxProperties": objectType,
 	"propertyNames": objectType, "patternProperties": objectType,
-	"items": arrayType, "prefixItems": arrayType, "minItems": arrayType, "maxItems": arrayType, "additionalItems": arrayType,
+	"items": arrayType, "prefixItems": arrayType, "minItems": arrayType, "uniqueItems": arrayType, "maxItems": arrayType, "additionalItems": arrayType,
 	"minLength": stringType, "maxLength": stringType, "pattern": stringType,
 	"minimum": numberType, "maximum": numberType, "exclusiveMinimum": numberType, "exclusiveMaximum": numberType, "multipleOf": numberType,
 }
@@ -264,9 +265,10 @@ func (r *schemaReader) limit(n *node, at schemaAt, keyword string, v *jsonValue)
 			r.multiple(n, at, x)
 		}
 	case "uniqueItems":
-		if v.kind != 't' || v.text != "false" {
-			r.fail(at, keyword, "cannot be enforced")
+		if v.kind != 't' {
+			r.fail(at, keyword, "want true or false, got %s", v.what())
 		}
+		n.unique = n.unique || v.text == "true"
 	default:
 		r.fail(at, keyword, "is not supported")
 	}

@@ -1,10 +1,6 @@
 package grammar
 
-import (
-	"fmt"
-	"slices"
-	"strconv"
-)
+import "slices"
 
 // property gives the schemas of a member, or, for a name that no schema lists, of additional ones; nil: it is not
 // allowed.
@@ -168,24 +164,6 @@ func (n *node) says(keyword string) schemaAt {
 	return n.all[0]
 }
 
-// list is min to max of an expression between signs, with commas; max < 0: no bound.
-func list(open string, of expr, min, max int, shut string) expr {
-	out := choice{}
-	if min == 0 {
-		out = append(out, literal(shut))
-	}
-	if max != 0 {
-		if max > 0 {
-			max--
-		}
-		if min > 0 {
-			min--
-		}
-		out = append(out, sequence{of, repeat{sequence{comma, of}, min, max}, blanks, literal(shut)})
-	}
-	return sequence{literal(open), blanks, out}
-}
-
 // otherKey is a key that is none of names. With names to keep away from it has no escapes, which could write one of them.
 func otherKey(names []string) expr {
 	if len(names) == 0 {
@@ -223,84 +201,4 @@ func otherKey(names []string) expr {
 		return out
 	}
 	return sequence{literal(`"`), except(names, 0)}
-}
-
-func (r *schemaReader) array(n *node) expr {
-	var prefix []schemas
-	rest := schemas{}
-	ended := false // items: false
-	for _, at := range n.all {
-		first, more, moreName := at.value.get("prefixItems"), at.value.get("items"), "items"
-		firstName := "prefixItems"
-		if more != nil && more.kind == '[' { // as before draft 2020-12
-			first, firstName, more, moreName = more, "items", at.value.get("additionalItems"), "additionalItems"
-		}
-		listed := 0
-		if first != nil {
-			if first.kind != '[' {
-				r.fail(at, firstName, "want a list of schemas, got %s", first.what())
-				return never
-			}
-			listed = len(first.items)
-			for i, v := range first.items {
-				if i == len(prefix) {
-					prefix = append(prefix, slices.Clone(rest)) // what other schemas say about all
-				}
-				prefix[i] = append(prefix[i], schemaAt{value: v, path: fmt.Sprintf("%s/%s/%d", at.path, firstName, i)})
-			}
-		}
-		if more != nil {
-			s := schemaAt{value: more, path: at.path + "/" + moreName}
-			for i := listed; i < len(prefix); i++ {
-				prefix[i] = append(prefix[i], s)
-			}
-			rest = append(rest, s)
-			ended = ended || more.kind == 't' && more.text == "false"
-		}
-	}
-	highest := n.maxItems
-	if ended {
-		highest = least(highest, len(prefix))
-	}
-	if highest >= 0 && highest < n.minItems {
-		return never
-	}
-	if len(prefix) > 0 && highest >= 0 && highest < len(prefix) {
-		prefix = prefix[:highest]
-	}
-	var item expr = anyValue
-	if len(rest) > 0 && (highest < 0 || highest > len(prefix)) {
-		item = r.expr(rest)
-	}
-	if len(prefix) == 0 {
-		if n.minItems == 0 && highest < 0 && len(rest) == 0 {
-			return anyArray
-		}
-		return list("[", item, n.minItems, highest, "]")
-	}
-	left := -1
-	if highest >= 0 {
-		left = highest - len(prefix)
-	}
-	end := sequence{blanks, literal("]")}
-	var out expr = sequence{repeat{sequence{comma, item}, max(0, n.minItems-len(prefix)), left}, end}
-	for i, at := range slices.Backward(prefix) {
-		var value expr = anyValue
-		if len(at) > 0 {
-			value = r.expr(at)
-		}
-		out = sequence{value, out}
-		switch {
-		case i > 0 && i >= n.minItems:
-			out = choice{end, sequence{comma, out}}
-		case i > 0:
-			out = sequence{comma, out}
-		case n.minItems == 0:
-			out = choice{literal("]"), out}
-		}
-		if i%8 == 0 { // keep expressions flat
-			out = named("prefixItems/"+strconv.Itoa(i), out)
-		}
-	}
-	return sequence{literal("["), blanks, out}
 }
