@@ -187,6 +187,11 @@ func TestHealthAndMetrics(t *testing.T) {
 	if status, o := p.do("GET", "/health", nil); status != 503 || o["error"].(object)["message"] != "Loading model" {
 		t.Errorf("while loading: %d %v", status, o)
 	}
+	for name := range scrape(t, s.url) {
+		if strings.HasPrefix(name, "chulengo:") && !strings.HasPrefix(name, "chulengo:build_info") {
+			t.Errorf("there is %s before the model", name)
+		}
+	}
 	b := says("h", "i")
 	b.Hold = make(chan struct{})
 	b.Model.Name = "fake"
@@ -209,8 +214,8 @@ func TestHealthAndMetrics(t *testing.T) {
 		}
 	}
 	// While the server drains, a running answer goes on and nobody is sent here any more.
-	stream := p.open("POST", "/api/generate", object{"user_input": "x", "stream": true})
 	go func() { b.Hold <- struct{}{} }()
+	stream := p.open("POST", "/api/generate", object{"user_input": "x", "stream": true})
 	if stream.next() == nil {
 		t.Fatal("the answer does not begin")
 	}
