@@ -9,7 +9,8 @@
 //	messages.js       messages on the page, and what can be done with them
 //	markdown.js       what a model wrote, made safe
 //	copy.js           the clipboard
-//	conversations.js  the list
+//	conversations.js  the list, and the search
+//	transfer.js       export and import
 //	settings.js       what questions are asked with, and presets
 //	status.js         the model's state
 //	notice.js         what is said beside the messages

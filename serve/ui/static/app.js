@@ -4,6 +4,7 @@ import * as conversations from './conversations.js';
 import * as chat from './chat.js';
 import * as settings from './settings.js';
 import * as status from './status.js';
+import * as transfer from './transfer.js';
 import { Message, start as startMessages, composing, noteComposition } from './messages.js';
 import { notify } from './notice.js';
 
@@ -133,7 +134,11 @@ function progress({ lost, writing }) {
 
 document.addEventListener('keydown', (e) => {
   if (e.key !== 'Escape' || e.isComposing || e.keyCode === 229 || document.querySelector('dialog[open]')) return;
-  if (document.body.classList.contains('sidebar-open')) closeSidebar();
+  const menu = document.querySelector('details.menu[open]');
+  if (menu) {
+    menu.open = false;
+    menu.querySelector('summary').focus();
+  } else if (document.body.classList.contains('sidebar-open')) closeSidebar();
   else chat.stop();
 });
 $('stop-btn').addEventListener('click', chat.stop);
@@ -172,6 +177,11 @@ for (const d of document.querySelectorAll('dialog')) {
   });
 }
 
+// A menu closes when something else is pressed or has the focus.
+for (const menu of document.querySelectorAll('details.menu')) {
+  for (const event of ['pointerdown', 'focusin']) document.addEventListener(event, (e) => { if (!menu.contains(e.target)) menu.open = false; });
+}
+
 for (const b of document.querySelectorAll('[data-lang]')) {
   b.addEventListener('click', () => {
     texts.setLanguage(b.dataset.lang);
@@ -192,6 +202,7 @@ window.addEventListener('pageshow', (e) => { if (e.persisted) location.reload();
 
 conversations.start({
   open: (id) => { closeSidebar(); if (id !== state.chat) chat.show(id); },
+  find: (id, message) => { closeSidebar(); chat.find(id, message); },
   removed: (id) => { if (id === state.chat) newChat(); },
   failed: (e) => notify(e.message, true),
 });
@@ -200,6 +211,13 @@ chat.start({
   changed: enable, settings: settings.fields, listed: conversations.refresh, welcome, progress, numbers: () => {}, typed,
 });
 settings.start();
+transfer.start({
+  chat: () => state.chat,
+  imported: (list) => {
+    conversations.refresh();
+    if (list.length === 1) chat.show(list[0].id);
+  },
+});
 texts.apply();
 const first = firstChat();
 $('chat-id').textContent = '';

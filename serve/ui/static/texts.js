@@ -33,9 +33,10 @@ export function apply() {
   document.documentElement.lang = current === 'zh' ? 'zh-CN' : 'en';
   for (const e of document.querySelectorAll('[data-text]')) e.textContent = text(e.dataset.text);
   for (const e of document.querySelectorAll('[data-placeholder]')) e.placeholder = text(e.dataset.placeholder);
+  for (const e of document.querySelectorAll('[data-title]')) e.title = text(e.dataset.title);
   for (const e of document.querySelectorAll('[data-label]')) {
     e.setAttribute('aria-label', text(e.dataset.label));
-    if (e.tagName === 'BUTTON') e.title = text(e.dataset.label);
+    if (e.tagName === 'BUTTON' || e.tagName === 'SUMMARY') e.title = text(e.dataset.label);
   }
   for (const b of document.querySelectorAll('[data-lang]')) b.setAttribute('aria-pressed', String(b.dataset.lang === current));
 }
