@@ -11,6 +11,7 @@
 //	copy.js           the clipboard
 //	conversations.js  the list, and the search
 //	transfer.js       export and import
+//	numbers.js        progress, speed, how full the context is
 //	settings.js       what questions are asked with, and presets
 //	status.js         the model's state
 //	notice.js         what is said beside the messages

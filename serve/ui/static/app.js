@@ -2,6 +2,7 @@
 import * as texts from './texts.js';
 import * as conversations from './conversations.js';
 import * as chat from './chat.js';
+import * as numbers from './numbers.js';
 import * as settings from './settings.js';
 import * as status from './status.js';
 import * as transfer from './transfer.js';
@@ -125,11 +126,6 @@ function firstChat() {
   return given;
 }
 
-// progress says what an answer waits for.
-function progress({ lost, writing }) {
-  $('loading-text').textContent = text(lost ? 'reconnecting' : 'answering');
-}
-
 // ---- controls
 
 document.addEventListener('keydown', (e) => {
@@ -188,6 +184,7 @@ for (const b of document.querySelectorAll('[data-lang]')) {
     texts.apply();
     status.draw();
     settings.relabel();
+    numbers.relabel();
     if (state.fresh) chat.show(state.chat, true);
     else chat.relabel();
     conversations.draw();
@@ -208,7 +205,7 @@ conversations.start({
 });
 startMessages({ regenerate: chat.regenerate, edit: chat.edit, choose: chat.choose });
 chat.start({
-  changed: enable, settings: settings.fields, listed: conversations.refresh, welcome, progress, numbers: () => {}, typed,
+  changed: enable, settings: settings.fields, listed: conversations.refresh, welcome, progress: numbers.progress, numbers: numbers.numbers, typed,
 });
 settings.start();
 transfer.start({

@@ -181,7 +181,7 @@ async function read(response, message, here) {
       } else if (event.progress) {
         hooks.progress(event.progress);
       } else if (event.numbers && !event.done) {
-        hooks.numbers(event.numbers);
+        hooks.numbers(event.numbers, true);
       } else if (event.done || event.error) {
         return event;
       }

@@ -3,6 +3,7 @@
 import { text } from './texts.js';
 import { Markdown } from './markdown.js';
 import { copyButton } from './copy.js';
+import { summary } from './numbers.js';
 
 const container = document.getElementById('chat-container');
 const toEnd = document.getElementById('to-end');
@@ -110,9 +111,9 @@ export class Message {
       this.foot.append(note);
     }
     if (this.content) this.foot.append(copyButton(() => this.content));
-    if (!id) return;
-    if (this.role === 'user') this.foot.append(tool('edit', () => this.edit()));
-    else this.foot.append(tool('regenerate', () => handlers.regenerate(this)));
+    if (id && this.role === 'user') this.foot.append(tool('edit', () => this.edit()));
+    if (id && this.role === 'assistant') this.foot.append(tool('regenerate', () => handlers.regenerate(this)));
+    if (this.facts.numbers?.tokens > 0) this.foot.append(summary(this.facts.numbers));
   }
 
   // versions is ‹ 2/3 ›.
