@@ -1,6 +1,9 @@
 package grammar
 
-import "sync"
+import (
+	"fmt"
+	"sync"
+)
 
 // Grammar is a compiled grammar. It never changes, and serves any number of matchers at a time.
 type Grammar struct {
@@ -15,6 +18,9 @@ func compile(root expr) (*Grammar, error) {
 	a, err := buildAutomaton(root)
 	if err != nil {
 		return nil, err
+	}
+	if newMachine(a, nil).first < 0 {
+		return nil, fmt.Errorf("grammar: too ambiguous: there are more than %d ways to begin", mostWays)
 	}
 	return &Grammar{root: root, automaton: a, machines: map[*Vocabulary]*machine{}}, nil
 }

@@ -80,11 +80,12 @@ func TestEBNFErrors(t *testing.T) {
 		`root ::= ("a"{60000}){60000}`:   `too large`,
 		`root ::= root "a" | "b"`:        `rule "root" is left-recursive`,
 		"root ::= \"x\" a\na ::= b? a \"c\" | \"d\"\nb ::= \"b\"": `rule "a" is left-recursive`,
-		`root ::= "a" root`:                    `no text follows it`,
-		`root ::= [^\x00-\U0010FFFF]`:          `no text follows it`,
-		"root ::= " + strings.Repeat("(", 200): `want at most 128 parentheses`,
-		"root ::= \"a\" $":                     `line 1, column 14: want a literal`,
-		"root ::= \"\xff\"":                    `want UTF-8`,
+		`root ::= ([a-z]* "x"?){3000}`:                            `too ambiguous: there are more than 1024 ways`,
+		`root ::= "a" root`:                                       `no text follows it`,
+		`root ::= [^\x00-\U0010FFFF]`:                             `no text follows it`,
+		"root ::= " + strings.Repeat("(", 200):                    `want at most 128 parentheses`,
+		"root ::= \"a\" $":                                        `line 1, column 14: want a literal`,
+		"root ::= \"\xff\"":                                       `want UTF-8`,
 	} {
 		if _, err := EBNF(source); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60q: want an error with %q, got %v", source, want, err)

@@ -11,7 +11,7 @@ import (
 const (
 	mostWays  = 1024     // configurations of a situation that are followed
 	mostMoves = 1 << 16  // and moves without a byte that it may take to find them
-	mostWork  = 1 << 21  // moves for one mask or token, a quarter for each node of a trie
+	mostWork  = 1 << 20  // moves for one mask or token, a quarter for each node of a trie
 	mostBytes = 16 << 20 // of the tables of a machine, before they are thrown away
 )
 

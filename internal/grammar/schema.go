@@ -42,7 +42,7 @@ func JSONSchema(schema json.RawMessage) (*Grammar, error) {
 	if err != nil {
 		return nil, fmt.Errorf("grammar: schema: %w", err)
 	}
-	r := &schemaReader{root: root, rules: map[string]*rule{}, ids: map[*jsonValue]int{}}
+	r := &schemaReader{root: root, rules: map[string]*rule{}, ids: map[*jsonValue]int{}, strings: map[stringKey]expr{}}
 	e := r.expr(schemas{{value: root, path: "#"}})
 	if r.err != nil {
 		return nil, r.err
@@ -86,6 +86,8 @@ type schemaReader struct {
 	ids   map[*jsonValue]int
 	count int
 	err   error
+
+	strings map[stringKey]expr
 }
 
 func (r *schemaReader) fail(at schemaAt, keyword, format string, args ...any) {

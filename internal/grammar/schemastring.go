@@ -83,7 +83,23 @@ func (r *schemaReader) patternIn(n *node, at schemaAt, keyword string, v *jsonVa
 	n.pattern, n.patternKeyword, n.patternAt = pattern, keyword, at
 }
 
+// stringKey is what a text has to be like. Schemas often say the same of many members, which then share states and masks.
+type stringKey struct {
+	least, most int
+	pattern     string
+}
+
 func (r *schemaReader) string(n *node) expr {
+	key := stringKey{n.minLength, n.maxLength, n.pattern}
+	e := r.strings[key]
+	if e == nil {
+		e = named("string", r.newString(n))
+		r.strings[key] = e
+	}
+	return e
+}
+
+func (r *schemaReader) newString(n *node) expr {
 	if n.maxLength >= 0 && n.maxLength < n.minLength {
 		return never
 	}
