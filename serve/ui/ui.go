@@ -8,6 +8,7 @@
 //	chat.js           the conversation: asking, answering, stopping, versions
 //	messages.js       messages on the page, and what can be done with them
 //	markdown.js       what a model wrote, made safe
+//	maths.js          formulas in it
 //	copy.js           the clipboard
 //	conversations.js  the list, and the search
 //	transfer.js       export and import

@@ -1,10 +1,11 @@
 // Markdown that grows: an answer is cut into its blocks, and only the blocks that changed are drawn again, so that what
 // a reader has selected stays selected, and a long answer does not slow the page.
 import { copyButton } from './copy.js';
+import { extensions, typeset } from './maths.js';
 
 // HTML in an answer is shown as what was written.
 const parser = new marked.Marked({
-  gfm: true, breaks: true, async: false,
+  gfm: true, breaks: true, async: false, extensions: extensions(escape),
   renderer: {
     html: ({ text: raw }) => escape(raw),
     code: ({ text: raw, lang }) => `<pre data-language="${escape((lang || '').split(/\s/)[0])}"><code>${escape(raw)}</code></pre>`,
@@ -57,6 +58,7 @@ function render(token, whole) {
     link.target = '_blank';
     link.rel = 'noopener noreferrer nofollow';
   }
+  typeset(nodes);
   for (const code of nodes.querySelectorAll('pre > code')) frameCode(code, whole);
   for (const table of nodes.querySelectorAll('table')) {
     const frame = document.createElement('div');
