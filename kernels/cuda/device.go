@@ -15,10 +15,12 @@ const maxDecodeRows = 64
 
 // Options of a device.
 type Options struct {
-	Ordinal  int  // which GPU, among those that CUDA_VISIBLE_DEVICES leaves
-	NoGraphs bool // run every step launch by launch
-	Portable bool // use only the kernels that every GPU from 8.0 on runs
-	Profile  bool // time every launch (see Device.Profile)
+	Ordinal   int  // which GPU, among those that CUDA_VISIBLE_DEVICES leaves
+	NoGraphs  bool // run every step launch by launch
+	NoOverlap bool // no kernel begins before the one before it has ended
+	Portable  bool // use only the kernels that every GPU from 8.0 on runs
+	Profile   bool // time every launch (see Device.Profile)
+	Poison    bool // for tests: what a step leaves in the workspace is NaN before the next
 }
 
 // Device implements kernels.Device on one GPU.
@@ -65,6 +67,7 @@ func New(o Options) (*Device, error) {
 	}
 	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, ran: map[string]int{}}
 	d.loader = newLoader(g)
+	g.serial = o.NoOverlap
 	if o.Profile {
 		g.profile = &profile{totals: map[[2]string]*KernelTime{}}
 		d.options.NoGraphs = true
@@ -173,6 +176,11 @@ func (d *Device) run(forward func()) {
 			d.fail("panic in a stage: %v\n%s", p, debug.Stack())
 		}
 	}()
+	if d.options.Poison {
+		for _, b := range d.buffers {
+			d.gpu.fill(b.at, 0xff, b.size)
+		}
+	}
 	d.upload()
 	d.compute(forward)
 	d.collect()

@@ -3,6 +3,8 @@
 package cuda_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -129,6 +131,64 @@ func TestSameBits(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Three hundred steps with buckets that change: graphs whose kernels overlap, over a workspace that is NaN before every step,
+// give the answers of kernels launched one after the other, and leave the same keys and values behind.
+func TestManySteps(t *testing.T) {
+	steps := 300
+	if testing.Short() {
+		steps = 10
+	}
+	p := dummyPair(t, fastConfig(), cuda.Options{Poison: true})
+	q := dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true, NoOverlap: true})
+	spec := p.gpu.Config.KVSpec(kernels.BF16, pageTokens)
+	for g := range kernels.Groups { // what is not written must not differ
+		zeros := make([]byte, spec.PageBytes(g))
+		for page := range kernels.Page(pages) {
+			if err := errors.Join(p.gpu.kv.Load(g, page, zeros), q.gpu.kv.Load(g, page, zeros)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := rand.New(rand.NewPCG(41, 42))
+	const n = 12
+	var sides [2][n]*sequence
+	next := make([]int32, n)
+	for i := range n {
+		sides[0][i], sides[1][i] = &sequence{}, &sequence{}
+		prompt := randomTokens(r, 2+r.IntN(20), 1000)
+		a, b := p.gpu.runWithLast(t, []piece{{sides[0][i], prompt}}), q.gpu.runWithLast(t, []piece{{sides[1][i], prompt}})
+		if !sameOut(a[0], b[0]) {
+			t.Fatalf("prompt %d: %+v and %+v", i, a[0], b[0])
+		}
+		next[i] = a[0].Token
+	}
+	for step := range steps {
+		var a, b []piece
+		rows := r.Perm(n)[:1+r.IntN(n)]
+		for _, i := range rows {
+			a, b = append(a, piece{sides[0][i], next[i : i+1]}), append(b, piece{sides[1][i], next[i : i+1]})
+		}
+		outs, want := p.gpu.run(t, a, true, nil), q.gpu.run(t, b, true, nil)
+		for j, i := range rows {
+			if !sameOut(outs[j], want[j]) {
+				t.Fatalf("step %d row %d of %d: %+v, one after the other %+v", step, j, len(rows), outs[j], want[j])
+			}
+			next[i] = want[j].Token
+		}
+	}
+	for g := range kernels.Groups {
+		a, b := make([]byte, spec.PageBytes(g)), make([]byte, spec.PageBytes(g))
+		for page := range kernels.Page(pages) {
+			if err := errors.Join(p.gpu.kv.Save(g, page, a), q.gpu.kv.Save(g, page, b)); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(a, b) {
+				t.Fatalf("group %d: page %d of keys and values differs", g, page)
+			}
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ type gpu struct {
 	kernels    map[string]*driver.Function
 	main       stream
 	capturing  bool
+	serial     bool              // kernels do not overlap
 	profile    *profile          // nil: launches are not timed
 	broken     error             // the first fault of the copies that were enqueued since the last sync
 	pins       map[string][]byte // pinned host memory
@@ -174,7 +175,7 @@ func (s stream) launch(name string, gridX, gridY, shared int, params unsafe.Poin
 	if f == nil {
 		return fmt.Errorf("no kernel of this name for compute capability %d.%d", s.gpu.capability/10, s.gpu.capability%10)
 	}
-	return s.Launch(f, gridX, gridY, shared, params, size, s.gpu.capability >= 90 && s.gpu.profile == nil)
+	return s.Launch(f, gridX, gridY, shared, params, size, s.gpu.capability >= 90 && s.gpu.profile == nil && !s.gpu.serial)
 }
 
 func (g *gpu) newStream() (stream, error) {
@@ -268,9 +269,11 @@ func (g *gpu) copyWithin(to, from ptr, bytes int) {
 	g.keep(g.main.Copy(to, from, bytes))
 }
 
-func (g *gpu) zero(p ptr, bytes int) {
+func (g *gpu) zero(p ptr, bytes int) { g.fill(p, 0, bytes) }
+
+func (g *gpu) fill(p ptr, value byte, bytes int) {
 	g.flush()
-	g.keep(g.main.Zero(p, bytes))
+	g.keep(g.main.Fill(p, value, bytes))
 }
 
 // sync waits for the stream and gives the first fault since the last sync.
