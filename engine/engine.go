@@ -28,7 +28,9 @@ type Engine struct {
 	closing bool    // no more requests
 	cancel  bool    // and those that run end now
 	broken  error   // the device panicked: its state is unknown
-	waiting int     // len(away) after the last step
+	waiting int     // len(away) at the last gauge
+	parting int     // of those that ran or waited then, sequences whose callers have gone
+	gauges  uint64  // how often the gauges were brought up to date
 	stats   Stats
 
 	// Of the engine's goroutine.
@@ -193,7 +195,7 @@ func (e *Engine) submit(c *call) error {
 		return e.broken
 	case e.closing:
 		return ErrClosed
-	case e.stats.Running+e.waiting+len(e.queue) >= e.options.MaxSequences+e.options.MaxQueue:
+	case e.stats.Running+e.waiting-e.parting+len(e.queue) >= e.options.MaxSequences+e.options.MaxQueue:
 		e.stats.Refused++
 		return ErrBusy
 	}
@@ -211,6 +213,8 @@ func (e *Engine) leave(c *call) {
 	if i := slices.Index(e.queue, c); i >= 0 {
 		e.queue = slices.Delete(e.queue, i, i+1)
 		e.moved()
+	} else if c.gauge == e.gauges {
+		e.parting += c.gauged // their places are free for others at once, though a step may still run
 	}
 	e.mu.Unlock()
 	poke(e.wake)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -100,3 +101,48 @@ func TestBytes(t *testing.T) {
 type speller struct{ bytesTokenizer }
 
 func (s speller) Bytes(id int32) []byte { return []byte(s.bytesTokenizer[id]) }
+
+// TestPlaceOfOneThatLeft: where nobody may wait, requests one after the other are all accepted, also while the last step of
+// one whose caller went away still runs.
+func TestPlaceOfOneThatLeft(t *testing.T) {
+	f := newFake(20, 1024, 64)
+	e := start(t, f, nil, Options{MaxSequences: 1, MaxQueue: -1})
+	for range 200 {
+		generate(t, e, Request{Prompt: []int32{1}, MaxTokens: 2, IgnoreEOS: true})
+	}
+	slow := newFake(20, 1024, 64)
+	slow.delay = 20 * time.Millisecond
+	e = start(t, slow, nil, Options{MaxSequences: 2, MaxQueue: -1})
+	for range 5 {
+		ctx, cancel := context.WithCancel(context.Background())
+		_, err := e.GenerateChoices(ctx, Request{Prompt: []int32{1}, MaxTokens: 1000, IgnoreEOS: true, Choices: 2}, func(Event) error {
+			cancel()
+			return nil
+		})
+		if err != context.Canceled {
+			t.Fatal(err)
+		}
+		generate(t, e, Request{Prompt: []int32{1}, MaxTokens: 1})
+	}
+	// But not more than there are places for.
+	var wg sync.WaitGroup
+	var refused atomic.Int32
+	ctx, cancel := context.WithCancel(context.Background())
+	for range 6 {
+		wg.Go(func() {
+			_, err := e.Generate(ctx, Request{Prompt: []int32{1}, MaxTokens: 1000, IgnoreEOS: true}, nil)
+			if err == ErrBusy {
+				if refused.Add(1) == 4 {
+					cancel()
+				}
+			} else if err != context.Canceled {
+				t.Errorf("want the end of the context, got %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	cancel()
+	if n := refused.Load(); n != 4 {
+		t.Errorf("%d of 6 were refused, want all but 2", n)
+	}
+}

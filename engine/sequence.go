@@ -27,6 +27,9 @@ type call struct {
 	cached    int  // prompt tokens from the prefix cache
 	over      bool // every choice has ended
 
+	gauge  uint64 // number of the gauge that counted its sequences last; of the engine's mutex
+	gauged int    // how many they were
+
 	left atomic.Bool // the caller went away
 	mail mailbox
 }

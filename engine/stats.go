@@ -56,7 +56,20 @@ func (e *Engine) Stats() Stats {
 // gauge brings the gauges up to date; e.mu is held.
 func (e *Engine) gauge() {
 	s := &e.stats
-	e.waiting = len(e.away)
+	e.waiting, e.parting = len(e.away), 0
+	e.gauges++
+	for _, list := range [][]*sequence{e.running, e.away} {
+		for _, q := range list {
+			switch c := q.call; {
+			case c.left.Load():
+				e.parting++
+			case c.gauge != e.gauges:
+				c.gauge, c.gauged = e.gauges, 1
+			default:
+				c.gauged++
+			}
+		}
+	}
 	s.Running, s.Queued = len(e.running), e.waiting+len(e.queue)
 	s.Preempted, s.PrefixQueries, s.PrefixHits = e.preempted, e.queries, e.hits
 	for g, p := range e.pools {

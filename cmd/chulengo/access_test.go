@@ -76,8 +76,7 @@ func TestServeAccess(t *testing.T) {
 		t.Errorf("headers for the other origin: %v", header)
 	}
 
-	// One at a time and none in the queue. What came before has its place until its last step is over.
-	time.Sleep(300 * time.Millisecond)
+	// One at a time and none in the queue.
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	seen := map[int]int{}
