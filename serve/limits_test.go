@@ -40,7 +40,7 @@ func TestEndsFreePages(t *testing.T) {
 			t.Errorf("the pages were free after %d steps", steps)
 		}
 	}
-	long := strings.Repeat("The llama went up the mountain and came down again. ", 900) // takes longer to read than it may
+	long := strings.Repeat("The llama went up the mountain and came down again. ", 2200) // takes longer to read than it may
 	for _, stream := range []bool{false, true} {
 		for what, prompt := range map[string]string{"reading": long, "answering": "Tell me a story."} {
 			for path, body := range endless(prompt, stream) {
