@@ -90,6 +90,7 @@ type Report struct {
 	Checkpoint  string      `json:"checkpoint,omitempty"`
 	Peaks       *Peaks      `json:"peaks,omitempty"` // without stages nil
 	Results     []Result    `json:"results"`
+	Skipped     []string    `json:"skipped,omitempty"` // what the device has no room for, and why
 }
 
 // Result is one benchmark.
@@ -103,6 +104,8 @@ type Result struct {
 	Rate    float64 `json:"rate"`              // per second: tokens, else 10⁹ bytes, else 10⁹ operations
 	Unit    string  `json:"unit"`              // of Rate: "tok/s", "GB/s" or "GFLOP/s"
 	Percent float64 `json:"percent,omitempty"` // of the peak that bounds it
+
+	Launches int `json:"launches,omitempty"` // of a family of kernels, in one operation
 
 	// OverLayer is what a decoding step takes beyond its bytes at the peak's rate, in µs a layer.
 	OverLayer float64 `json:"over_us_per_layer,omitempty"`

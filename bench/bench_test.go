@@ -44,7 +44,7 @@ func TestRun(t *testing.T) {
 	}
 
 	var table, gobench, js bytes.Buffer
-	for _, err := range []error{r.Table(&table), r.GoBench(&gobench), r.JSON(&js)} {
+	for _, err := range []error{r.Table(&table, nil), r.GoBench(&gobench), r.JSON(&js)} {
 		if err != nil {
 			t.Error(err)
 		}
@@ -54,7 +54,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("table lacks %q:\n%s", want, &table)
 		}
 	}
-	line := regexp.MustCompile(`^(Benchmark[A-Z]\S*-\d+ \t1(\t[\d.]+ [\w/]+)+|[a-z]+: .*|# commit abc, go.*)$`)
+	line := regexp.MustCompile(`^(Benchmark[A-Z]\S*-\d+ \t1(\t[\d.]+ [%\w/]+)+|[a-z]+: .*|# commit abc, go.*)$`)
 	for _, l := range strings.Split(strings.TrimSpace(gobench.String()), "\n") {
 		if !line.MatchString(l) {
 			t.Errorf("not Go's benchmark format: %q", l)

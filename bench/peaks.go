@@ -7,10 +7,11 @@ import (
 	"chulengo/kernels/cpu/simd"
 )
 
-// Peaks are what the machine can do at best with the threads of a run, measured in that run.
+// Peaks are what the machine can do at best: with the threads of a run, measured in that run, or of a known GPU.
 type Peaks struct {
-	ReadGBs float64 `json:"read_gb_per_s"` // memory read, 10⁹ bytes a second
-	GFlops  float64 `json:"gflop_per_s"`   // float32 multiply-adds in registers, 10⁹ operations a second, each counting two
+	ReadGBs float64 `json:"read_gb_per_s"`   // memory read, 10⁹ bytes a second
+	GFlops  float64 `json:"gflop_per_s"`     // float32 multiply-adds in registers, 10⁹ operations a second, each counting two; of a GPU bfloat16 products
+	Known   bool    `json:"known,omitempty"` // of the GPU's name (KnownPeaks), not measured in this run
 }
 
 // peakRounds is how often a measurement is repeated.

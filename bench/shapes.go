@@ -60,6 +60,24 @@ func ShapeConfig(name string, file []byte, layers, vocab int) ([]byte, error) {
 	return json.Marshal(c)
 }
 
+// VerifyConfig is a shape cut down to what VerifySteps needs: two layers, of which the second sees the whole context without
+// rotation, and few ids.
+func VerifyConfig(name string, file []byte) (*model.Config, error) {
+	data, err := ShapeConfig(name, file, 2, 4096)
+	if err != nil {
+		return nil, err
+	}
+	var c map[string]any
+	if err := json.Unmarshal(data, &c); err != nil {
+		return nil, err
+	}
+	c["no_rope_layers"] = []int{1, 0}
+	if data, err = json.Marshal(c); err != nil {
+		return nil, err
+	}
+	return model.ParseConfig(data)
+}
+
 // attnWeights is the number of values in the projections of a layer's attention: q, k, v, and the output's.
 func attnWeights(c *model.Config) (in, out float64) {
 	return float64(c.Dim * c.HeadDim * (c.Heads + 2*c.KVHeads)), float64(c.Dim * c.HeadDim * c.Heads)
@@ -90,7 +108,7 @@ func DecodeBytes(c *model.Config, positions []int, distinct int) map[string]floa
 			continue
 		}
 		b["route"] += float64(2 * c.Dim * c.Experts)
-		b["experts"] += network // the shared expert
+		b["experts"] += network // the shared expert, in the same launches
 	}
 	for l := range c.Layers {
 		if c.IsMoE(l) {
@@ -122,7 +140,8 @@ func PrefillFlops(c *model.Config, n int) map[string]float64 {
 			continue
 		}
 		f["route"] += float64(2*c.Dim*c.Experts) * rows
-		f["experts"] += 2 * network // shared and routed
+		f["shared"] += network
+		f["experts"] += network
 	}
 	return f
 }
@@ -134,5 +153,6 @@ func total(by map[string]float64) (sum float64) {
 	return sum
 }
 
-// Stages are the methods of kernels.Device, as reports name them, in the order of the forward pass.
-var Stages = []string{"embed", "attn_in", "attend", "attn_out", "route", "experts", "ffn", "logits"}
+// Stages are the methods of kernels.Device, as devices name them, in the order of the forward pass; shared is the part of
+// experts that prefill launches on its own.
+var Stages = []string{"embed", "attn_in", "attend", "attn_out", "route", "shared", "experts", "ffn", "logits"}

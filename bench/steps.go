@@ -2,9 +2,10 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,9 +26,9 @@ type StepOptions struct {
 	Repeat     int   // default 3
 	PageTokens int   // default 64
 
-	// StageTimes gives what each stage took since it was last asked, with launches measured one by one; nil: no stages. The
-	// device's steps are slower then, and are not reported.
-	StageTimes func() map[string]time.Duration
+	// KernelTimes gives what each kernel took since it was last asked, with launches measured one by one. The device's steps
+	// are slower then: families of kernels are reported, not steps. nil: the other way round.
+	KernelTimes func() []KernelTime
 
 	Progress func(what string)
 }
@@ -41,10 +42,10 @@ func (o *StepOptions) fill() {
 			*f.value = f.def
 		}
 	}
-	if o.Batches == nil {
+	if len(o.Batches) == 0 {
 		o.Batches = []int{1, 8, 32}
 	}
-	if o.Depths == nil {
+	if len(o.Depths) == 0 {
 		o.Depths = []int{128, 4096, 32768}
 	}
 	if o.Prompts == nil {
@@ -55,11 +56,29 @@ func (o *StepOptions) fill() {
 	}
 }
 
+// depths are those of Depths; families of kernels, whose only one that depends on them is attention, are measured after
+// 131,072 tokens, too, where a depth is 32,768 or more.
+func (o *StepOptions) depths() []int {
+	const long, longest = 32768, 131072
+	if o.KernelTimes == nil || slices.Max(o.Depths) < long || slices.Max(o.Depths) >= longest {
+		return o.Depths
+	}
+	return append(slices.Clone(o.Depths), longest)
+}
+
+// batchesAt are all Batches, and for families beyond 8,192 tokens, whose prompts take long to read, the smallest.
+func (o *StepOptions) batchesAt(depth int) []int {
+	if o.KernelTimes == nil || depth <= 8192 {
+		return o.Batches
+	}
+	return []int{slices.Min(o.Batches)}
+}
+
 // KnownPeaks are peaks of GPUs that this project has measured: reads of 8 GiB, and a bfloat16 product of 8192³ through
 // cuBLAS (bench/LOG.md). nil: none are known, and reports have no percentages.
 func KnownPeaks(device string) *Peaks {
 	if strings.Contains(device, "H200") {
-		return &Peaks{ReadGBs: 4650, GFlops: 790e3}
+		return &Peaks{ReadGBs: 4650, GFlops: 790e3, Known: true}
 	}
 	return nil
 }
@@ -69,14 +88,28 @@ func RunSteps(ctx context.Context, o StepOptions) (*Report, error) {
 	o.fill()
 	r := &Report{Environment: environment(&Options{Threads: threads()}), Checkpoint: o.Name, Peaks: KnownPeaks(o.DeviceName)}
 	r.Environment.Device = o.DeviceName
+	measure := func(name string, do func(name string) error) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		o.Progress(name)
+		err := do(name)
+		var full *fullError
+		if errors.As(err, &full) {
+			r.Skipped = append(r.Skipped, fmt.Sprintf("%s: %v", name, full))
+			return nil
+		}
+		return err
+	}
 	for _, n := range o.Prompts {
-		if err := r.prefill(ctx, &o, n); err != nil {
+		if err := measure(fmt.Sprintf("prefill/tokens=%d", n), func(name string) error { return r.prefill(ctx, &o, name, n) }); err != nil {
 			return nil, err
 		}
 	}
-	for _, depth := range o.Depths {
-		for _, batch := range o.Batches {
-			if err := r.decode(ctx, &o, batch, depth); err != nil {
+	for _, depth := range o.depths() {
+		for _, batch := range o.batchesAt(depth) {
+			name := fmt.Sprintf("decode/batch=%d/context=%d", batch, depth)
+			if err := measure(name, func(name string) error { return r.decode(ctx, &o, name, batch, depth) }); err != nil {
 				return nil, err
 			}
 		}
@@ -91,6 +124,8 @@ type steps struct {
 	kv     kernels.KV
 	tokens int // of a page
 	next   [kernels.Groups]kernels.Page
+	free   []kernels.Page // of the chunked group
+	left   []kernels.Page // of chunks that the step under way leaves
 	random *rand.Rand
 }
 
@@ -102,13 +137,36 @@ type sequence struct {
 	last  int32
 }
 
-// newSteps makes room for so many sequences of up to n tokens.
-func newSteps(o *StepOptions, sequences, n int) (*steps, error) {
+// fullError says that the device has no room for the keys and values that a measurement needs.
+type fullError struct{ need, free int64 }
+
+func (e *fullError) Error() string {
+	return fmt.Sprintf("bench: keys and values: want %.1f GiB, free are %.1f", float64(e.need)/(1<<30), float64(e.free)/(1<<30))
+}
+
+// workspace is what stays free for a device's own buffers.
+const workspace = 3 << 30
+
+// newSteps makes room for so many sequences of up to n tokens, of which a step reads at most so many rows.
+func newSteps(o *StepOptions, sequences, n, rows int) (*steps, error) {
 	c := o.Model.Config
 	spec := c.KVSpec(kernels.BF16, o.PageTokens)
 	each := n/o.PageTokens + 2
 	spec.Pages[kernels.GroupGlobal] = sequences * each
-	spec.Pages[kernels.GroupChunked] = sequences * (min(each, c.AttnChunk/o.PageTokens+1) + each) // chunks are not freed here
+	if c.AttnChunk > 0 { // chunks that a step leaves are free after it
+		spec.Pages[kernels.GroupChunked] = sequences*min(each, c.AttnChunk/o.PageTokens+2) + rows/o.PageTokens + rows/c.AttnChunk + 2
+	}
+	if g, ok := o.Device.(interface {
+		Memory() (free, total int64, err error)
+	}); ok {
+		need := int64(workspace)
+		for group, pages := range spec.Pages {
+			need += int64(pages * spec.PageBytes(group))
+		}
+		if free, _, err := g.Memory(); err == nil && need > free {
+			return nil, &fullError{need, free}
+		}
+	}
 	kv, err := o.Device.NewKV(spec)
 	if err != nil {
 		return nil, err
@@ -118,20 +176,33 @@ func newSteps(o *StepOptions, sequences, n int) (*steps, error) {
 
 func (s *steps) extend(g int, pages []kernels.Page, slots int) []kernels.Page {
 	for len(pages)*s.tokens < slots {
+		if n := len(s.free); g == kernels.GroupChunked && n > 0 {
+			pages, s.free = append(pages, s.free[n-1]), s.free[:n-1]
+			continue
+		}
 		pages = append(pages, s.next[g])
 		s.next[g]++
 	}
 	return pages
 }
 
-// span adds rows of a sequence to a group's spans.
+// restart forgets every sequence.
+func (s *steps) restart() {
+	s.next, s.free, s.left = [kernels.Groups]kernels.Page{}, nil, nil
+}
+
+// add puts rows of a sequence into a step and asks for the answer after the last.
 func (s *steps) add(b *kernels.Batch, q *sequence, ids []int32) {
 	row, n := len(b.Token), len(ids)
 	q.pages[kernels.GroupGlobal] = s.extend(kernels.GroupGlobal, q.pages[kernels.GroupGlobal], q.pos+n)
 	b.Spans[kernels.GroupGlobal] = append(b.Spans[kernels.GroupGlobal], kernels.Span{Row: int32(row), Rows: int32(n), Pages: q.pages[kernels.GroupGlobal]})
 	chunk := s.Config.AttnChunk
-	for at := q.pos; at < q.pos+n; {
+	if chunk == 0 { // no layer is chunked; every row lies in a span all the same
+		b.Spans[kernels.GroupChunked] = append(b.Spans[kernels.GroupChunked], kernels.Span{Row: int32(row), Rows: int32(n)})
+	}
+	for at := q.pos; chunk > 0 && at < q.pos+n; {
 		if at/chunk != q.chunk {
+			s.left = append(s.left, q.pages[kernels.GroupChunked]...)
 			q.chunk, q.pages[kernels.GroupChunked] = at/chunk, nil
 		}
 		end := min(q.pos+n, (q.chunk+1)*chunk)
@@ -151,6 +222,7 @@ func (s *steps) add(b *kernels.Batch, q *sequence, ids []int32) {
 func (s *steps) run(b *kernels.Batch) ([]kernels.Out, error) {
 	b.KV = s.kv
 	r := <-s.dev.Step(b, func() { s.Forward(s.dev) })
+	s.free, s.left = append(s.free, s.left...), nil
 	return r.Outs, r.Err
 }
 
@@ -216,17 +288,19 @@ func (s *steps) distinct(list []*sequence) (int, error) {
 	return n, nil
 }
 
-func (r *Report) decode(ctx context.Context, o *StepOptions, batch, depth int) error {
-	name := fmt.Sprintf("decode/batch=%d/context=%d", batch, depth)
-	o.Progress(name)
-	s, err := newSteps(o, batch, depth+(o.Repeat+1)*o.Steps+8)
+// familySteps is how many decoding steps families are measured over.
+const familySteps = 10
+
+func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch, depth int) error {
+	const piece = 8192 // of prompts
+	s, err := newSteps(o, batch, depth+max((o.Repeat+1)*o.Steps, familySteps)+8, min(depth, piece))
 	if err != nil {
 		return err
 	}
 	defer s.kv.Close()
 	var list []*sequence
 	for range batch {
-		q, err := s.read(depth, 8192)
+		q, err := s.read(depth, piece)
 		if err != nil {
 			return err
 		}
@@ -242,21 +316,21 @@ func (r *Report) decode(ctx context.Context, o *StepOptions, batch, depth int) e
 		}
 		return p
 	}
-	if o.StageTimes != nil {
+	if o.KernelTimes != nil {
 		for range 2 {
 			if err := s.step(list, nil); err != nil {
 				return err
 			}
 		}
-		o.StageTimes()
-		const n = 10
-		bytes := DecodeBytes(s.Config, positions(), experts)
+		o.KernelTimes()
+		const n = familySteps
+		least := decodeWork(s.Config, positions(), experts)
 		for range n {
 			if err := s.step(list, nil); err != nil {
 				return err
 			}
 		}
-		r.stageResults(name, o.StageTimes(), n, bytes, nil)
+		r.familyResults(name, o.KernelTimes(), n, least)
 		return nil
 	}
 	samples, err := repeat(ctx, o.Repeat, func() (time.Duration, error) {
@@ -281,136 +355,42 @@ func (r *Report) decode(ctx context.Context, o *StepOptions, batch, depth int) e
 	return nil
 }
 
-func (r *Report) prefill(ctx context.Context, o *StepOptions, n int) error {
-	name := fmt.Sprintf("prefill/tokens=%d", n)
-	o.Progress(name)
-	s, err := newSteps(o, 1, n)
+func (r *Report) prefill(ctx context.Context, o *StepOptions, name string, n int) error {
+	s, err := newSteps(o, 1, n, n)
 	if err != nil {
 		return err
 	}
 	defer s.kv.Close()
 	ids := s.ids(n)
 	op := func() (time.Duration, error) {
-		s.next = [kernels.Groups]kernels.Page{}
+		s.restart()
 		b := &kernels.Batch{}
 		s.add(b, &sequence{}, ids)
 		begin := time.Now()
 		_, err := s.run(b)
 		return time.Since(begin), err
 	}
-	flops := PrefillFlops(s.Config, n)
-	if o.StageTimes != nil {
+	flops := total(PrefillFlops(s.Config, n))
+	if o.KernelTimes != nil {
 		for i := range 4 {
 			if _, err := op(); err != nil {
 				return err
 			}
 			if i == 0 {
-				o.StageTimes()
+				o.KernelTimes()
 			}
 		}
-		r.stageResults(name, o.StageTimes(), 3, nil, flops)
+		r.familyResults(name, o.KernelTimes(), 3, prefillWork(s.Config, n))
 		return nil
 	}
 	samples, err := repeat(ctx, 3*o.Repeat, op)
 	if err != nil {
 		return err
 	}
-	x := newResult(Result{Name: name, Tokens: n, Flops: int64(total(flops))}, samples)
+	x := newResult(Result{Name: name, Tokens: n, Flops: int64(flops)}, samples)
 	if r.Peaks != nil {
-		x.Percent = 100 * total(flops) / (r.Peaks.GFlops * 1e9) / (float64(x.Median) / 1e9)
+		x.Percent = 100 * flops / (r.Peaks.GFlops * 1e9) / (float64(x.Median) / 1e9)
 	}
 	r.Results = append(r.Results, x)
 	return nil
-}
-
-// stageResults adds what each stage took in one of n steps, against its bytes or its operations.
-func (r *Report) stageResults(name string, times map[string]time.Duration, n int, bytes, flops map[string]float64) {
-	for _, stage := range Stages {
-		if times[stage] == 0 {
-			continue
-		}
-		x := newResult(Result{Name: name + "/stage=" + stage, Bytes: int64(bytes[stage]), Flops: int64(flops[stage])}, []time.Duration{times[stage] / time.Duration(n)})
-		if r.Peaks != nil {
-			x.compare(r.Peaks)
-		}
-		r.Results = append(r.Results, x)
-	}
-}
-
-// VerifySteps holds a device against the CPU device: both have the same random weights, the rows of a prompt and some decoded
-// ones go the oracle's way at every router, and the logits of each must agree. The error that it allows is that of the 12
-// roundings to bfloat16 (2⁻⁸/√3 each) that a row passes in a layer, added up.
-func VerifySteps(dev, oracle kernels.Device, m, reference *model.Model, pageTokens int) (float64, error) {
-	allowed := 12 * float64(m.Config.Layers) / 256 / math.Sqrt(3)
-	var on [2]*steps
-	for i, side := range []StepOptions{{Model: reference, Device: oracle, PageTokens: pageTokens}, {Model: m, Device: dev, PageTokens: pageTokens}} {
-		s, err := newSteps(&side, 2, 256)
-		if err != nil {
-			return 0, err
-		}
-		defer s.kv.Close()
-		on[i] = s
-	}
-	worst := 0.0
-	var seqs [2][2]*sequence
-	for i := range seqs {
-		seqs[i] = [2]*sequence{{}, {}}
-	}
-	for _, rows := range [][2]int{{100, 70}, {1, 1}, {1, 1}} { // both sequences read, then decode
-		ids := [2][]int32{on[0].ids(rows[0]), on[0].ids(rows[1])}
-		n := rows[0] + rows[1]
-		all := make([]int32, n)
-		for i := range all {
-			all[i] = int32(i)
-		}
-		var taps [2][]kernels.Tap
-		for _, h := range model.Hooks(m.Config) {
-			switch h.At.Hook {
-			case kernels.HookExpertIndex:
-				taps[0] = append(taps[0], kernels.Tap{At: h.At, Rows: all, Buf: make([]float32, n)})
-			case kernels.HookLogits:
-				for i := range taps {
-					taps[i] = append(taps[i], kernels.Tap{At: h.At, Rows: []int32{int32(rows[0] - 1), int32(n - 1)}, Buf: make([]float32, 2*h.Width())})
-				}
-			}
-		}
-		var logits [2][]float32
-		for i, s := range on {
-			b := &kernels.Batch{}
-			for j, q := range seqs[i] {
-				if rows[j] == 1 {
-					b.Decode++
-				}
-				s.add(b, q, ids[j])
-			}
-			b.Taps = taps[i]
-			if i == 1 { // replay
-				for _, t := range taps[0] {
-					if t.At.Hook == kernels.HookExpertIndex {
-						b.Taps = append(b.Taps, kernels.Tap{At: t.At, Rows: t.Rows, Buf: t.Buf, Op: kernels.Set})
-					}
-				}
-			}
-			if _, err := s.run(b); err != nil {
-				return 0, err
-			}
-			for _, t := range taps[i] {
-				if t.At.Hook == kernels.HookLogits {
-					logits[i] = t.Buf
-				}
-			}
-		}
-		var diff, norm float64
-		for i, want := range logits[0] {
-			d := float64(logits[1][i]) - float64(want)
-			diff += d * d
-			norm += float64(want) * float64(want)
-		}
-		relative := math.Sqrt(diff / norm)
-		if !(relative <= allowed) {
-			return relative, fmt.Errorf("bench: verify: want logits of %d rows within %.4f of the CPU's, got %.4f", n, allowed, relative)
-		}
-		worst = max(worst, relative)
-	}
-	return worst, nil
 }

@@ -1,10 +1,18 @@
 package bench
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"math"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"chulengo/kernels"
 	"chulengo/kernels/cpu"
 	"chulengo/model"
 )
@@ -76,6 +84,60 @@ func TestShapeConfigErrors(t *testing.T) {
 	}
 }
 
+// Families share out the same bytes and operations, and prefill's shared expert is apart.
+func TestFamilyWork(t *testing.T) {
+	for _, name := range []string{"scout", "maverick"} {
+		data, err := ShapeConfig(name, nil, 8, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := model.ParseConfig(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		positions := []int{511, 8192}
+		bytes, flops := DecodeBytes(c, positions, 12), PrefillFlops(c, 2048)
+		var decode, compute float64
+		small := activations(c, 2, 8, 2)
+		for _, f := range Families {
+			if w := decodeWork(c, positions, 12)[f]; small[f] == (work{}) {
+				decode += w.bytes
+			} else if w.flops != 0 || w.bytes == 0 {
+				t.Errorf("%s: %s of decode: want bytes alone, got %+v", name, f, w)
+			}
+			compute += prefillWork(c, 2048)[f].flops
+		}
+		if want := total(bytes) - bytes["embed"]; math.Abs(decode-want) > 1 {
+			t.Errorf("%s: decode's families: want %.0f bytes, got %.0f", name, want, decode)
+		}
+		if math.Abs(compute-total(flops)) > 1 {
+			t.Errorf("%s: prefill's families: want %.0f operations, got %.0f", name, total(flops), compute)
+		}
+		p := prefillWork(c, 2048)
+		if c.Experts > 1 && (p["shared"].flops != p["experts"].flops || p["experts"].bytes != float64(c.Experts)*p["shared"].bytes) {
+			t.Errorf("%s: want as many operations for the shared expert as for the routed and 1/%d of the bytes, got %+v, %+v", name, c.Experts, p["shared"], p["experts"])
+		}
+	}
+}
+
+func TestFamilyResults(t *testing.T) {
+	r := &Report{Peaks: &Peaks{ReadGBs: 1000, GFlops: 100_000}}
+	ms := time.Millisecond
+	r.familyResults("step", []KernelTime{
+		{"", "upload_words", 2, ms}, {"attn_in", "rms_norm", 4, 2 * ms}, {"attn_in", "stream_partial_8", 2, 4 * ms}, {"attn_in", "rope_append", 2, ms},
+		{"route", "norm_rows", 2, 2 * ms}, {"experts", "gemm_routed_90", 2, 20 * ms}, {"logits", "sample_rows", 2, 2 * ms},
+	}, 2, map[string]work{"norm": {bytes: 1e6}, "qkv": {bytes: 1e9, flops: 1e9}, "experts": {bytes: 1e9, flops: 5e11}, "sampling": {bytes: 5e5}})
+	var got []string
+	for _, x := range r.Results {
+		got = append(got, fmt.Sprintf("%s %d %.0f %s %.0f", x.Name, x.Launches, x.Rate, x.Unit, x.Percent))
+	}
+	// The experts' operations take 5 ms of 10, their bytes 1.
+	want := []string{"step/family=norm 3 0 GB/s 0", "step/family=qkv 1 500 GB/s 50", "step/family=experts 1 50000 GFLOP/s 50", "step/family=sampling 1 0 GB/s 0"}
+	if !slices.Equal(got, want) {
+		t.Errorf("want %q, got %q", want, got)
+	}
+}
+
 // The whole run on the CPU device, on a small shape; a device agrees with itself.
 func TestRunSteps(t *testing.T) {
 	cfg, err := model.ParseConfig([]byte(`{"model_type": "llama4_text", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -95,6 +157,9 @@ func TestRunSteps(t *testing.T) {
 	if err != nil || worst != 0 {
 		t.Errorf("a device beside itself: want no difference, got %g, %v", worst, err)
 	}
+	if worst, err := VerifySteps(wrong{dev}, dev, m, m, 16); err == nil || !strings.Contains(err.Error(), "attn.hook_z") {
+		t.Errorf("a device whose attention is wrong: want an error that names it, got %g, %v", worst, err)
+	}
 	r, err := RunSteps(context.Background(), StepOptions{Model: m, Device: dev, Name: "tiny", DeviceName: "NVIDIA H200 (not really)",
 		Batches: []int{1, 3}, Depths: []int{100}, Prompts: []int{90}, Steps: 4, Repeat: 2, PageTokens: 16})
 	if err != nil {
@@ -105,8 +170,43 @@ func TestRunSteps(t *testing.T) {
 		t.Fatalf("want %v, got %+v", names, r.Results)
 	}
 	for i, x := range r.Results {
+		if i == 0 && x.OverLayer != 0 || i > 0 && x.OverLayer == 0 {
+			t.Errorf("%s: what a step takes beyond its bytes belongs to decoding, got %g", x.Name, x.OverLayer)
+		}
 		if x.Name != names[i] || x.Median <= 0 || x.Rate <= 0 || x.Percent <= 0 || x.Unit != "tok/s" {
 			t.Errorf("want a result %s with a rate and a share of the peak, got %+v", names[i], x)
 		}
 	}
+	var table, goBench bytes.Buffer
+	if err := errors.Join(r.Table(&table, func(_, zh string) string { return zh }), r.GoBench(&goBench)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"每层超出下限", "已知值", "decode/batch=3/context=100"} {
+		if !strings.Contains(table.String(), want) {
+			t.Errorf("table: want %q in\n%s", want, &table)
+		}
+	}
+	if line := regexp.MustCompile(`(?m)^BenchmarkDecode/batch=1/context=100-\d+ \t1\t\d+ ns/op\t[\d.]+ tok/s\t[\d.]+ %peak$`); len(line.FindAllString(goBench.String(), -1)) != 2 {
+		t.Errorf("want two samples in Go's format, got\n%s", &goBench)
+	}
+
+	// No room: that case is left out, with its reason; and chunks that were left are used again.
+	r, err = RunSteps(context.Background(), StepOptions{Model: m, Device: narrow{dev}, Batches: []int{1, 2000}, Depths: []int{70}, Prompts: []int{150}, Steps: 70, Repeat: 1, PageTokens: 16})
+	if err != nil || len(r.Results) != 2 || len(r.Skipped) != 1 || !strings.HasPrefix(r.Skipped[0], "decode/batch=2000/context=70: ") {
+		t.Errorf("want one case skipped, got %+v, %v", r, err)
+	}
 }
+
+// wrong is a device whose attention gives thrice what it should.
+type wrong struct{ kernels.Device }
+
+func (d wrong) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
+	c := *b
+	c.Taps = append([]kernels.Tap{{At: kernels.Point{Layer: 1, Hook: kernels.HookZ}, Rows: []int32{0}, Op: kernels.Scale, By: 3}}, b.Taps...)
+	return d.Device.Step(&c, forward)
+}
+
+// narrow has room for the workspace and one more MiB or so.
+type narrow struct{ kernels.Device }
+
+func (narrow) Memory() (free, total int64, err error) { return workspace + 4<<20, 1 << 40, nil }

@@ -28,6 +28,6 @@ for what, t in theirs.items():
     if what.startswith("torch."):
         print(f"{what:32}{t['tflops']:9.0f} TFLOP/s")
 for x in report["results"]:
-    if "/stage=" in x["name"]:
+    if "/family=" in x["name"]:
         print(f"{x['name']:44}{x['median_ns'] / 1e3:10.1f} µs {x['rate']:10.0f} {x['unit']:8}{x.get('percent', 0):6.1f} %")
 PY

@@ -36,7 +36,7 @@ func (a *app) benchCommand() *cobra.Command {
 		case "go":
 			return report.GoBench(a.out)
 		}
-		return report.Table(a.out)
+		return report.Table(a.out, a.say)
 	}
 	return cmd
 }

@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"chulengo/bench"
 	"chulengo/kernels"
@@ -14,7 +14,7 @@ import (
 	"chulengo/safetensors"
 )
 
-// benchSteps measures the steps of a model on the device of --device: decoding and prefill, and on a GPU each stage. With
+// benchSteps measures the steps of a model on the device of --device: decoding and prefill, and on a GPU each family of kernels. With
 // --shape the model is one of the published ones, with random weights, as many layers of it as --layers says.
 func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	o := bench.StepOptions{Progress: func(what string) { a.note("measuring %s", "正在测量 %s", what) }, Steps: a.opts.BenchSteps}
@@ -42,14 +42,11 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	} else {
 		o.Name = a.opts.Shape
 	}
-	parse := func(layers, vocab int) (*model.Config, error) {
-		data, err := bench.ShapeConfig(a.opts.Shape, file, layers, vocab)
-		if err != nil {
-			return nil, unusable(err, "cannot use this shape", "无法使用此形状")
-		}
-		return model.ParseConfig(data)
+	data, err := bench.ShapeConfig(a.opts.Shape, file, a.opts.Layers, 0)
+	if err != nil {
+		return nil, unusable(err, "cannot use this shape", "无法使用此形状")
 	}
-	cfg, err := parse(a.opts.Layers, 0)
+	cfg, err := model.ParseConfig(data)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +55,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 		o.Name += ", random weights, " + strconv.Itoa(cfg.Layers) + " layers"
 	}
 	ordinal, gpu := cudaOrdinal(a.opts.Device)
-	open := func(profile bool) (kernels.Device, func() map[string]time.Duration, error) {
+	open := func(profile bool) (kernels.Device, func() []bench.KernelTime, error) {
 		if !gpu {
 			return cpu.New(cpu.Options{Threads: a.opts.Threads}), nil, nil
 		}
@@ -66,7 +63,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	}
 	if gpu {
 		o.Progress("verify")
-		if err := a.verifySteps(ctx, parse, open); err != nil {
+		if err := a.verifySteps(ctx, file, open); err != nil {
 			return nil, err
 		}
 	}
@@ -79,7 +76,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.Device, o.DeviceName, o.StageTimes = dev, dev.Name(), times
+		o.Device, o.DeviceName, o.KernelTimes = dev, dev.Name(), times
 		if report, err = a.benchDevice(ctx, o, cfg, files, dummy, report); err != nil {
 			return nil, err
 		}
@@ -114,13 +111,14 @@ func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.C
 	report, err := bench.RunSteps(ctx, o)
 	if err == nil && before != nil {
 		report.Results = append(before.Results, report.Results...)
+		report.Skipped = slices.Compact(slices.Sorted(slices.Values(slices.Concat(before.Skipped, report.Skipped))))
 	}
 	return report, err
 }
 
-// verifySteps holds the GPU against the CPU on one layer of the shape before anything is timed.
-func (a *app) verifySteps(ctx context.Context, parse func(layers, vocab int) (*model.Config, error), open func(bool) (kernels.Device, func() map[string]time.Duration, error)) error {
-	cfg, err := parse(1, 4096)
+// verifySteps holds the GPU against the CPU on two layers of the shape before anything is timed.
+func (a *app) verifySteps(ctx context.Context, file []byte, open func(bool) (kernels.Device, func() []bench.KernelTime, error)) error {
+	cfg, err := bench.VerifyConfig(a.opts.Shape, file)
 	if err != nil {
 		return err
 	}
@@ -139,7 +137,7 @@ func (a *app) verifySteps(ctx context.Context, parse func(layers, vocab int) (*m
 	}
 	worst, err := bench.VerifySteps(dev, oracle, models[0], models[1], gpuPageTokens)
 	if err == nil {
-		a.note("one layer agrees with the CPU's: logits are off by %.4f at most", "单层结果与 CPU 一致：logits 相对误差至多 %.4f", worst)
+		a.note("every value of two layers agrees with the CPU's: off by %.4f at most", "两层的每个中间值与 CPU 一致：相对误差至多 %.4f", worst)
 	}
 	return err
 }

@@ -4,8 +4,8 @@ package main
 
 import (
 	"errors"
-	"time"
 
+	"chulengo/bench"
 	"chulengo/kernels"
 	"chulengo/kernels/cuda"
 	"chulengo/kernels/cuda/driver"
@@ -34,8 +34,8 @@ func openCUDA(ordinal int) (gpuDevice, error) {
 	return d, nil
 }
 
-// openProfiled opens a GPU for measuring. With profile, what it gives besides says how long each stage took.
-func openProfiled(ordinal int, profile bool) (kernels.Device, func() map[string]time.Duration, error) {
+// openProfiled opens a GPU for measuring. With profile, what it gives besides says how long each kernel took.
+func openProfiled(ordinal int, profile bool) (kernels.Device, func() []bench.KernelTime, error) {
 	d, err := cuda.New(cuda.Options{Ordinal: ordinal, Profile: profile})
 	if err != nil {
 		return nil, nil, cudaError(err)
@@ -43,12 +43,12 @@ func openProfiled(ordinal int, profile bool) (kernels.Device, func() map[string]
 	if !profile {
 		return d, nil, nil
 	}
-	return d, func() map[string]time.Duration {
-		by := map[string]time.Duration{}
+	return d, func() []bench.KernelTime {
+		var list []bench.KernelTime
 		for _, k := range d.Profile() {
-			by[k.Stage] += k.Time
+			list = append(list, bench.KernelTime(k))
 		}
-		return by
+		return list
 	}, nil
 }
 

@@ -3,8 +3,7 @@
 package main
 
 import (
-	"time"
-
+	"chulengo/bench"
 	"chulengo/kernels"
 )
 
@@ -14,6 +13,6 @@ const cudaBuilt = false
 func checkCUDA(int) error             { panic("no CUDA in this build") }
 func openCUDA(int) (gpuDevice, error) { panic("no CUDA in this build") }
 
-func openProfiled(int, bool) (kernels.Device, func() map[string]time.Duration, error) {
+func openProfiled(int, bool) (kernels.Device, func() []bench.KernelTime, error) {
 	panic("no CUDA in this build")
 }

@@ -167,9 +167,11 @@ func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, 
 
 	fs := ceil(shared.spec.Parts[0], tile) * tile
 	sharedAct := d.imageOf(p, "act", p.lines, fs)
+	d.stage("shared")
 	d.gemm("swiglu", shared, h, p.rows, gemmParams{out: sharedAct.at, features: int32(fs), outLines: int32(sharedAct.lines)})
 	out := d.floats(p, "out", p.rows, sharedDown.rows)
 	d.gemm("store", sharedDown, sharedAct, p.rows, gemmParams{out: out, ld: int32(sharedDown.rows)})
+	d.stage("experts")
 
 	routed.tokenOf = tokenOf
 	if !d.apart(x, down) {

@@ -9,6 +9,7 @@
 // CHULENGO_EMU_FAIL_ALLOC (the n-th allocation of device memory finds none).
 #include "emu.h"
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
@@ -27,7 +28,7 @@ constexpr int DEFAULT_SHARED = 48 << 10, MAX_SHARED = 227 << 10;
 struct Function { const emu::Kernel *kernel; int allowed; };
 struct Launch { Function *f; dim3 grid; unsigned threads, shared; bool dependent; std::vector<unsigned char> params; };
 struct Graph { std::vector<std::function<int()>> work; bool broken; };
-struct Event { uint64_t recorded = 0, reached = 0; }; // times it was enqueued, times it happened
+struct Event { uint64_t recorded = 0, reached = 0; std::chrono::steady_clock::time_point at; }; // times it was enqueued, times it happened, when last
 // Work is a thing to do; it can wait for an event.
 struct Work { std::function<int()> run; Event *after = nullptr; uint64_t count = 0; };
 struct Stream {
@@ -266,7 +267,7 @@ int cuEventRecord(Event *e, Stream *s) {
     Hold hold(lock);
     if (refuse(s)) return CAPTURE_UNSUPPORTED;
     const uint64_t count = ++e->recorded;
-    return enqueue(s, [=] { return e->reached = std::max(e->reached, count), OK; });
+    return enqueue(s, [=] { return e->reached = std::max(e->reached, count), e->at = std::chrono::steady_clock::now(), OK; });
 }
 int cuStreamWaitEvent(Stream *s, Event *e, unsigned) {
     Hold hold(lock);
@@ -279,7 +280,7 @@ int cuEventSynchronize(Event *e) {
     while (e->reached < e->recorded && !streams.empty() && advance(streams[0])) {}
     return sticky;
 }
-int cuEventElapsedTime(float *ms, Event *, Event *) { return *ms = 0, OK; } // no timing here
+int cuEventElapsedTime(float *ms, Event *a, Event *b) { return *ms = std::chrono::duration<float, std::milli>(b->at - a->at).count(), OK; }
 int cuEventElapsedTime_v2(float *ms, Event *a, Event *b) { return cuEventElapsedTime(ms, a, b); }
 
 // ---- kernels ----
