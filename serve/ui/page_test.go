@@ -297,7 +297,7 @@ func TestPhoneAndKeyboard(t *testing.T) {
 			const pair = (fg, bg) => { const [a, b] = [light(fg), light(bg)].sort((x, y) => y - x); return (a + .05) / (b + .05); };
 			const of = (s) => getComputedStyle(document.querySelector(s));
 			const ground = of('body').backgroundColor, side = of('#sidebar').backgroundColor;
-			return Math.min(pair(of('.bot-message .body').color, ground), pair(of('.session').color, ground), pair(of('.setting').color, side),
+			return Math.min(pair(of('.bot-message .body').color, ground), pair(of('.session').color, ground), pair(of('.hint').color, ground), pair(of('.setting').color, side),
 				pair(of('#send-btn').color, of('#send-btn').backgroundColor), pair(of('#version').color, side));
 		})()`)
 		if ratio < 4.5 {

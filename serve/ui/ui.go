@@ -15,6 +15,7 @@
 //	numbers.js        progress, speed, how full the context is
 //	settings.js       what questions are asked with, and presets
 //	status.js         the model's state
+//	keys.js           shortcuts
 //	notice.js         what is said beside the messages
 //	theme.js          light and dark
 //	texts.js          texts in the reader's language: zh.js, en.js

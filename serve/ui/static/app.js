@@ -2,6 +2,7 @@
 import * as texts from './texts.js';
 import * as conversations from './conversations.js';
 import * as chat from './chat.js';
+import * as keys from './keys.js';
 import * as numbers from './numbers.js';
 import * as settings from './settings.js';
 import * as status from './status.js';
@@ -28,6 +29,7 @@ function enable() {
   $('stop-btn').hidden = !busy;
   $('loading').hidden = !busy;
   document.body.classList.toggle('idle', ready && !busy);
+  $('chat-container').setAttribute('aria-busy', String(busy));
   if ($('chat-id').textContent !== state.chat) entered();
 }
 
@@ -148,16 +150,20 @@ function openSettings(open) {
 }
 $('settings-toggle').addEventListener('click', () => openSettings($('settings-content').hidden));
 
+const narrow = () => matchMedia('(max-width: 760px)').matches;
+
 function openSidebar() {
   document.body.classList.add('sidebar-open');
   $('shade').hidden = false;
   $('sidebar-open').setAttribute('aria-expanded', 'true');
+  document.querySelector('main').inert = narrow();
   $('sidebar-close').focus();
 }
 function closeSidebar() {
   if (!document.body.classList.contains('sidebar-open')) return;
   document.body.classList.remove('sidebar-open');
   $('shade').hidden = true;
+  document.querySelector('main').inert = false;
   $('sidebar-open').setAttribute('aria-expanded', 'false');
   $('sidebar-open').focus();
 }
@@ -206,6 +212,15 @@ conversations.start({
 startMessages({ regenerate: chat.regenerate, edit: chat.edit, choose: chat.choose });
 chat.start({
   changed: enable, settings: settings.fields, listed: conversations.refresh, welcome, progress: numbers.progress, numbers: numbers.numbers, typed,
+});
+keys.start({
+  newChat,
+  search: () => {
+    if (narrow()) openSidebar();
+    $('search').focus();
+    $('search').select();
+  },
+  settingsTitle: settings.open,
 });
 settings.start();
 transfer.start({

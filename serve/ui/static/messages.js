@@ -59,6 +59,7 @@ export class Message {
     this.facts = { content: '', siblings: [], ...facts };
     this.element = document.createElement('article');
     this.element.className = `message ${this.role === 'user' ? 'user-message' : 'bot-message'}`;
+    this.element.tabIndex = -1; // shortcuts go from one to the next
     this.body = document.createElement('div');
     this.body.className = 'body';
     this.foot = document.createElement('div');
@@ -186,7 +187,7 @@ export class Message {
     this.failed = true;
     this.facts.content = '';
     this.element.classList.add('failed');
-    this.element.setAttribute('role', 'alert');
+    this.body.setAttribute('role', 'alert');
     this.body.textContent = problem;
     this.foot.replaceChildren();
     if (again) this.foot.append(tool('tryAgain', again));
