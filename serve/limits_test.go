@@ -18,7 +18,7 @@ func endless(prompt string, stream bool) map[string]object {
 	messages := []object{{"role": "user", "content": prompt}}
 	return map[string]object{
 		"/v1/chat/completions": {"messages": messages, "ignore_eos": true, "stream": stream},
-		"/v1/completions":      {"prompt": prompt, "ignore_eos": true, "stream": stream, "max_tokens": 8000},
+		"/v1/completions":      {"prompt": prompt, "ignore_eos": true, "stream": stream, "max_tokens": 2000},
 		"/v1/messages":         {"messages": messages, "max_tokens": 30000, "temperature": 1, "stream": stream},
 		"/api/chat":            {"messages": messages, "options": object{"temperature": 5}, "stream": stream},
 		"/api/generate":        {"prompt": prompt, "raw": true, "options": object{"temperature": 5}, "stream": stream},
