@@ -199,7 +199,9 @@ for (const b of document.querySelectorAll('[data-lang]')) {
 
 // A phone that slept, or a page from the browser's cache, may have lost its connection without a word.
 document.addEventListener('visibilitychange', () => {
-  if (document.visibilityState === 'visible') conversations.refresh();
+  if (document.visibilityState !== 'visible') return;
+  conversations.refresh();
+  status.look();
 });
 window.addEventListener('pageshow', (e) => { if (e.persisted) location.reload(); });
 
@@ -211,7 +213,16 @@ conversations.start({
 });
 startMessages({ regenerate: chat.regenerate, edit: chat.edit, choose: chat.choose });
 chat.start({
-  changed: enable, settings: settings.fields, listed: conversations.refresh, welcome, progress: numbers.progress, numbers: numbers.numbers, typed,
+  changed: enable,
+  settings: settings.fields,
+  listed: conversations.refresh,
+  welcome,
+  progress: (what) => {
+    numbers.progress(what);
+    if (what.lost) status.look();
+  },
+  numbers: numbers.numbers,
+  typed,
 });
 keys.start({
   newChat,

@@ -157,6 +157,7 @@ async function answer(open, after = {}) {
       after.failed?.();
       return;
     }
+    if (e.status === 0) hooks.progress({ lost: true });
     await fail(e instanceof Failure && e.status > 0 ? text('error') + e.message : text('happened') + e.message);
   } finally {
     message.element.classList.remove('waiting');

@@ -30,6 +30,7 @@ async function watch() {
     server = server && { ...server, state: 'away' };
     hooks.changed();
   }
+  clearTimeout(timer); // of another look in the meantime
   timer = setTimeout(watch, wait);
 }
 
