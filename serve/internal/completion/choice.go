@@ -3,7 +3,10 @@ package completion
 import (
 	"strings"
 
+	"github.com/google/uuid"
+
 	"chulengo/engine"
+	"chulengo/internal/toolcall"
 )
 
 // choice collects one answer while it is generated.
@@ -14,10 +17,16 @@ type choice struct {
 	text      strings.Builder // of the answer
 	raw       strings.Builder // of the engine's events
 	generated int
+	parser    *toolcall.Parser // nil: text is text
+	enough    bool             // the one call that the request allows is there
 }
 
 func newChoice(j *Job, index int) *choice {
-	return &choice{job: j, index: index}
+	c := &choice{job: j, index: index}
+	if len(j.tools) > 0 {
+		c.parser = toolcall.NewParser(j.tools)
+	}
+	return c
 }
 
 // token takes a generated token in. ok: there is something to tell.
@@ -45,10 +54,43 @@ func (c *choice) token(e *engine.Event) (event Event, ok bool) {
 	return event, event.Text != "" || len(event.Calls) > 0 || event.IDs != nil
 }
 
-// say adds text to the answer and to an event.
+// say adds text to the answer and to an event; calls in it become calls.
 func (c *choice) say(event *Event, text string) {
-	c.text.WriteString(text)
-	event.Text += text
+	if c.parser == nil {
+		c.text.WriteString(text)
+		event.Text += text
+		return
+	}
+	c.hear(event, c.parser.Write(text))
+}
+
+// hear takes in what the parser made of the text.
+func (c *choice) hear(event *Event, deltas []toolcall.Delta) {
+	for _, d := range deltas {
+		c.text.WriteString(d.Text)
+		event.Text += d.Text
+		if d.Begin == nil && d.Arguments == "" && !d.End || c.enough {
+			continue
+		}
+		if d.Begin != nil {
+			id := d.Begin.ID
+			if id == "" {
+				id = "call_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+			}
+			c.Calls = append(c.Calls, Call{ID: id, Name: d.Begin.Name})
+			event.Calls = append(event.Calls, CallDelta{Index: len(c.Calls) - 1, ID: id, Name: d.Begin.Name})
+		}
+		last := len(c.Calls) - 1 // calls come one after the other
+		if d.Arguments != "" {
+			c.Calls[last].Arguments += d.Arguments
+			if n := len(event.Calls); n > 0 && event.Calls[n-1].Index == last {
+				event.Calls[n-1].Arguments += d.Arguments
+			} else {
+				event.Calls = append(event.Calls, CallDelta{Index: last, Arguments: d.Arguments})
+			}
+		}
+		c.enough = d.End && c.job.request.NoParallelCalls
+	}
 }
 
 // end gives the choice's last event.
@@ -66,6 +108,12 @@ func (c *choice) end(result *engine.Result) Event {
 	}
 	if result.Finish == engine.FinishLength {
 		c.End.Finish = FinishLength
+	}
+	if c.parser != nil {
+		c.hear(&event, c.parser.Close())
+	}
+	if len(c.Calls) > 0 && c.End.Finish == FinishStop {
+		c.End.Finish = FinishToolCalls
 	}
 	c.Text = c.text.String()
 	event.End = &c.End

@@ -7,9 +7,11 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"chulengo/engine"
+	"chulengo/internal/grammar"
 	"chulengo/tokenizer"
 )
 
@@ -66,10 +68,18 @@ type Core struct {
 	model   Model
 	options Options
 	stops   map[int32]bool // Options.StopIDs
+
+	vocabulary func() *grammar.Vocabulary // made when the first answer is held to a grammar
+	grammars   grammars
 }
 
 // New gives a core for a loaded model.
-func New(m Model, o Options) *Core { return &Core{model: m, options: o, stops: set(o.StopIDs)} }
+func New(m Model, o Options) *Core {
+	return &Core{model: m, options: o, stops: set(o.StopIDs), vocabulary: sync.OnceValue(func() *grammar.Vocabulary {
+		t := m.Tokenizer()
+		return grammar.NewVocabulary(t.VocabSize(), t.Bytes, o.StopIDs)
+	})}
+}
 
 func set(ids []int32) map[int32]bool {
 	s := make(map[int32]bool, len(ids))

@@ -17,6 +17,7 @@ type Job struct {
 	request *Request
 	engine  engine.Request
 	stops   map[int32]bool // ids that end an answer
+	tools   []string       // that the answer may call; none: its text is text
 	began   time.Time
 }
 
@@ -36,8 +37,13 @@ func (c *Core) Prepare(r *Request) (*Job, error) {
 	if err := j.limit(); err != nil {
 		return nil, err
 	}
-	if err := r.supported(); err != nil {
+	if j.engine.Constraint, err = c.constrain(r); err != nil {
 		return nil, err
+	}
+	if r.ToolChoice.Mode != ToolNone && !r.Format.any() {
+		for _, tool := range r.Tools {
+			j.tools = append(j.tools, tool.Name)
+		}
 	}
 	if len(r.StopIDs) > 0 || r.IgnoreEOS {
 		j.engine.StopIDs = slices.Clone(r.StopIDs)
@@ -124,8 +130,14 @@ func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) 
 		if event, ok := choices[e.Choice].token(&e); ok {
 			emitted = emit(event)
 		}
+		if emitted == nil && len(choices) == 1 && choices[e.Choice].enough {
+			return errEnough
+		}
 		return emitted
 	})
+	if errors.Is(err, errEnough) && ctx.Err() == nil {
+		results[0].Finish, err = engine.FinishStop, nil
+	}
 	switch {
 	case emitted != nil:
 		return nil, emitted
@@ -165,21 +177,8 @@ func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) 
 	return answer, nil
 }
 
-// supported says what the engine cannot do.
-func (r *Request) supported() error {
-	for _, field := range []struct {
-		name  string
-		wants bool
-	}{
-		{r.Format.Param, r.Format.any()},
-		{"tool_choice", r.ToolChoice.Mode == ToolRequired || r.ToolChoice.Mode == ToolNamed},
-	} {
-		if field.wants {
-			return &Error{Kind: KindNotSupported, Param: field.name, ZH: "这个版本还不支持", EN: "this build does not support it"}
-		}
-	}
-	return nil
-}
+// errEnough ends an answer after its only call.
+var errEnough = errors.New("completion: the answer has its call")
 
 // explain turns an error of the engine into one that a client may read.
 func (c *Core) explain(err error) error {
