@@ -52,6 +52,9 @@ type ModelInfo struct {
 	StopIDs      []int32 // ids that end an answer
 	Dim          int     // model width
 	TrainContext int     // tokens that its makers provided for
+	Params       int64   // weights of the text model
+	Bytes        int64   // that they take
+	Sequences    int     // answers that are generated at a time; 0: not known
 	ChatTemplate string  // source of the checkpoint's chat template; "": none
 }
 

@@ -237,10 +237,10 @@ func (a *app) template(d *described) (tokenizer.ChatTemplate, error) {
 }
 
 // info is what the server tells about a checkpoint.
-func (d *described) info() serve.ModelInfo {
+func (a *app) info(d *described) serve.ModelInfo {
 	info := serve.ModelInfo{Name: d.name, Display: d.name, Llama: d.isLlama(d.config), Scout: d.isScout(d.config), Demo: d.demo,
 		Context: d.config.Context, TrainContext: d.config.Context, Dim: d.config.Dim, Sampling: engine.Defaults(d.generation),
-		Root: d.where(), StopIDs: d.config.EOS}
+		Root: d.where(), StopIDs: d.config.EOS, Params: d.dummyBytes() / 2, Bytes: d.dummyBytes(), Sequences: a.opts.MaxBatch} // weights as they lie in memory, in bfloat16
 	if d.generation != nil {
 		info.StopIDs = d.generation.EOS
 	}

@@ -108,7 +108,7 @@ func (a *app) serve(ctx context.Context) error {
 		return err
 	}
 	server, err := serve.New(serve.Options{Addr: a.opts.Addr, BasePath: a.opts.BasePath, DataDir: data, Database: a.opts.Database,
-		Page: a.opts.Page, System: a.opts.System, Model: d.info(), Version: version(), Sampling: &sampling,
+		Page: a.opts.Page, System: a.opts.System, Model: a.info(d), Version: version(), Sampling: &sampling,
 		APIKeys: keys, AllowedHosts: a.opts.AllowedHosts, Origins: a.opts.Origins, TrustedProxies: a.opts.Proxies,
 		RateLimit: a.opts.RateLimit.value, RateBurst: a.opts.RateBurst, LogPrompts: a.opts.LogPrompts,
 		AnswerTimeout: a.opts.AnswerTimeout, BodyLimit: int64(a.opts.BodyLimit) << 10, DrainTimeout: max(a.opts.Drain, 1), Logger: a.logger()})
@@ -136,7 +136,7 @@ func (a *app) serve(ctx context.Context) error {
 			return
 		}
 		model.Store(l)
-		info := d.info()
+		info := a.info(d)
 		info.Context = l.engine.Context()
 		server.SetReady(serve.NewBackend(info, d.tokenizer, template, l.engine))
 		a.note("%s is ready (%s, %.1f s)", "%s 已就绪（%s，%.1f 秒）", d.name, l.device.Name(), l.took.Seconds())
