@@ -81,24 +81,41 @@ def main():
             if "norm" not in name:
                 w.normal_(0, w.shape[-1] ** -0.5)
         for n in prompts:
-            ids = torch.randint(shape["vocab_size"], (1, n), device=a.device)
-            s = wall(lambda: model(ids, use_cache=True, logits_to_keep=1), 3)
-            say(what=f"transformers/prefill/tokens={n}", ms=s * 1e3, tok_s=n / s)
+            def read():
+                model(torch.randint(shape["vocab_size"], (1, n), device=a.device), use_cache=True, logits_to_keep=1)
+            measure(f"transformers/prefill/tokens={n}", n, lambda: wall(read, 3))
         for case in [c for c in a.decode.split(",") if c]:
             batch, depth = map(int, case.split(":"))
-            out = model(torch.randint(shape["vocab_size"], (batch, depth), device=a.device), use_cache=True, logits_to_keep=1)
-            cache, ids = out.past_key_values, out.logits[:, -1:].argmax(-1)
-            for _ in range(3):
-                out = model(ids, past_key_values=cache, use_cache=True)
-                ids = out.logits[:, -1:].argmax(-1)
-            sync()
-            begin = time.perf_counter()
-            for _ in range(a.steps):
-                out = model(ids, past_key_values=cache, use_cache=True)
-                ids = out.logits[:, -1:].argmax(-1)
-            sync()
-            s = (time.perf_counter() - begin) / a.steps
-            say(what=f"transformers/decode/batch={batch}/context={depth}", ms=s * 1e3, tok_s=batch / s)
+            ids = torch.randint(shape["vocab_size"], (batch, depth), device=a.device)
+            measure(f"transformers/decode/batch={batch}/context={depth}", batch, lambda: decode(model, ids, a.steps))
+
+
+def measure(what, tokens, seconds):
+    try:
+        s = seconds()
+        say(what=what, ms=s * 1e3, tok_s=tokens / s)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        say(what=what, error="out of memory")
+
+
+def decode(model, ids, steps):
+    """Seconds of a step after the prompts ids [B, S], greedy, each fed its own last token."""
+    out = model(ids, use_cache=True, logits_to_keep=1)
+    cache, ids = out.past_key_values, out.logits[:, -1:].argmax(-1)
+
+    def step():
+        nonlocal ids
+        ids = model(ids, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+
+    for _ in range(3):
+        step()
+    sync()
+    begin = time.perf_counter()
+    for _ in range(steps):
+        step()
+    sync()
+    return (time.perf_counter() - begin) / steps
 
 
 if __name__ == "__main__":
