@@ -36,7 +36,7 @@ func newCore(b Backend, sampling *engine.Sampling) *completion.Core {
 	o := completion.Options{Name: info.Name, Aliases: []string{info.Name, info.Display}, Root: info.Root, Created: time.Now(),
 		Context: info.Context, Sampling: info.Sampling, StopIDs: info.StopIDs, ChatTemplate: info.ChatTemplate,
 		Sequences: info.Sequences,
-		Meta: completion.Meta{TrainContext: info.TrainContext, Dim: info.Dim, Params: info.Params, Bytes: info.Bytes}}
+		Meta:      completion.Meta{TrainContext: info.TrainContext, Dim: info.Dim, Params: info.Params, Bytes: info.Bytes}}
 	if sampling != nil {
 		o.Sampling = *sampling
 	}
