@@ -111,8 +111,9 @@ func (p *Parser) step(last bool) bool {
 	}
 	switch p.mode {
 	case inArguments:
+		before := p.scan
 		n, done := p.scan.object(p.pending)
-		d := Delta{Index: p.calls - 1, Arguments: p.take(n), End: done}
+		d := Delta{Index: p.calls - 1, Arguments: before.printable(p.take(n)), End: done}
 		if done {
 			p.mode = inTail
 		} else if last {
@@ -218,6 +219,7 @@ func (p *Parser) object(at int) verdict {
 	s := p.pending
 	i := at + 1
 	var name, id, arguments string
+	var seen []string
 	named := false
 	for first := true; ; first = false {
 		i += blanks(s[i:])
@@ -241,9 +243,10 @@ func (p *Parser) object(at int) verdict {
 		if v == more && slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(k, key) }) {
 			return more
 		}
-		if v != yes || !slices.Contains(keys, key) {
+		if v != yes || !slices.Contains(keys, key) || slices.Contains(seen, key) {
 			return no
 		}
+		seen = append(seen, key)
 		i += n
 		i += blanks(s[i:])
 		if i == len(s) {
@@ -269,9 +272,21 @@ func (p *Parser) object(at int) verdict {
 			if !done {
 				return more
 			}
-			arguments = s[i : i+n]
+			arguments = (&scanner{}).printable(s[i : i+n])
+			if !json.Valid([]byte(arguments)) {
+				return no
+			}
 			i += n
 			continue
+		}
+		if key == "parameters" || key == "arguments" {
+			if rest, ok := strings.CutPrefix(s[i:], "null"); ok {
+				i = len(s) - len(rest)
+				continue
+			}
+			if strings.HasPrefix("null", s[i:]) {
+				return more
+			}
 		}
 		value, n, v := quoted(s[i:])
 		if v == more && (key != "name" || p.begins(value)) {
@@ -402,4 +417,23 @@ func (c *scanner) object(s string) (int, bool) {
 		}
 	}
 	return len(s), false
+}
+
+// printable gives text of the object with the control characters in strings escaped: models write line ends as they are,
+// which is not JSON. It leaves the scanner behind the text.
+func (c *scanner) printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return r < ' ' }) < 0 {
+		return s
+	}
+	var out []byte
+	for i := range len(s) {
+		if b := s[i]; b < ' ' && c.inside {
+			escaped := quote(s[i : i+1])
+			out = append(out, escaped[1:len(escaped)-1]...)
+		} else {
+			out = append(out, b)
+		}
+		c.object(s[i : i+1])
+	}
+	return string(out)
 }

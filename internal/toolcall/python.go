@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -184,27 +185,32 @@ func (r *literals) value(out *strings.Builder, depth int) error {
 	return errSyntax
 }
 
+// list reads a list or a tuple; parentheses around one value, without a comma, are only parentheses.
 func (r *literals) list(out *strings.Builder, end byte, depth int) error {
 	r.i++
-	out.WriteByte('[')
-	for n := 0; ; n++ {
+	var elements strings.Builder
+	n, comma := 0, false
+	for ; ; n++ {
 		if r.blank(); r.eat(end) {
 			break
 		}
 		if n > 0 {
-			out.WriteString(", ")
-		}
-		if err := r.value(out, depth+1); err != nil {
-			return err
-		}
-		if r.blank(); !r.eat(',') {
-			if !r.eat(end) {
+			if !comma {
 				return errSyntax
 			}
-			break
+			elements.WriteString(", ")
 		}
+		if err := r.value(&elements, depth+1); err != nil {
+			return err
+		}
+		r.blank()
+		comma = r.eat(',')
 	}
-	out.WriteByte(']')
+	if end == ')' && n == 1 && !comma {
+		out.WriteString(elements.String())
+	} else {
+		out.WriteString("[" + elements.String() + "]")
+	}
 	return nil
 }
 
@@ -261,6 +267,9 @@ func (r *literals) number(out *strings.Builder) error {
 		return nil
 	}
 	f, err := strconv.ParseFloat(s, 64)
+	if digits := strings.TrimLeft(s, "-"); err == nil && len(digits) > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9' {
+		return errSyntax // neither is 007 Python
+	}
 	if err != nil || strings.ContainsAny(strings.TrimLeft(s, "-"), "+-") && !strings.ContainsAny(s, "eE") {
 		return errSyntax
 	}
@@ -293,6 +302,12 @@ func (r *literals) string(end byte) (string, error) {
 					return "", errSyntax
 				}
 				r.i += digits
+				if low := r.s[r.i:]; utf16.IsSurrogate(rune(code)) && len(low) >= 6 && low[:2] == `\u` {
+					if second, err := strconv.ParseUint(low[2:6], 16, 32); err == nil && utf16.IsSurrogate(rune(second)) {
+						code = uint64(utf16.DecodeRune(rune(code), rune(second)))
+						r.i += 6
+					}
+				}
 				b.WriteString(string(rune(min(code, utf8.MaxRune+1))))
 				continue
 			}
