@@ -39,7 +39,7 @@ func TestNumbers(t *testing.T) {
 	p.ask("how far?")
 	says := `document.getElementById('loading-text').innerText`
 	backend.steps <- engine.Progress{Queue: 3, Prompt: 400}
-	p.wait(says + `.includes('3 requests are ahead') && document.getElementById('reading').hidden`)
+	p.wait(says + `.includes('requests ahead: 3') && document.getElementById('reading').hidden`)
 	backend.steps <- engine.Progress{Prompt: 400, Cached: 32, Read: 100}
 	p.wait(says + `.includes('Reading the prompt') && document.getElementById('reading').value === 100 && document.getElementById('speed').innerText === '25%'`)
 	p.is(`document.getElementById('reading').getAttribute('aria-label') === 'Prompt: 100 of 400 tokens read'`)

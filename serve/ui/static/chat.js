@@ -172,6 +172,7 @@ async function answer(open, after = {}) {
 
 // read takes events until the end; undefined means that the connection was lost.
 async function read(response, message, here) {
+  let end; // the stream is read to its own end after it, so that the connection can be used again
   try {
     for await (const event of events(response)) {
       if (!here()) return undefined;
@@ -184,11 +185,11 @@ async function read(response, message, here) {
       } else if (event.numbers && !event.done) {
         hooks.numbers(event.numbers, true);
       } else if (event.done || event.error) {
-        return event;
+        end = event;
       }
     }
   } catch { /* lost */ }
-  return undefined;
+  return end;
 }
 
 export async function stop() {

@@ -110,7 +110,7 @@ export default {
   import: '导入…',
   importHelp: 'JSON 含所有版本和分支，可以再导入；Markdown 只含当前分支，便于阅读。',
   imported: '已导入 {count} 个会话',
-  importedSome: '已导入 {count} 个会话，跳过 {skipped} 个：{why}',
+  importedSome: '已导入 {count} 个会话，跳过 {skipped} 个（{why}）',
   importFailed: '导入失败：',
   importNotOurs: '导入失败：这不是导出的 JSON 文件',
   importTooLarge: '导入失败：文件有 {size} MiB，最多 {limit} MiB',
