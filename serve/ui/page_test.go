@@ -265,8 +265,14 @@ func TestPhoneAndKeyboard(t *testing.T) {
 	p.run(chromedp.Click(chromedp.ID("sidebar-open")))
 	p.wait(`document.getElementById('sidebar').getBoundingClientRect().left === 0 && document.activeElement.id === 'sidebar-close'`)
 	p.is(noScroll)
+	p.is(`document.querySelector('main').inert`) // what the drawer covers cannot be reached
+	p.run(chromedp.Click(chromedp.ID("settings-open")))
+	p.wait(`document.getElementById('settings-dialog').open`)
+	p.is(`document.getElementById('settings-dialog').scrollWidth <= 360 && document.getElementById('settings-dialog').getBoundingClientRect().right <= 360`)
+	p.do(`document.querySelector('#settings-dialog [data-close]').click()`)
 	p.run(chromedp.KeyEvent("\u001b"))
 	p.wait(`document.getElementById('sidebar').getBoundingClientRect().right <= 0 && document.activeElement.id === 'sidebar-open'`)
+	p.is(`!document.querySelector('main').inert`)
 
 	// By keyboard alone: Tab reaches every control, and what has the focus shows it.
 	q := visitor(t).open(s.url)
