@@ -1,0 +1,113 @@
+package openai_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+
+	openaigo "github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/shared"
+
+	"chulengo/serve"
+)
+
+// TestSDKTools: OpenAI's client for Go calls tools and gets answers of a schema from the demo checkpoint.
+func TestSDKTools(t *testing.T) {
+	backend, _, _ := demoModel(t)
+	s := launch(t, serve.Options{})
+	s.server.SetReady(backend)
+	client, _ := sdk(s)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	question := []openaigo.ChatCompletionMessageParamUnion{openaigo.UserMessage("What is the weather in Paris?")}
+	schema := map[string]any{"type": "object", "required": []string{"city", "days"}, "additionalProperties": false, "properties": object{
+		"city": object{"enum": []string{"Paris", "Rome"}}, "days": object{"type": "integer", "minimum": 1, "maximum": 7}}}
+	params := openaigo.ChatCompletionNewParams{
+		Model: "chulengo-demo", Messages: question, MaxTokens: openaigo.Int(100), Temperature: openaigo.Float(0), ParallelToolCalls: openaigo.Bool(false),
+		Tools:      []openaigo.ChatCompletionToolUnionParam{openaigo.ChatCompletionFunctionTool(shared.FunctionDefinitionParam{Name: "weather", Parameters: schema})},
+		ToolChoice: openaigo.ChatCompletionToolChoiceOptionUnionParam{OfAuto: openaigo.String("required")},
+	}
+	fits := func(text string) {
+		t.Helper()
+		var v struct {
+			City string
+			Days int
+		}
+		if err := json.Unmarshal([]byte(text), &v); err != nil || !slices.Contains([]string{"Paris", "Rome"}, v.City) || v.Days < 1 || v.Days > 7 {
+			t.Errorf("got %q: %v", text, err)
+		}
+	}
+	whole, err := client.Chat.Completions.New(ctx, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	choice := whole.Choices[0]
+	if choice.FinishReason != "tool_calls" || len(choice.Message.ToolCalls) != 1 || choice.Message.ToolCalls[0].Function.Name != "weather" {
+		t.Fatalf("got %s", whole.RawJSON())
+	}
+	fits(choice.Message.ToolCalls[0].Function.Arguments)
+
+	stream := client.Chat.Completions.NewStreaming(ctx, params)
+	var all openaigo.ChatCompletionAccumulator
+	finished := 0
+	for stream.Next() {
+		if !all.AddChunk(stream.Current()) {
+			t.Errorf("a chunk does not fit: %s", stream.Current().RawJSON())
+		}
+		if call, ok := all.JustFinishedToolCall(); ok {
+			finished++
+			if call.Name != "weather" || call.Arguments != choice.Message.ToolCalls[0].Function.Arguments {
+				t.Errorf("streamed %+v, whole %s", call, choice.RawJSON())
+			}
+		}
+	}
+	if err := stream.Err(); err != nil || finished != 1 || all.Choices[0].FinishReason != "tool_calls" {
+		t.Errorf("%d calls, %v: %+v", finished, err, all.Choices)
+	}
+
+	params.ToolChoice = openaigo.ChatCompletionToolChoiceOptionUnionParam{}
+	params.MaxTokens = openaigo.Int(20)
+	params.Messages = append(question, choice.Message.ToParam(), openaigo.ToolMessage("sunny", choice.Message.ToolCalls[0].ID))
+	if _, err := client.Chat.Completions.New(ctx, params); err != nil {
+		t.Errorf("the result of a tool: %v", err)
+	}
+
+	for seed := range int64(6) {
+		answer, err := client.Chat.Completions.New(ctx, openaigo.ChatCompletionNewParams{
+			Model: "chulengo-demo", Messages: question, MaxTokens: openaigo.Int(100), Temperature: openaigo.Float(1.5), Seed: openaigo.Int(seed),
+			ResponseFormat: openaigo.ChatCompletionNewParamsResponseFormatUnion{OfJSONSchema: &shared.ResponseFormatJSONSchemaParam{
+				JSONSchema: shared.ResponseFormatJSONSchemaJSONSchemaParam{Name: "weather", Strict: openaigo.Bool(true), Schema: schema}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer.Choices[0].FinishReason != "stop" {
+			t.Errorf("got %s", answer.RawJSON())
+		}
+		fits(answer.Choices[0].Message.Content)
+	}
+}
+
+// TestNodeTools is the same for OpenAI's client for Node, with regular expressions, grammars and errors besides.
+func TestNodeTools(t *testing.T) {
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Skip("no node")
+	}
+	if _, err := os.Stat("testdata/sdk/node_modules/openai"); err != nil {
+		t.Skip("OpenAI's client for Node is not installed")
+	}
+	backend, _, _ := demoModel(t)
+	s := launch(t, serve.Options{})
+	s.server.SetReady(backend)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	run := exec.CommandContext(ctx, node, "tools.mjs", s.url)
+	run.Dir = "testdata/sdk"
+	if out, err := run.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
