@@ -293,7 +293,7 @@ const familySteps = 10
 
 func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch, depth int) error {
 	const piece = 8192 // of prompts
-	s, err := newSteps(o, batch, depth+max((o.Repeat+1)*o.Steps, familySteps)+8, min(depth, piece))
+	s, err := newSteps(o, batch, depth+max((o.Repeat+1)*(o.Steps+1), familySteps)+8, min(depth, piece))
 	if err != nil {
 		return err
 	}
@@ -333,6 +333,7 @@ func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch,
 		r.familyResults(name, o.KernelTimes(), n, least)
 		return nil
 	}
+	var least []float64 // bytes of a step in the middle of each repetition
 	samples, err := repeat(ctx, o.Repeat, func() (time.Duration, error) {
 		begin := time.Now()
 		for range o.Steps {
@@ -340,12 +341,23 @@ func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch,
 				return 0, err
 			}
 		}
-		return time.Since(begin) / time.Duration(o.Steps), nil
+		took := time.Since(begin) / time.Duration(o.Steps)
+		middle := positions()
+		for i := range middle {
+			middle[i] -= (o.Steps + 1) / 2
+		}
+		before := experts
+		experts, err = s.distinct(list)
+		least = append(least, total(DecodeBytes(s.Config, middle, (before+experts+1)/2)))
+		return took, err
 	})
 	if err != nil {
 		return err
 	}
-	bytes := total(DecodeBytes(s.Config, positions(), experts))
+	bytes := 0.0
+	for _, v := range least[1:] { // the first repetition is not counted
+		bytes += v / float64(len(samples))
+	}
 	x := newResult(Result{Name: name, Tokens: batch, Bytes: int64(bytes)}, samples)
 	if r.Peaks != nil {
 		x.Percent = 100 * bytes / (r.Peaks.ReadGBs * 1e9) / (float64(x.Median) / 1e9)
