@@ -19,6 +19,7 @@ import (
 	"chulengo/serve/internal/guard"
 	"chulengo/serve/ollama"
 	"chulengo/serve/openai"
+	"chulengo/serve/responses"
 )
 
 // routes builds the echo instance.
@@ -63,6 +64,7 @@ func (s *Server) routes() *echo.Echo {
 	g.GET("/version", s.version)
 	g.GET("/metrics", s.showMetrics)
 	openai.Register(g, host)
+	responses.Register(g, host)
 	anthropic.Register(g, host)
 	return e
 }
