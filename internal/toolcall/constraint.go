@@ -1,6 +1,7 @@
 package toolcall
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 
@@ -53,10 +54,13 @@ func Constraint(tools []Tool, choice string, parallel bool) (*grammar.Grammar, e
 }
 
 func oneCall(t Tool) (*grammar.Grammar, error) {
+	schema, err := ofObjects(t.Parameters)
+	if err != nil {
+		return nil, err
+	}
 	arguments := grammar.JSONObject()
-	if len(t.Parameters) > 0 && string(t.Parameters) != "null" {
-		var err error
-		if arguments, err = grammar.JSONSchema(t.Parameters); err != nil {
+	if schema != nil {
+		if arguments, err = grammar.JSONSchema(schema); err != nil {
 			return nil, err
 		}
 	}
@@ -69,4 +73,25 @@ func oneCall(t Tool) (*grammar.Grammar, error) {
 		return nil, err
 	}
 	return grammar.Sequence(open, arguments, shut)
+}
+
+// ofObjects gives a tool's schema such that only objects follow it: clients leave out that arguments are an object. nil: any object.
+func ofObjects(schema json.RawMessage) (json.RawMessage, error) {
+	text := bytes.TrimSpace(schema)
+	if len(text) == 0 || string(text) == "null" || string(text) == "true" {
+		return nil, nil
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return nil, fmt.Errorf("parameters: want a JSON schema: %w", err)
+	}
+	switch kind, typed := fields["type"]; {
+	case len(fields) == 0:
+		return nil, nil
+	case !typed:
+		return append([]byte(`{"type": "object", `), text[1:]...), nil
+	case string(kind) != `"object"` && string(kind) != `["object"]`:
+		return nil, fmt.Errorf("parameters: want a schema of type object, got %s", kind)
+	}
+	return text, nil
 }

@@ -1,6 +1,7 @@
 package toolcall
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"reflect"
 	"strings"
@@ -82,6 +83,28 @@ func TestLong(t *testing.T) {
 		}
 		if len(got.calls) == 0 && got.text != in {
 			t.Errorf("%.30q…: the text is not what it was", in)
+		}
+	}
+}
+
+// TestArguments: whatever a schema leaves out, arguments are an object.
+func TestArguments(t *testing.T) {
+	for _, schema := range []string{``, `null`, `true`, `{}`, ` { } `, `{"description": "x"}`, `{"type": "object"}`, `{"type": "object", "properties": {}}`, `{"properties": {"a": {"type": "string"}}}`,
+		`{"anyOf": [{"type": "object"}, {"type": "string"}]}`, `{"$ref": "#/$defs/a", "$defs": {"a": {"type": "object"}}}`} {
+		g, err := Constraint([]Tool{{"f", json.RawMessage(schema)}}, "f", false)
+		if err != nil {
+			t.Errorf("%s: %v", schema, err)
+			continue
+		}
+		for arguments, want := range map[string]bool{`{}`: true, `"x"`: false, `[1]`: false, `null`: false, `1`: false} {
+			if g.Matches(`{"name": "f", "parameters": `+arguments+`}`) != want {
+				t.Errorf("%s: %s: want %v", schema, arguments, want)
+			}
+		}
+	}
+	for _, schema := range []string{`{"type": "string"}`, `{"type": ["object", "null"]}`, `5`, `[]`, `{`, `false`} {
+		if _, err := Constraint([]Tool{{"f", json.RawMessage(schema)}}, "f", false); err == nil || !strings.Contains(err.Error(), "tool f") {
+			t.Errorf("%s: got %v", schema, err)
 		}
 	}
 }
