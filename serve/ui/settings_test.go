@@ -118,6 +118,9 @@ func TestDictionaries(t *testing.T) {
 			source += string(data)
 			continue
 		}
+		if found := regexp.MustCompile(`\p{Han}+`).Find(data); file == "static/en.js" && found != nil {
+			t.Errorf("%s says %s", file, found)
+		}
 		tables[file] = map[string][]string{}
 		for _, m := range entry.FindAllStringSubmatch(string(data), -1) {
 			if _, twice := tables[file][m[1]]; twice {

@@ -5,7 +5,7 @@ const inlineRules = [
   [/^\\\[((?:(?!\n\s*\n)[\s\S])+?)\\\]/, true],
   [/^\$\$((?:\\[^\n]|[^$\\]|\n(?!\s*\n))+?)\$\$/, true],
   // Prices are not formulas, nor is code: no space inside the signs, no word after them, no backtick between.
-  [/^\$(?!\s)((?:\\[^\n]|[^$\\`\n])+?)(?<!\s)\$(?!\w)/, false],
+  [/^\$(?!\s)((?:\\[^\n]|[^$\\`\n])*(?:\\[^\n]|[^$\\`\s]))\$(?!\w)/, false],
 ];
 
 const environment = String.raw`\\begin\{(?<name>(?:equation|align|alignat|gather|multline|cases|matrix|[bpvV]matrix|CD)\*?)\}(?:(?!\n\s*\n)[\s\S])+?\\end\{\k<name>\}`;
