@@ -68,7 +68,7 @@ func run(t *testing.T, name string, seed int, env ...string) (output string, ok 
 
 // Results equal those of plain loops, in the plain order and in random ones.
 func TestRight(t *testing.T) {
-	names := []string{"mma", "transpose", "lanes", "turns", "blocks", "streams", "pipeline", "copies"}
+	names := []string{"mma", "transpose", "lanes", "turns", "blocks", "streams", "pipeline", "copies", "transposed"}
 	for _, n := range []int{16, 32, 64, 96, 128, 192, 256} {
 		names = append(names, fmt.Sprint("wgmma_", n))
 	}
@@ -100,6 +100,7 @@ func TestWrong(t *testing.T) {
 		{"bytes_too_few", failed, "wait at an mbarrier"},
 		{"no_dependency_wait", failed, "without griddepcontrol.wait"},
 		{"no_wgmma_fence", failed, "wgmma.fence is missing"},
+		{"operand_changed", failed, "changed registers of an operand before the wait"},
 		{"no_proxy_fence", failed, "without fence.proxy.async"},
 		{"copy_not_awaited", "", "nan"},
 		{"shared_not_written", "", "nan"},

@@ -115,6 +115,16 @@ static void wgmma(int N) {
     compare(result<float>(out, 64 * N), product(a, b, 64, N, K));
 }
 
+static void transposed() {
+    const Halves a = matrix(64, 64), b = matrix(64, 128), x = tiles(b, 64, 128);
+    Halves turned(128 * 64); // [N, K], as product wants it
+    for (int k = 0; k < 64; k++)
+        for (int n = 0; n < 128; n++) turned[n * 64 + k] = b[k * 128 + n];
+    const uint64_t out = device(nullptr, 64 * 128 * 4);
+    launch("transposed", 128, {device(a.data(), a.size() * 2), device(x.data(), x.size() * 2), out, 1});
+    compare(result<float>(out, 64 * 128), product(a, turned, 64, 128, 64));
+}
+
 static void sums(const char *name, int threads, int skip) {
     const int n = 23;
     std::vector<int> rows(n * 128), want(128);
@@ -217,7 +227,7 @@ int main(int count, char **words) {
     const std::string name = count > 1 ? words[1] : "";
     static const std::map<std::string, std::function<void()>> right = {
         {"mma", mma}, {"transpose", transpose}, {"lanes", lanes}, {"turns", turns}, {"blocks", blocks}, {"streams", streams}, {"unordered", unordered},
-        {"pipeline", [] { sums("pipeline", 160, -1); }}, {"copies", [] { sums("copies", 64, 2); }}};
+        {"transposed", transposed}, {"pipeline", [] { sums("pipeline", 160, -1); }}, {"copies", [] { sums("copies", 64, 2); }}};
     auto it = right.find(name);
     if (it != right.end()) it->second();
     else if (name.rfind("wgmma_", 0) == 0) wgmma(atoi(name.c_str() + 6));

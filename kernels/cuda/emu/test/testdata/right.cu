@@ -78,6 +78,33 @@ PRODUCT(128)
 PRODUCT(192)
 PRODUCT(256)
 
+// transposed: out [64, 128] float = a [64, 64] · b [64, 128]; a is plain and comes into registers, b lies in two tiles of 64
+// columns, swizzled.
+KERNEL(128, 1, transposed, Params) {
+    DYNAMIC_SHARED(s);
+    constexpr int TILE_BYTES = 64 * 128;
+    u64 *full = (u64 *)(s + 2 * TILE_BYTES);
+    if (threadIdx.x == 0) {
+        mbar_init(full, 1);
+        mbar_init_fence();
+        mbar_expect_tx(full, 2 * TILE_BYTES);
+        bulk_load(s, p.b, 2 * TILE_BYTES, full);
+    }
+    __syncthreads();
+    mbar_wait(full, 0);
+    const int w = warp_id(), g = lane_id() / 4, t = lane_id() % 4;
+    u32 a[4][4];
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < 4; i++) a[k][i] = *(const u32 *)(p.a + ((w * 16 + g + i % 2 * 8) * 64 + k * 16 + i / 2 * 8 + 2 * t) * 2);
+    float d[64] = {};
+    wgmma_fence();
+    for (int k = 0; k < 4; k++) wgmma_bf16_rows_t<128>(d, a[k], wgmma_descriptor_t(s + k * 16 * 128, TILE_BYTES));
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int j = 0; j < 16; j++)
+        for (int i = 0; i < 4; i++) ((float *)p.out)[(w * 16 + g + i / 2 * 8) * 128 + j * 8 + 2 * t + i % 2] = d[4 * j + i];
+}
+
 // pipeline: out [128] int = sums over n rows of 128 ints, a ring of three stages, one producer warp, four consumer warps.
 KERNEL(160, 1, pipeline, Params) {
     DYNAMIC_SHARED(s);

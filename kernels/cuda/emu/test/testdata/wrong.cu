@@ -89,6 +89,22 @@ KERNEL(128, 1, no_wgmma_fence, Params) {
     wgmma_bf16<16>(d, wgmma_descriptor(s), wgmma_descriptor(s + 8192));
 }
 
+// An operand's registers change while the product is under way.
+KERNEL(128, 1, operand_changed, Params) {
+    DYNAMIC_SHARED(s);
+    for (int i = threadIdx.x; i < 2 * 64 * 128 / 4; i += 128) ((u32 *)s)[i] = 0;
+    fence_proxy_async();
+    __syncthreads();
+    float d[64] = {};
+    u32 a[4] = {};
+    wgmma_fence();
+    wgmma_bf16_rows_t<128>(d, a, wgmma_descriptor_t(s, 64 * 128));
+    wgmma_commit();
+    a[threadIdx.x % 4] = 1;
+    wgmma_wait<0>();
+    if (threadIdx.x == 0) *(float *)p.out = d[0] + a[0];
+}
+
 // stores are ordinary stores to what a product then reads.
 __device__ __forceinline__ void stores(u8 *s) {
     for (int i = threadIdx.x; i < 10240 / 4; i += 128) ((u32 *)s)[i] = 0;
