@@ -3,12 +3,14 @@ package openai_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
 	"testing"
 
 	openaigo "github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/responses"
 	"github.com/openai/openai-go/v3/shared"
 
 	"chulengo/serve"
@@ -92,7 +94,14 @@ func TestSDKTools(t *testing.T) {
 }
 
 // TestNodeTools is the same for OpenAI's client for Node, with regular expressions, grammars and errors besides.
-func TestNodeTools(t *testing.T) {
+func TestNodeTools(t *testing.T) { script(t, "tools.mjs") }
+
+// TestNodeResponses: the Responses API, as OpenAI's client for Node knows it.
+func TestNodeResponses(t *testing.T) { script(t, "responses.mjs") }
+
+// script runs a script with OpenAI's client for Node, where it is installed, against the demo checkpoint.
+func script(t *testing.T, name string) {
+	t.Helper()
 	node, err := exec.LookPath("node")
 	if err != nil {
 		t.Skip("no node")
@@ -105,9 +114,63 @@ func TestNodeTools(t *testing.T) {
 	s.server.SetReady(backend)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
-	run := exec.CommandContext(ctx, node, "tools.mjs", s.url)
+	run := exec.CommandContext(ctx, node, name, s.url)
 	run.Dir = "testdata/sdk"
 	if out, err := run.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestSDKResponses: the Responses API, as OpenAI's client for Go knows it.
+func TestSDKResponses(t *testing.T) {
+	backend, _, _ := demoModel(t)
+	s := launch(t, serve.Options{})
+	s.server.SetReady(backend)
+	client, _ := sdk(s)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	params := responses.ResponseNewParams{
+		Model: "chulengo-demo", Instructions: openaigo.String("Be brief."), MaxOutputTokens: openaigo.Int(60), Temperature: openaigo.Float(0), Store: openaigo.Bool(false),
+		Input: responses.ResponseNewParamsInputUnion{OfString: openaigo.String("What is the capital of France?")},
+	}
+	whole, err := client.Responses.New(ctx, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if whole.Status != "completed" || whole.OutputText() == "" || whole.Usage.TotalTokens != whole.Usage.InputTokens+whole.Usage.OutputTokens {
+		t.Errorf("got %s", whole.RawJSON())
+	}
+	stream := client.Responses.NewStreaming(ctx, params)
+	said, completed := "", ""
+	for stream.Next() {
+		switch event := stream.Current().AsAny().(type) {
+		case responses.ResponseTextDeltaEvent:
+			said += event.Delta
+		case responses.ResponseCompletedEvent:
+			completed = event.Response.OutputText()
+		}
+	}
+	if err := stream.Err(); err != nil || said != whole.OutputText() || completed != said {
+		t.Errorf("streamed %q, completed %q, whole %q: %v", said, completed, whole.OutputText(), err)
+	}
+
+	params.Tools = []responses.ToolUnionParam{responses.ToolParamOfFunction("weather", map[string]any{"type": "object", "required": []string{"city"},
+		"additionalProperties": false, "properties": object{"city": object{"enum": []string{"Paris", "Rome"}}}}, true)}
+	params.ToolChoice = responses.ResponseNewParamsToolChoiceUnion{OfToolChoiceMode: openaigo.Opt(responses.ToolChoiceOptionsRequired)}
+	params.ParallelToolCalls = openaigo.Bool(false)
+	called, err := client.Responses.New(ctx, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct{ City string }
+	if call := called.Output[0].AsFunctionCall(); call.Name != "weather" || json.Unmarshal([]byte(call.Arguments), &v) != nil || v.City != "Paris" && v.City != "Rome" {
+		t.Errorf("got %s", called.RawJSON())
+	}
+
+	params.Store = openaigo.Bool(true)
+	_, err = client.Responses.New(ctx, params)
+	var refused *openaigo.Error
+	if !errors.As(err, &refused) || refused.StatusCode != 400 || refused.Param != "store" {
+		t.Errorf("got %v", err)
 	}
 }

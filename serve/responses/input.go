@@ -26,6 +26,9 @@ func read(v body.Value) (*request, error) {
 			field.Fail("这里不保存任何内容：请在 input 中发送全部", "nothing is kept here: send everything as input")
 		}
 	}
+	if store := v.Get("store"); store.Bool(false) {
+		store.Fail("这里不保存回答：请省略，或设为 false", "answers are not kept here: leave it out, or want false")
+	}
 	if background := v.Get("background"); background.Bool(false) {
 		background.Fail("不能在后台生成：这里不保存回答", "want false: answers are not kept here")
 	}
