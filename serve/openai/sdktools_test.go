@@ -4,14 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"testing"
+	"unicode/utf8"
 
 	openaigo "github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/responses"
 	"github.com/openai/openai-go/v3/shared"
+	"golang.org/x/sync/errgroup"
 
 	"chulengo/serve"
 )
@@ -172,5 +175,44 @@ func TestSDKResponses(t *testing.T) {
 	var refused *openaigo.Error
 	if !errors.As(err, &refused) || refused.StatusCode != 400 || refused.Param != "store" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestManyFormats: answers of different schemas are drawn in the same steps; each follows its own, and is what it is alone.
+func TestManyFormats(t *testing.T) {
+	backend, _, _ := demoModel(t)
+	s := launch(t, serve.Options{})
+	s.server.SetReady(backend)
+	ask := func(i int) (string, error) {
+		schema := object{"type": "object", "required": []string{"kind", "text"}, "additionalProperties": false, "properties": object{
+			"kind": object{"const": i % 4}, "text": object{"type": "string", "maxLength": 5}}}
+		_, got := s.post("/v1/chat/completions", object{"messages": []object{{"role": "user", "content": "Tell me a story."}}, "temperature": 1.2, "seed": i, "max_tokens": 100,
+			"response_format": object{"type": "json_schema", "json_schema": object{"name": "x", "schema": schema}}})
+		text, _ := at(got, "choices", 0, "message", "content").(string)
+		var v struct {
+			Kind int
+			Text string
+		}
+		if err := json.Unmarshal([]byte(text), &v); err != nil || v.Kind != i%4 || utf8.RuneCountInString(v.Text) > 5 {
+			return text, fmt.Errorf("request %d: %v: %v", i, err, got)
+		}
+		return text, nil
+	}
+	const n = 24
+	together := make([]string, n)
+	var group errgroup.Group
+	for i := range n {
+		group.Go(func() (err error) {
+			together[i], err = ask(i)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		if alone, err := ask(i); err != nil || alone != together[i] {
+			t.Errorf("request %d: alone %q, together %q: %v", i, alone, together[i], err)
+		}
 	}
 }
