@@ -84,6 +84,7 @@ func New(m Model, tok Tokenizer, dev kernels.Device, o Options) (*Engine, error)
 	}
 	if e.options.ExpertStats {
 		e.experts.find(&e.spec)
+		e.experts.device, _ = dev.(kernels.ExpertCounter)
 	}
 	go e.run()
 	return e, nil
@@ -105,6 +106,7 @@ func (e *Engine) run() {
 		if stop {
 			break
 		}
+		e.askExperts(!busy)
 		if !busy {
 			<-e.wake
 		}

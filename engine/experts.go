@@ -2,12 +2,17 @@ package engine
 
 import (
 	"slices"
+	"time"
 
 	"chulengo/kernels"
 )
 
-// experts counts the tokens that every expert was given, through taps on the choice of expert.
+// experts counts the tokens that every expert was given: the device does, or taps on the choice of expert.
 type experts struct {
+	device kernels.ExpertCounter // nil: taps
+	asked  time.Time             // when it last told
+	stale  bool                  // there were steps since
+
 	layers []int      // those with experts
 	counts [][]uint64 // [layer][expert]; nil: nobody wants to know
 	rows   []int32    // every row of the step
@@ -33,8 +38,37 @@ func (x *experts) find(s *Spec) {
 	x.values = make([][]float32, len(x.layers))
 }
 
+// expertInterval is how often a device is asked while there is work; it costs a copy.
+const expertInterval = time.Second
+
+// askExperts reads the counts of a device that counts by itself, when it is time or (idle) when there is nothing else to do. The
+// engine's goroutine calls it between steps, without the lock. Counts that cannot be read stay as they are: the step that
+// follows will fail and say why.
+func (e *Engine) askExperts(idle bool) {
+	x := &e.experts
+	if x.device == nil || !x.stale || !idle && time.Since(x.asked) < expertInterval {
+		return
+	}
+	x.asked, x.stale = time.Now(), false
+	counts, err := x.device.ExpertRows()
+	if err != nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for l, n := range counts {
+		if l < len(x.counts) && x.counts[l] != nil {
+			copy(x.counts[l], n)
+		}
+	}
+}
+
 // tap appends the taps of a step.
 func (x *experts) tap(b *kernels.Batch) {
+	if x.device != nil {
+		x.stale = true
+		return
+	}
 	if len(x.layers) == 0 {
 		return
 	}
@@ -53,6 +87,9 @@ func (x *experts) tap(b *kernels.Batch) {
 
 // count adds what the taps saw; the engine's lock is held.
 func (x *experts) count() {
+	if x.device != nil {
+		return
+	}
 	for i, l := range x.layers {
 		for _, v := range x.values[i] {
 			if e := int(v); e >= 0 && e < len(x.counts[l]) {

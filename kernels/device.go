@@ -47,6 +47,14 @@ type Device interface {
 	Close() error
 }
 
+// ExpertCounter is a device that counts by itself how many rows its routers gave to each expert. Other devices are watched
+// with taps, which on a GPU would keep steps out of graphs.
+type ExpertCounter interface {
+	// ExpertRows gives the counts since the device was opened, [layer][expert]; layers without experts, and those that have not run
+	// yet, are nil or missing. It is called between steps.
+	ExpertRows() ([][]uint64, error)
+}
+
 // Act is a device's handle on activations. It lives until the stage that made it runs again.
 type Act any
 

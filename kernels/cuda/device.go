@@ -33,7 +33,8 @@ type Device struct {
 	graphs      map[graphKey]*executable // nil: one step of this kind has run
 	decodePages int                      // capacity for the page numbers of decode, per group
 
-	ropes map[*float64]ptr // frequencies on the device
+	ropes  map[*float64]ptr    // frequencies on the device
+	counts map[int]expertCount // of each layer with a router
 
 	vocab int // of the head, known once Logits has run
 
@@ -51,7 +52,16 @@ type Device struct {
 	ran      map[string]int
 }
 
-var _ kernels.Device = (*Device)(nil)
+var (
+	_ kernels.Device        = (*Device)(nil)
+	_ kernels.ExpertCounter = (*Device)(nil)
+)
+
+// expertCount is a layer's counts on the device, [experts] uint64.
+type expertCount struct {
+	at      ptr
+	experts int
+}
 
 // buffer is device memory that grows with need and keeps its place otherwise.
 type buffer struct {
@@ -65,7 +75,7 @@ func New(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, ran: map[string]int{}}
+	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, counts: map[int]expertCount{}, ran: map[string]int{}}
 	d.loader = newLoader(g)
 	g.serial = o.NoOverlap
 	if o.Profile {

@@ -399,6 +399,54 @@ func TestUnchosenExperts(t *testing.T) {
 	}
 }
 
+// The routers' own counts are those of taps, from prompts, launched and replayed steps.
+func TestExpertRows(t *testing.T) {
+	p := dummyPair(t, fastConfig(), cuda.Options{})
+	q := dummyPair(t, fastConfig(), cuda.Options{})
+	r := rand.New(rand.NewPCG(51, 52))
+	want := map[int][]uint64{}
+	a, b := [3]*sequence{{}, {}, {}}, [3]*sequence{{}, {}, {}}
+	for step := range 6 {
+		var x, y []piece
+		for i := range a {
+			tokens := randomTokens(r, 1, 1000)
+			if step == 0 {
+				tokens = randomTokens(r, 5+i, 1000)
+			}
+			x, y = append(x, piece{a[i], tokens}), append(y, piece{b[i], tokens})
+		}
+		rows := 0
+		for _, z := range x {
+			rows += len(z.tokens)
+		}
+		var taps []kernels.Tap
+		for _, h := range model.Hooks(p.gpu.Config) {
+			if h.At.Hook == kernels.HookExpertIndex {
+				taps = append(taps, capture(h, rows))
+			}
+		}
+		p.gpu.run(t, x, true, nil)
+		q.gpu.run(t, y, true, taps)
+		for _, tap := range taps {
+			if want[tap.At.Layer] == nil {
+				want[tap.At.Layer] = make([]uint64, 16)
+			}
+			for _, e := range tap.Buf {
+				want[tap.At.Layer][int(e)]++
+			}
+		}
+	}
+	got, err := p.gpu.dev.(kernels.ExpertCounter).ExpertRows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for layer, counts := range want {
+		if layer >= len(got) || !slices.Equal(got[layer], counts) {
+			t.Errorf("layer %d: want %v, got %v", layer, counts, got)
+		}
+	}
+}
+
 // Faults of a step leave the device usable; their messages name what was wrong.
 func TestFaults(t *testing.T) {
 	p := dummyPair(t, fastConfig(), cuda.Options{})

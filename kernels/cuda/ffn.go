@@ -2,7 +2,11 @@
 
 package cuda
 
-import "chulengo/kernels"
+import (
+	"fmt"
+
+	"chulengo/kernels"
+)
 
 // routing is the choice of a step.
 type routing struct{ at [2]routed }
@@ -30,7 +34,7 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 		to := &r.at[i]
 		to.expert, to.gate = d.mem(p.name+"expert", 4*d.capacity(p)), d.mem(p.name+"gate", 4*d.capacity(p))
 		params := routeParams{router: router.data, logits: d.floats(p, "router", p.rows, router.rows), expert: to.expert, gate: to.gate,
-			status: d.mem("status", 256), count: int32(p.rows), experts: int32(experts), ld: int32(router.rows)}
+			counts: d.expertCounts(l.Layer, experts), status: d.mem("status", 256), count: int32(p.rows), experts: int32(experts), ld: int32(router.rows)}
 		h.at[i], params.norm = d.norm(p, "h", x, l.Norm, l.Eps)
 		if p.decode {
 			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
@@ -42,6 +46,42 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 	}
 	x.pending = [2]slots{}
 	return h, r
+}
+
+// expertCounts is where a layer's router counts; it stays as long as the device.
+func (d *Device) expertCounts(layer, experts int) ptr {
+	if c, ok := d.counts[layer]; ok && c.experts == experts || d.err != nil {
+		return c.at
+	}
+	if d.gpu.capturing {
+		d.fail("router of layer %d: a graph is captured before the layer has run", layer)
+		return 0
+	}
+	at, err := d.gpu.alloc(8 * experts)
+	if err != nil {
+		d.fail("router of layer %d: %w", layer, err)
+		return 0
+	}
+	d.gpu.zero(at, 8*experts)
+	d.counts[layer] = expertCount{at, experts}
+	return at
+}
+
+// ExpertRows implements kernels.ExpertCounter.
+func (d *Device) ExpertRows() ([][]uint64, error) {
+	defer d.gpu.enter()()
+	var rows [][]uint64
+	for layer, c := range d.counts {
+		for len(rows) <= layer {
+			rows = append(rows, nil)
+		}
+		rows[layer] = make([]uint64, c.experts)
+		d.gpu.copyOut(bytesOf(rows[layer]), c.at)
+	}
+	if err := d.gpu.sync(); err != nil {
+		return nil, fmt.Errorf("kernels/cuda: counts of experts: %w", err)
+	}
+	return rows, nil
 }
 
 // routeDecode: everything in one launch, except where taps look in between.

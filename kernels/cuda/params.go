@@ -70,7 +70,8 @@ type routeParams struct {
 	norm           normParams
 	router, logits ptr
 	expert, gate   ptr
-	scaled, status ptr
+	scaled, counts ptr
+	status         ptr
 	count          int32
 	experts, ld    int32
 	steps          int32
@@ -199,6 +200,9 @@ type sampleParams struct {
 // sampleSlices is how many parts a row of logits has in sample_slices.
 const sampleSlices = 64
 
+// sliceRow is read by kernels alone; its size is needed here, its fields by the test of layouts.
+//
+//lint:ignore U1000 see above
 type sliceRow struct {
 	sum           float64
 	best          float32

@@ -11,6 +11,7 @@ struct RouteParams {
     int *expert;      // [rows]; -1 for rows beyond norm.rows
     float *gate;      // [rows] sigmoid of the chosen logit
     u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads
+    u64 *counts;      // [E] rows that each expert was given so far
     u32 *status;      // bit 0: a logit is not a number; bit 1: a tap chose an expert that is not there
     int count;        // rows, in prefill
     int experts, ld;
@@ -72,7 +73,10 @@ __device__ __forceinline__ Choice decide(const RouteParams &p, int row, const fl
     Choice c{0, 0};
     if (p.steps & ROUTE_CHOOSE) {
         c = choose(logits, p.experts, p.status);
-        if (lane_id() == 0) p.expert[row] = c.expert, p.gate[row] = c.gate;
+        if (lane_id() == 0) {
+            p.expert[row] = c.expert, p.gate[row] = c.gate;
+            atomicAdd((unsigned long long *)&p.counts[c.expert], 1ull);
+        }
     } else if (p.steps & ROUTE_SCALE) {
         c = Choice{p.expert[row], p.gate[row]};
         __syncwarp();
