@@ -66,7 +66,8 @@ func TestServeAccess(t *testing.T) {
 		{"the page's limit", "another", "/api/stop", `{"chat_id":"` + strings.Repeat("x", 1<<10) + `"}`, nil, 413, "error"},
 		{"the programs' limit", "another", "/v1/completions", `{"prompt":"` + strings.Repeat("x", 16<<10) + `"}`, nil, 413, "16384 bytes"},
 		{"too long", "another", "/v1/chat/completions", chat, nil, 504, "timeout_error"},
-		{"too long, Anthropic's", "another", "/v1/messages", `{"max_tokens":30000,"messages":[{"role":"user","content":"Sing."}]}`, nil, 504, "timeout_error"},
+		{"too long, Anthropic's", "another", "/v1/messages", `{"max_tokens":30000,"messages":[{"role":"user","content":"Sing."}],
+			"tools":[{"name":"sing","input_schema":{"type":"object","properties":{"song":{"type":"string","minLength":10000}},"required":["song"]}}],"tool_choice":{"type":"any"}}`, nil, 504, "timeout_error"},
 	} {
 		status, text, _ := do(c.key, c.path, c.body, c.header...)
 		if status != c.want || !strings.Contains(text, c.text) {
