@@ -143,7 +143,7 @@ func workspace(c *model.Config, rows int) int64 {
 	perRow := 4*c.Dim + 2*c.Dim + // x, h
 		4*attn + 2*2*c.Heads*c.HeadDim + // projections, q and z
 		2*2*c.Dim + 2*2*ffn + 2*4*c.Dim // gathered rows, two activations, two outputs
-	head := 64 * 3 * 4 * c.Vocab
+	head := 64 * 4 * 4 * c.Vocab // logits, adjusted ones, two lists of ids
 	decode := 64 * 8 * 4 * (3*c.Dim + attn)
 	const staging = 6 * 16 << 20
 	// Rows are rounded up to a power of two, and places of experts to 16.
