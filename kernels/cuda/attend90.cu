@@ -319,7 +319,7 @@ KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, DecodeParams) {
     __syncthreads();
     griddep_launch();
     const int items = s.first_split[rows] * p.pages.kv_heads;
-    if (blockIdx.x >= items) return; // makes room for the blocks of the kernels that follow
+    if (int(blockIdx.x) >= items) return; // makes room for the blocks of the kernels that follow
     if (warp_id() == WARPS) decode_produce(p, s, items);
     else decode_consume(p, s, items);
 }
