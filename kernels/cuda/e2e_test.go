@@ -83,7 +83,11 @@ func TestSameBits(t *testing.T) {
 			p := dummyPair(t, fastConfig(), cuda.Options{Portable: portable})
 			q := dummyPair(t, fastConfig(), cuda.Options{Portable: portable, NoGraphs: true})
 			r := rand.New(rand.NewPCG(7, 8))
-			const n = 6
+			n := 6
+			counts := []int{1, 2, 3, 6, 5, 6, 6, 4, 1, 6, 2, 6} // several buckets, each launched, captured and replayed
+			if testing.Short() {
+				n, counts = 4, []int{2, 4, 2, 3, 2, 4}
+			}
 			graph, eager, alone := make([]*sequence, n), make([]*sequence, n), make([]*sequence, n)
 			next := make([]int32, n)
 			for i := range n {
@@ -106,10 +110,6 @@ func TestSameBits(t *testing.T) {
 					t.Errorf("prompt %d: in two pieces %+v, at once %+v", i, pieces[at], whole[last])
 				}
 				next[i] = whole[last].Token
-			}
-			counts := []int{1, 2, 3, 6, 5, 6, 6, 4, 1, 6, 2, 6} // several buckets, each launched, captured and replayed
-			if testing.Short() {
-				counts = []int{2, 6, 2, 5, 2, 6}
 			}
 			for step, m := range counts {
 				var a, b []piece
