@@ -108,39 +108,21 @@ func texts(v body.Value) (parts []completion.Part) {
 		return []completion.Part{{Text: v.Text("")}}
 	}
 	for _, block := range v.List() {
-		if object(block) {
+		if block.MustObject() {
 			block.Get("type").One("text", "text")
-			parts = append(parts, completion.Part{Text: need(block, "text").Text("")})
+			parts = append(parts, completion.Part{Text: block.Need("text").Text("")})
 		}
 	}
 	return parts
 }
 
-// object says whether a value is an object, and notes it where it is not.
-func object(v body.Value) bool {
-	if !v.IsObject() {
-		v.Fail("应为对象", "want an object")
-		return false
-	}
-	return true
-}
-
-// need gives a field that must be there.
-func need(v body.Value, name string) body.Value {
-	field := v.Get(name)
-	if !field.Is() {
-		v.Missing(name)
-	}
-	return field
-}
-
 // message reads one turn: results of tools in a user's turn become messages of their own, before its text.
 func message(v body.Value) (out []completion.Message) {
-	if !object(v) {
+	if !v.MustObject() {
 		return nil
 	}
-	m := completion.Message{Role: need(v, "role").One("", "user", "assistant")}
-	content := need(v, "content")
+	m := completion.Message{Role: v.Need("role").One("", "user", "assistant")}
+	content := v.Need("content")
 	if content.IsText() {
 		return []completion.Message{completion.Text(m.Role, content.Text(""))}
 	}
@@ -149,20 +131,20 @@ func message(v body.Value) (out []completion.Message) {
 		return nil
 	}
 	for _, block := range content.List() {
-		if !object(block) {
+		if !block.MustObject() {
 			return nil
 		}
-		switch need(block, "type").One("", "text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking") {
+		switch block.Need("type").One("", "text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking") {
 		case "text":
-			m.Parts = append(m.Parts, completion.Part{Text: need(block, "text").Text("")})
+			m.Parts = append(m.Parts, completion.Part{Text: block.Need("text").Text("")})
 		case "image":
-			m.Parts = append(m.Parts, completion.Part{Image: picture(need(block, "source"))})
+			m.Parts = append(m.Parts, completion.Part{Image: picture(block.Need("source"))})
 		case "tool_use":
-			input := need(block, "input")
+			input := block.Need("input")
 			input.Object()
-			m.Calls = append(m.Calls, completion.Call{ID: need(block, "id").Text(""), Name: need(block, "name").Text(""), Arguments: string(input.Raw())})
+			m.Calls = append(m.Calls, completion.Call{ID: block.Need("id").Text(""), Name: block.Need("name").Text(""), Arguments: string(input.Raw())})
 		case "tool_result":
-			result := completion.Message{Role: completion.RoleTool, CallID: need(block, "tool_use_id").Text("")}
+			result := completion.Message{Role: completion.RoleTool, CallID: block.Need("tool_use_id").Text("")}
 			if inside := block.Get("content"); inside.Is() {
 				result.Parts = texts(inside)
 			}
@@ -180,13 +162,13 @@ func message(v body.Value) (out []completion.Message) {
 
 // picture reads where an image is.
 func picture(v body.Value) *completion.Image {
-	if !v.Is() || !object(v) {
+	if !v.Is() || !v.MustObject() {
 		return nil
 	}
-	if need(v, "type").One("", "base64", "url") == "url" {
-		return &completion.Image{URL: need(v, "url").Text("")}
+	if v.Need("type").One("", "base64", "url") == "url" {
+		return &completion.Image{URL: v.Need("url").Text("")}
 	}
-	data := need(v, "data")
+	data := v.Need("data")
 	file, err := base64.StdEncoding.DecodeString(data.Text(""))
 	if err != nil {
 		data.Fail("不是有效的 base64", "not valid base64")
@@ -198,10 +180,10 @@ func picture(v body.Value) *completion.Image {
 func tools(v body.Value, r *completion.Request) {
 	known := map[string]bool{}
 	for _, item := range v.Get("tools").List() {
-		if !object(item) {
+		if !item.MustObject() {
 			return
 		}
-		name, schema := need(item, "name"), need(item, "input_schema")
+		name, schema := item.Need("name"), item.Need("input_schema")
 		schema.Object()
 		description := item.Get("description").Text("")
 		if known[name.Text("")] {
@@ -218,13 +200,13 @@ func tools(v body.Value, r *completion.Request) {
 		return
 	}
 	r.NoParallelCalls = choice.Get("disable_parallel_tool_use").Bool(false)
-	switch need(choice, "type").One("", "auto", "any", "tool", "none") {
+	switch choice.Need("type").One("", "auto", "any", "tool", "none") {
 	case "any":
 		r.ToolChoice.Mode = completion.ToolRequired
 	case "none":
 		r.ToolChoice.Mode = completion.ToolNone
 	case "tool":
-		name := need(choice, "name")
+		name := choice.Need("name")
 		r.ToolChoice = completion.ToolChoice{Mode: completion.ToolNamed, Name: name.Text("")}
 		if name.IsText() && !known[r.ToolChoice.Name] {
 			name.Fail("tools 中没有这个名字", "there is no such name among the tools")
@@ -411,7 +393,7 @@ func (a *api) follow(c echo.Context, ctx context.Context, job *completion.Job, h
 		}
 		if !errors.Is(err, context.Canceled) {
 			a.log(c, err)
-			_ = s.Send("error", describe(c, public(err)))
+			_ = s.Send("error", describe(c, completion.Public(err)))
 		}
 		return nil
 	}
@@ -422,16 +404,8 @@ func (a *api) follow(c echo.Context, ctx context.Context, job *completion.Job, h
 	return nil
 }
 
-func public(err error) *completion.Error {
-	var e *completion.Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return &completion.Error{Kind: completion.KindInternal, ZH: "服务器内部错误", EN: "internal server error", Cause: err}
-}
-
 func (a *api) log(c echo.Context, err error) {
-	if e := public(err); e.Kind == completion.KindInternal && !errors.Is(err, context.Canceled) {
+	if e := completion.Public(err); e.Kind == completion.KindInternal && !errors.Is(err, context.Canceled) {
 		a.host.Log(c.Request()).Error("request failed", "route", c.Path(), "error", e.Cause)
 	}
 }
@@ -454,7 +428,7 @@ func describe(c echo.Context, e *completion.Error) fields {
 	if kind == "" {
 		kind = "invalid_request_error"
 	}
-	zh := strings.HasPrefix(strings.ToLower(strings.TrimSpace(c.Request().Header.Get("Accept-Language"))), "zh")
+	zh := completion.Chinese(c.Request())
 	return fields{"type": "error", "error": fields{"type": kind, "message": e.Text(zh)}}
 }
 
@@ -467,7 +441,7 @@ func WriteError(c echo.Context, err error) error {
 		c.Response().Status = 499 // for the log: the client is gone
 		return nil
 	}
-	e := public(err)
+	e := completion.Public(err)
 	c.Response().Header().Set("Cache-Control", "no-store")
 	if e.RetryAfter > 0 {
 		c.Response().Header().Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))

@@ -64,7 +64,7 @@ func (a *api) answer(c echo.Context, read func(body.Value) (*request, error)) er
 	case err != nil && c.Response().Committed:
 		if !errors.Is(err, context.Canceled) {
 			a.log(c, err)
-			_ = send(c, fields{"error": public(err).Text(chinese(c))})
+			_ = send(c, fields{"error": completion.Public(err).Text(completion.Chinese(c.Request()))})
 		}
 		return nil
 	case err != nil:

@@ -13,16 +13,8 @@ import (
 	"chulengo/serve/internal/completion"
 )
 
-func public(err error) *completion.Error {
-	var e *completion.Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return &completion.Error{Kind: completion.KindInternal, ZH: "服务器内部错误", EN: "internal server error", Cause: err}
-}
-
 func (a *api) log(c echo.Context, err error) {
-	if e := public(err); e.Kind == completion.KindInternal && !errors.Is(err, context.Canceled) {
+	if e := completion.Public(err); e.Kind == completion.KindInternal && !errors.Is(err, context.Canceled) {
 		a.host.Log(c.Request()).Error("request failed", "route", c.Path(), "error", e.Cause)
 	}
 }
@@ -43,12 +35,12 @@ func WriteError(c echo.Context, err error) error {
 		c.Response().Status = 499 // for the log: the client is gone
 		return nil
 	}
-	e := public(err)
+	e := completion.Public(err)
 	c.Response().Header().Set("Cache-Control", "no-store")
 	if e.RetryAfter > 0 {
 		c.Response().Header().Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
 	}
-	return c.JSON(e.Status(), fields{"error": e.Text(chinese(c))})
+	return c.JSON(e.Status(), fields{"error": e.Text(completion.Chinese(c.Request()))})
 }
 
 // names are Ollama's for the fields that errors of package completion name.
@@ -78,8 +70,4 @@ func (r *request) translate(err error) error {
 		own.Param = "prompt"
 	}
 	return &own
-}
-
-func chinese(c echo.Context) bool {
-	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(c.Request().Header.Get("Accept-Language"))), "zh")
 }

@@ -220,11 +220,11 @@ func (a *api) breakOff(c echo.Context, w *sse.Writer, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(c.Request().Context().Err(), context.Canceled) {
 		return nil // nobody is there
 	}
-	e := public(err)
+	e := completion.Public(err)
 	if e.Kind == completion.KindInternal {
 		a.host.Log(c.Request()).Error("an answer failed", "route", c.Path(), "error", e.Cause)
 	}
-	if w.Send("", describe(e, chinese(c.Request()))) == nil {
+	if w.Send("", describe(e, completion.Chinese(c.Request()))) == nil {
 		_ = w.Raw("[DONE]")
 	}
 	return nil

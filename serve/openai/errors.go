@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -76,7 +75,7 @@ func WriteError(c echo.Context, err error) error {
 		c.Response().Status = 499 // for the log: the client is gone
 		return nil
 	}
-	e := public(err)
+	e := completion.Public(err)
 	h := c.Response().Header()
 	h.Set("Cache-Control", "no-store")
 	if e.RetryAfter > 0 {
@@ -85,32 +84,13 @@ func WriteError(c echo.Context, err error) error {
 	if status := e.Status(); status < 500 && status != http.StatusTooManyRequests || status == http.StatusNotImplemented || status == http.StatusGatewayTimeout {
 		h.Set("X-Should-Retry", "false") // the same request will fail again; clients retry what is ≥ 500
 	}
-	return c.JSON(e.Status(), describe(e, chinese(c.Request())))
-}
-
-// public is the part of an error that a client may read.
-func public(err error) *completion.Error {
-	var e *completion.Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return &completion.Error{Kind: completion.KindInternal, ZH: "服务器内部错误", EN: "internal server error", Cause: err}
+	return c.JSON(e.Status(), describe(e, completion.Chinese(c.Request())))
 }
 
 // fail answers with an error and logs what its client may not read.
 func (a *api) fail(c echo.Context, err error) error {
-	if e := public(err); e.Kind == completion.KindInternal && !errors.Is(err, context.Canceled) {
+	if e := completion.Public(err); e.Kind == completion.KindInternal && !errors.Is(err, context.Canceled) {
 		a.host.Log(c.Request()).Error("request failed", "route", c.Path(), "error", e.Cause)
 	}
 	return WriteError(c, err)
-}
-
-// chinese says whether a client asked for Chinese. Programs, which say nothing, get English here: it is what their
-// users search for.
-func chinese(r *http.Request) bool {
-	tag := r.URL.Query().Get("lang")
-	if tag == "" {
-		tag = strings.TrimSpace(r.Header.Get("Accept-Language"))
-	}
-	return len(tag) >= 2 && strings.EqualFold(tag[:2], "zh")
 }

@@ -73,7 +73,7 @@ func (r *request) input(v body.Value) {
 		input.Fail("至少要有一项", "want at least one item")
 	case input.IsList():
 		for _, item := range input.List() {
-			if !object(item) {
+			if !item.MustObject() {
 				return
 			}
 			r.item(item)
@@ -95,9 +95,9 @@ func (r *request) item(v body.Value) {
 		m = message(v)
 	case "function_call":
 		m = completion.Message{Role: completion.RoleAssistant, Calls: []completion.Call{{
-			ID: need(v, "call_id").Text(""), Name: need(v, "name").Text(""), Arguments: need(v, "arguments").Text("")}}}
+			ID: v.Need("call_id").Text(""), Name: v.Need("name").Text(""), Arguments: v.Need("arguments").Text("")}}}
 	case "function_call_output":
-		m = completion.Message{Role: completion.RoleTool, CallID: need(v, "call_id").Text(""), Parts: parts(need(v, "output"))}
+		m = completion.Message{Role: completion.RoleTool, CallID: v.Need("call_id").Text(""), Parts: parts(v.Need("output"))}
 	default:
 		return
 	}
@@ -110,11 +110,11 @@ func (r *request) item(v body.Value) {
 }
 
 func message(v body.Value) completion.Message {
-	role := need(v, "role").One("", "user", "assistant", "system", "developer")
+	role := v.Need("role").One("", "user", "assistant", "system", "developer")
 	if role == "developer" {
 		role = completion.RoleSystem
 	}
-	return completion.Message{Role: role, Parts: parts(need(v, "content"))}
+	return completion.Message{Role: role, Parts: parts(v.Need("content"))}
 }
 
 // parts reads a text or a list of texts and pictures.
@@ -129,16 +129,16 @@ func parts(v body.Value) (out []completion.Part) {
 		return nil
 	}
 	for _, part := range v.List() {
-		if !object(part) {
+		if !part.MustObject() {
 			return nil
 		}
-		switch need(part, "type").One("", "input_text", "output_text", "text", "refusal", "input_image") {
+		switch part.Need("type").One("", "input_text", "output_text", "text", "refusal", "input_image") {
 		case "input_image":
-			out = append(out, completion.Part{Image: picture(need(part, "image_url"))})
+			out = append(out, completion.Part{Image: picture(part.Need("image_url"))})
 		case "refusal":
-			out = append(out, completion.Part{Text: need(part, "refusal").Text("")})
+			out = append(out, completion.Part{Text: part.Need("refusal").Text("")})
 		default:
-			out = append(out, completion.Part{Text: need(part, "text").Text("")})
+			out = append(out, completion.Part{Text: part.Need("text").Text("")})
 		}
 	}
 	return out
@@ -161,11 +161,11 @@ func (r *request) tools(v body.Value) {
 	known := map[string]bool{}
 	list := v.Get("tools")
 	for _, item := range list.List() {
-		if !object(item) {
+		if !item.MustObject() {
 			return
 		}
-		need(item, "type").One("", "function")
-		name := need(item, "name")
+		item.Need("type").One("", "function")
+		name := item.Need("name")
 		parameters := item.Get("parameters")
 		parameters.Object()
 		item.Get("strict").Bool(false) // schemas are always kept where calls are forced
@@ -191,8 +191,8 @@ func (r *request) tools(v body.Value) {
 		r.echo["tool_choice"] = choice.Raw()
 	}
 	if choice.IsObject() {
-		need(choice, "type").One("", "function")
-		name := need(choice, "name")
+		choice.Need("type").One("", "function")
+		name := choice.Need("name")
 		r.ToolChoice = completion.ToolChoice{Mode: completion.ToolNamed, Name: name.Text("")}
 		if name.IsText() && !known[r.ToolChoice.Name] {
 			name.Fail("tools 中没有这个名字", "there is no such name among the tools")
@@ -221,33 +221,15 @@ func (r *request) format(v body.Value) {
 		return
 	}
 	r.echo["text"] = map[string]any{"format": format.Raw()}
-	kind := need(format, "type")
+	kind := format.Need("type")
 	switch kind.One("", "text", "json_object", "json_schema") {
 	case "json_object":
 		r.Format.JSON, r.Format.Param = true, kind.Path()
 	case "json_schema":
-		schema := need(format, "schema")
+		schema := format.Need("schema")
 		schema.Object()
 		format.Get("name").Text("")
 		format.Get("strict").Bool(false)
 		r.Format.Schema, r.Format.Param = schema.Raw(), schema.Path()
 	}
-}
-
-// object says whether a value is an object, and notes it where it is not.
-func object(v body.Value) bool {
-	if !v.IsObject() {
-		v.Fail("应为对象", "want an object")
-		return false
-	}
-	return true
-}
-
-// need gives a field that must be there.
-func need(v body.Value, name string) body.Value {
-	field := v.Get(name)
-	if !field.Is() {
-		v.Missing(name)
-	}
-	return field
 }

@@ -1,7 +1,6 @@
 package responses
 
 import (
-	"errors"
 	"maps"
 	"strings"
 	"time"
@@ -76,7 +75,7 @@ func (a *api) create(c echo.Context) error {
 	}
 	if ctx.Err() == nil || c.Request().Context().Err() == nil {
 		a.log(c, err)
-		s.fail(public(err).Text(chinese(c)))
+		s.fail(completion.Public(err).Text(completion.Chinese(c.Request())))
 	}
 	return nil
 }
@@ -180,20 +179,8 @@ func ints(b []byte) []int {
 	return out
 }
 
-func public(err error) *completion.Error {
-	var e *completion.Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return &completion.Error{Kind: completion.KindInternal, ZH: "服务器内部错误", EN: "internal server error", Cause: err}
-}
-
-func chinese(c echo.Context) bool {
-	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(c.Request().Header.Get("Accept-Language"))), "zh")
-}
-
 func (a *api) log(c echo.Context, err error) {
-	if e := public(err); e.Kind == completion.KindInternal && c.Request().Context().Err() == nil {
+	if e := completion.Public(err); e.Kind == completion.KindInternal && c.Request().Context().Err() == nil {
 		a.host.Log(c.Request()).Error("request failed", "route", c.Path(), "error", e.Cause)
 	}
 }

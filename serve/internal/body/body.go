@@ -179,6 +179,24 @@ func (v Value) Get(name string) Value {
 	return Value{form: v.form}
 }
 
+// Need gives a field that must be there.
+func (v Value) Need(name string) Value {
+	field := v.Get(name)
+	if !field.Is() {
+		v.Missing(name)
+	}
+	return field
+}
+
+// MustObject says whether the value is an object, and notes it where it is not, even where there is none.
+func (v Value) MustObject() bool {
+	if !v.IsObject() {
+		v.Fail("应为对象", "want an object")
+		return false
+	}
+	return true
+}
+
 // First gives the first of several fields that is there: names that mean the same to different clients.
 func (v Value) First(names ...string) Value {
 	found := Value{form: v.form}

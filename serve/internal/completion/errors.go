@@ -1,7 +1,10 @@
 package completion
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
+	"strings"
 	"time"
 )
 
@@ -97,4 +100,23 @@ func (e *Error) Status() int {
 // Invalid says that a field cannot be served: what was wanted and what came.
 func Invalid(param, zh, en string, args ...any) *Error {
 	return &Error{Kind: KindInvalid, Param: param, ZH: fmt.Sprintf(zh, args...), EN: fmt.Sprintf(en, args...)}
+}
+
+// Public gives an error as clients may read it: those that are no *Error are the server's own.
+func Public(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Kind: KindInternal, ZH: "服务器内部错误", EN: "internal server error", Cause: err}
+}
+
+// Chinese says whether a client wants to read Chinese: its lang parameter, or the first of the languages it accepts. Programs,
+// which say nothing, get English: it is what their users search for.
+func Chinese(r *http.Request) bool {
+	tag := r.URL.Query().Get("lang")
+	if tag == "" {
+		tag = strings.TrimSpace(r.Header.Get("Accept-Language"))
+	}
+	return len(tag) >= 2 && strings.EqualFold(tag[:2], "zh")
 }
