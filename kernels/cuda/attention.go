@@ -254,10 +254,10 @@ var (
 	attendDecode  = map[int]string{32: "attend_decode_32", 64: "attend_decode_64", 128: "attend_decode_128"}
 )
 
-// attendDecode is Attend for decode rows. The room for partial results follows the largest step seen.
+// attendDecode is Attend for decode rows.
 func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q ptr, z image, scale float32, hd int) {
 	g := &p.group[l.Group]
-	splits := grow(max(g.splits, maxDecodeRows))
+	splits := d.decodeSplits
 	params := decodeParams{
 		pages: pages, q: q, list: g.list, length: g.length, firstSplit: g.firstSplit, rows: p.count,
 		out: d.mem("decode.splits", 4*splits*l.Heads*l.HeadDim), norm: d.mem("decode.splitNorms", 8*splits*l.Heads), z: z.at,

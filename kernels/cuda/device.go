@@ -29,9 +29,10 @@ type Device struct {
 	options Options
 	loader  *loader
 
-	buffers     map[string]*buffer
-	graphs      map[graphKey]*executable // nil: one step of this kind has run
-	decodePages int                      // capacity for the page numbers of decode, per group
+	buffers      map[string]*buffer
+	graphs       map[graphKey]*executable // nil: one step of this kind has run
+	decodePages  int                      // capacity for the page numbers of decode, per group
+	decodeSplits int                      // and for its splits
 
 	ropes  map[*float64]ptr    // frequencies on the device
 	counts map[int]expertCount // of each layer with a router

@@ -95,7 +95,7 @@ func TestSoak(t *testing.T) {
 	t.Logf("%d decoded rows, %d sequences, %d replayed alone", rows, ended, replayed)
 }
 
-const maxLive = 24
+const maxLive = 40 // of up to 96 tokens: more than 64 splits
 
 // free gives the pages of a sequence back.
 func (p *pair) free(q *sequence) {
@@ -143,6 +143,45 @@ func (p *pair) replay(t *testing.T, l *life) {
 		}
 		if got := p.gpu.runWithLast(t, []piece{{q, tokens}})[0]; !sameOut(got, want) {
 			t.Fatalf("answer %d of %d: alone %+v, in the crowd %+v", i, len(l.outs), got, want)
+		}
+	}
+}
+
+// Contexts that grow while their steps are replayed from a graph: the room that the splits of attention need grows, too. The
+// software GPU faults on any access beyond an allocation.
+func TestGrowingContexts(t *testing.T) {
+	both := [2]*pair{dummyPair(t, fastConfig(), cuda.Options{}), dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true})}
+	r := rand.New(rand.NewPCG(31, 32))
+	const sequences, shared, steps = 34, 48, 6 // 34 splits at first, 68 once there are more than 64 keys
+	start := randomTokens(r, shared, 1000)
+	var own [sequences][]int32
+	for i := range own {
+		own[i] = randomTokens(r, 13, 1000)
+	}
+	var pieces [2][]piece
+	for i, p := range both {
+		first := &sequence{}
+		p.gpu.runWithLast(t, []piece{{first, start}})
+		for j := range own { // whole pages, which all may read
+			q := &sequence{pos: shared, global: slices.Clone(first.global), chunk: map[int][]kernels.Page{}}
+			for c, list := range first.chunk {
+				q.chunk[c] = slices.Clone(list)
+			}
+			pieces[i] = append(pieces[i], piece{q, own[j]})
+		}
+	}
+	for step := range steps {
+		var outs [2][]kernels.Out
+		for i, p := range both {
+			outs[i] = p.gpu.runWithLast(t, pieces[i])
+		}
+		for j := range sequences {
+			if !sameOut(outs[0][j], outs[1][j]) {
+				t.Fatalf("step %d sequence %d: with graphs %+v, without %+v", step, j, outs[0][j], outs[1][j])
+			}
+			for i := range both {
+				pieces[i][j].tokens = []int32{outs[i][j].Token}
+			}
 		}
 	}
 }

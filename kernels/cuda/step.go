@@ -34,7 +34,7 @@ type groupState struct {
 	queryTiles ptr // prefill
 	table      ptr // page numbers
 	tiles      int // prefill: number of query tiles
-	splits     int // decode: all splits of this step
+	splits     int // decode: all splits of this step, at most Device.decodeSplits
 }
 
 // block is a run of int32 values that is filled on the host, in pinned memory, and copied to the device at once.
@@ -91,11 +91,7 @@ func (d *Device) layPhase(p *phase) {
 	reserve, pages := p.rows, d.pages(p)
 	if p.decode {
 		reserve = maxDecodeRows
-		if pages > d.decodePages {
-			d.decodePages = grow(pages)
-			d.dropGraphs()
-		}
-		pages = d.decodePages
+		pages = d.capacityOf(&d.decodePages, pages)
 	}
 	need := 1 + reserve*2 + kernels.Groups*(reserve*4+1+4*(reserve+64)+pages)
 	blk := &block{at: d.mem(p.name+"state", 4*need), host: d.gpu.pinnedInts(p.name, need)}
@@ -130,6 +126,16 @@ func (d *Device) layPhase(p *phase) {
 		}
 		d.gpu.copyIn(at, table[:n])
 	}
+}
+
+// capacityOf makes a capacity of decoding hold n. Graphs have addresses that follow from it: those captured before it grew are
+// of no use, and replays do not come by the stages that would notice.
+func (d *Device) capacityOf(capacity *int, n int) int {
+	if n > *capacity {
+		*capacity = grow(n)
+		d.dropGraphs()
+	}
+	return *capacity
 }
 
 // pages is the most page numbers that a phase has in a group.
@@ -193,6 +199,7 @@ func (d *Device) layGroup(p *phase, g, reserve int, blk *block) {
 		for r := p.rows; r < reserve; r++ {
 			list[r], length[r], split[r+1] = 0, 0, int32(st.splits)
 		}
+		d.capacityOf(&d.decodeSplits, max(st.splits, maxDecodeRows))
 		return
 	}
 	st.tiles = len(tiles)
