@@ -28,6 +28,7 @@ type WeightSpec struct {
 	Experts int      // at least 1
 	Pairs   bool     // the two parts are gate and up of a feed-forward: output i of one belongs to output i of the other
 	Split   Split    // how several ranks share it
+	Coding  Coding   // of all matrices; the zero value: numbers in any plain format
 }
 
 // Tensor is the name of the checkpoint's tensor that holds a part.
@@ -57,6 +58,11 @@ type Matrix struct {
 	InOut  bool // stored [K, N], as fused experts are; else [N, K]
 	Stride int  // elements between the starts of stored rows; 0: rows are adjacent
 	Data   []byte
+
+	// Of a quantised format, whose rows are [N, K] (never InOut). One scale covers Coding.Rows outputs and Coding.Cols inputs.
+	Coding Coding
+	Scales []float32 // [⌈N/Rows⌉, ⌈K/Cols⌉]: values of Coding.Scale's format
+	Zeros  []uint8   // Int4 [⌈N/Rows⌉, ⌈K/Cols⌉]: the code that is worth 0; nil: 8 everywhere
 }
 
 // RowStride is the distance in elements between the starts of stored rows.
@@ -79,6 +85,9 @@ func (m Matrix) Check(s WeightSpec, part, expert int) error {
 	if m.N != s.Parts[part] || m.K != s.K {
 		return fmt.Errorf("kernels: %s expert %d: want [%d, %d], got [%d, %d]", s.Tensor(part), expert, s.Parts[part], s.K, m.N, m.K)
 	}
+	if err := m.checkCoding(s); err != nil {
+		return fmt.Errorf("kernels: %s expert %d: %w", s.Tensor(part), expert, err)
+	}
 	rows, cols := m.N, m.K
 	if m.InOut {
 		rows, cols = m.K, m.N
@@ -86,7 +95,7 @@ func (m Matrix) Check(s WeightSpec, part, expert int) error {
 	if m.RowStride() < cols {
 		return fmt.Errorf("kernels: %s expert %d: want a row stride of at least %d, got %d", s.Tensor(part), expert, cols, m.RowStride())
 	}
-	if want := ((rows-1)*m.RowStride() + cols) * m.Format.Size(); rows > 0 && len(m.Data) < want {
+	if want := m.Format.Bytes((rows-1)*m.RowStride() + cols); rows > 0 && len(m.Data) < want {
 		return fmt.Errorf("kernels: %s expert %d: want %d bytes, got %d", s.Tensor(part), expert, want, len(m.Data))
 	}
 	return nil
@@ -125,33 +134,4 @@ func (f Fill) Value(n, k int) float32 {
 	}
 	v := math.Float32bits(f.Std * (float32(sum-1020) / 209.02))
 	return math.Float32frombits((v + 0x7fff + v>>16&1) &^ 0xffff)
-}
-
-// Format is how numbers are stored.
-type Format uint8
-
-const (
-	BF16 Format = iota
-	F16
-	F32
-)
-
-// Size is the number of bytes of one element.
-func (f Format) Size() int {
-	if f == F32 {
-		return 4
-	}
-	return 2
-}
-
-func (f Format) String() string {
-	switch f {
-	case BF16:
-		return "BF16"
-	case F16:
-		return "F16"
-	case F32:
-		return "F32"
-	}
-	return fmt.Sprintf("Format(%d)", uint8(f))
 }

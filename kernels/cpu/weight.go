@@ -25,6 +25,9 @@ func (d *Device) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
 	if s.K < 1 || s.Experts < 1 || len(s.Parts) < 1 {
 		return nil, fmt.Errorf("kernels/cpu: %s: want at least 1 input, expert and part, got %d, %d, %d", s.Tensor(0), s.K, s.Experts, len(s.Parts))
 	}
+	if s.Coding.Format.Quantised() {
+		return nil, fmt.Errorf("kernels/cpu: %s: want a weight that is not quantised, got %v", s.Tensor(0), s.Coding)
+	}
 	w := &weight{spec: s, parts: make([][]kernels.Matrix, s.Experts)}
 	for e := range w.parts {
 		w.parts[e] = make([]kernels.Matrix, len(s.Parts))

@@ -50,6 +50,9 @@ func (d *Device) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
 	if s.K < 1 || s.Experts < 1 || len(s.Parts) < 1 {
 		return nil, fmt.Errorf("kernels/cuda: %s: want at least 1 input, expert and part, got %d, %d, %d", s.Tensor(0), s.K, s.Experts, len(s.Parts))
 	}
+	if s.Coding.Format.Quantised() {
+		return nil, fmt.Errorf("kernels/cuda: %s: want a weight that is not quantised, got %v", s.Tensor(0), s.Coding)
+	}
 	w := &weight{dev: d, spec: s, tiles: ceil(s.K, tile), given: map[[2]int]kernels.Matrix{}, pairs: s.Pairs}
 	size := 4 * s.K
 	if !w.vector() {
