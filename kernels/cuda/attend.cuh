@@ -151,12 +151,12 @@ struct DecodeParams {
     int heads, R, z_tiles;
 };
 
-// decode_split_keys is the length of the splits of a context, whole rounds of four warps with 16 keys: about 16 splits, so
-// that one sequence fills the GPU, until they are 512 keys long; then up to 64 of them; then longer ones.
+// decode_split_keys is the length of the splits of a context, in rounds of four warps with 16 keys: about 16 splits of at least
+// two rounds, so that one sequence fills the GPU, until they are 512 keys long; then up to 64 of them; then longer ones.
 __device__ __forceinline__ int decode_split_keys(int length) {
-    constexpr int ROUND = 64, FEW = 16, LONG = 512, MOST = 64;
+    constexpr int ROUND = 64, SHORT = 2, FEW = 16, LONG = 8, MOST = 64;
     const int rounds = ceil_div(length, ROUND);
-    return max(min(ceil_div(rounds, FEW) * ROUND, LONG), ceil_div(rounds, MOST) * ROUND);
+    return ROUND * max(min(max(ceil_div(rounds, FEW), SHORT), LONG), ceil_div(rounds, MOST));
 }
 
 // decode_meet adds what the N warps of a block found in a split of a head, relative to the largest score of all.

@@ -1,7 +1,16 @@
 // Attention on 9.0, for heads of 128 and pages of whole tiles (Pages.tiled): keys and values come by bulk copies as they lie
-// in memory, which is how ldmatrix and wgmma read them. Decode and prefill otherwise do what attend_decode.cu and
-// attend_prefill.cu do.
+// in memory, which is how ldmatrix and wgmma read them. Prefill otherwise does what attend_prefill.cu does. Decode is one kernel
+// from the sums of the projections to z, where attend_decode.cu needs one before and one after: each costs a step some 3 µs a
+// layer.
 #include "attend.cuh"
+#include "rope.cuh"
+
+struct FusedDecodeParams {
+    DecodeParams attend;
+    RopeParams rope; // qkv: null where q and the rows' own keys are there already
+    u32 *arrived;    // [rows][arrived_ld] splits of each key/value head that are done; 0 before
+    int arrived_ld;
+};
 
 #if defined(CHULENGO_EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
 
@@ -16,22 +25,31 @@ __device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, i
     return (const u8 *)(at + (half * p.page_tokens + slot % p.page_tokens) * TILE);
 }
 
-// ---- decode: a block has a split of one key/value head ----
+// ---- decode: a block has a run of splits, those of a key/value head of a row one after the other ----
 //
 // One warp keeps a ring of stages of 64 keys and values on their way, also from one split to the next; four warps take 16
-// keys of a stage each.
+// keys of a stage each. Every block makes the queries that it needs itself. The row's own key and value are made by the block
+// that has the last split; it puts them into the pages and into its stage. The block that finishes a head's last split adds
+// the splits.
 
 constexpr int WARPS = 4;
 constexpr int DECODE_KEYS = 64, WARP_KEYS = DECODE_KEYS / WARPS;
 constexpr int DECODE_STAGES = 2;
-constexpr int MAX_ROWS = 64;
+constexpr int MAX_ROWS = 64, MAX_GROUP = 16;
+constexpr int MAX_SPLITS = 64; // of a row (decode_split_keys)
+constexpr int QUERY = HD + 8;  // elements of a query in shared memory: rows in different banks
 
 struct DecodeShared {
     u8 kv[DECODE_STAGES][2][HALVES][DECODE_KEYS * LINE];
-    float out[WARPS][16][HD + 4]; // where the warps' results meet
-    float largest[WARPS][16], sum[WARPS][16];
+    float out[WARPS][MAX_GROUP][HD + 4]; // where the warps' results meet
+    union {
+        bf16 query[MAX_GROUP][QUERY];
+        float share[MAX_GROUP][MAX_SPLITS]; // when the splits are added
+    };
+    float largest[WARPS][MAX_GROUP], sum[WARPS][MAX_GROUP];
     u64 full[DECODE_STAGES], empty[DECODE_STAGES];
     int first_split[MAX_ROWS + 1];
+    int last; // this block finished a head
 };
 
 struct DecodeTile { // where a piece of 16 bytes of a stage lies
@@ -40,40 +58,55 @@ struct DecodeTile { // where a piece of 16 bytes of a stage lies
 
 // DecodeItem is a split of a key/value head: keys begin..end-1 of a row.
 struct DecodeItem {
-    int split, head, row, begin, end, length;
+    int row, head, split, splits; // splits of the row
+    int begin, end, length;
     const int *table;
 };
 
-__device__ __forceinline__ DecodeItem decode_item(const DecodeParams &p, const DecodeShared &s, int item) {
+// decode_item finds item i: rows, then heads, then splits. A whole warp asks.
+__device__ __forceinline__ DecodeItem decode_item(const DecodeParams &p, const DecodeShared &s, int rows, int i) {
     DecodeItem it;
-    it.split = item / p.pages.kv_heads, it.head = item % p.pages.kv_heads, it.row = 0;
-    while (s.first_split[it.row + 1] <= it.split) it.row++;
+    const int l = lane_id(), heads = p.pages.kv_heads;
+    const auto before = [&](int r) { return r < rows && s.first_split[r + 1] * heads <= i; };
+    it.row = __popc(__ballot_sync(0xffffffffu, before(l))) + __popc(__ballot_sync(0xffffffffu, before(l + WARP)));
+    i -= s.first_split[it.row] * heads;
+    it.splits = s.first_split[it.row + 1] - s.first_split[it.row];
+    it.head = i / it.splits, it.split = i % it.splits;
     it.length = p.length[it.row];
     const int each = decode_split_keys(it.length);
-    it.begin = (it.split - s.first_split[it.row]) * each;
+    it.begin = it.split * each;
     it.end = min(it.begin + each, it.length);
     it.table = p.pages.table + p.list[it.row];
     return it;
 }
 
+// Items are dealt out in runs: block b has those from first(b) to first(b + 1).
+__device__ __forceinline__ int decode_first(int items, int block) { return block * (items / int(gridDim.x)) + min(block, items % int(gridDim.x)); }
+
 // decode_produce is one warp. What says where the keys lie is there since before the step, and so are all keys but the rows'
 // own: copies of the others need not wait for the kernels before this one.
-__device__ __forceinline__ void decode_produce(const DecodeParams &p, DecodeShared &s, int items) {
+__device__ __forceinline__ void decode_produce(const FusedDecodeParams &f, DecodeShared &s, int rows, int from, int to) {
+    const DecodeParams &p = f.attend;
     const int l = lane_id(), step = min(p.pages.page_tokens, DECODE_KEYS);
+    const bool rotates = f.rope.qkv.values;
     bool waited = false;
     int n = 0; // stages issued
-    for (int i = blockIdx.x; i < items; i += gridDim.x) {
-        const DecodeItem it = decode_item(p, s, i);
+    for (int i = from; i < to; i++) {
+        const DecodeItem it = decode_item(p, s, rows, i);
         for (int first = it.begin; first < it.end; first += DECODE_KEYS, n++) {
-            const int slot = n % DECODE_STAGES, lines = min(it.end - first, DECODE_KEYS);
-            if (!waited && first + lines == it.length) {
+            const int slot = n % DECODE_STAGES, seen = min(it.end - first, DECODE_KEYS);
+            const bool own = first + seen == it.length; // the row's own key is in this stage
+            const int lines = seen - (own && rotates);
+            if (own && !rotates && !waited) {
                 griddep_wait();
                 waited = true;
             }
             if (n >= DECODE_STAGES) mbar_wait(&s.empty[slot], (n / DECODE_STAGES - 1) & 1);
-            if (lines < DECODE_KEYS) // what a weight of 0 meets must be a number
-                for (int j = l; j < (DECODE_KEYS - lines) * 8 * HALVES; j += WARP)
-                    *(uint4 *)(s.kv[slot][1][j % HALVES] + lines * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
+            if (seen < DECODE_KEYS) { // what a weight of 0 meets must be a number
+                for (int j = l; j < (DECODE_KEYS - seen) * 8 * HALVES; j += WARP)
+                    *(uint4 *)(s.kv[slot][1][j % HALVES] + seen * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
+                fence_proxy_async(); // a later copy overwrites them
+            }
             // Every lane arrives: each has written zeros.
             if (l == 0) mbar_expect_tx(&s.full[slot], 2 * HALVES * lines * LINE);
             else mbar_arrive(&s.full[slot]);
@@ -87,19 +120,129 @@ __device__ __forceinline__ void decode_produce(const DecodeParams &p, DecodeShar
     if (!waited) griddep_wait();
 }
 
-__device__ __forceinline__ void decode_consume(const DecodeParams &p, DecodeShared &s, int items) {
+// decode_rotate makes the queries of a head's group, in shared memory, with all warps. The warps of places group and group + 1
+// get the row's own key and value as well (4 values a lane), which the first puts into `own`.
+__device__ __forceinline__ void decode_rotate(const FusedDecodeParams &f, DecodeShared &s, const DecodeItem &it, int group, uint2 &own) {
+    constexpr int TOGETHER = 2; // heads that a warp makes at a time
+    const RopeParams &r = f.rope;
+    const int w = warp_id(), l = lane_id(), none = r.heads + 2 * r.kv_heads;
+    float4 turn[1] = {};
+    rope_turns(turn, r, it.row);
+    for (int first = 0; first < group + 2; first += TOGETHER * WARPS) {
+        const auto place = [&](int i) { return first + i * WARPS + w; };
+        const auto head = [&](int i) {
+            const int at = place(i);
+            if (at < group) return it.head * group + at;
+            return at < group + 2 ? r.heads + (at - group) * r.kv_heads + it.head : none;
+        };
+        uint2 y[TOGETHER][1];
+        rope_heads<TOGETHER, 1, false>(y, r, it.row, turn, head);
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            if (place(i) < group) *(uint2 *)&s.query[place(i)][4 * l] = y[i][0];
+            else if (place(i) < group + 2) own = y[i][0];
+        }
+    }
+}
+
+// decode_append puts the row's own key (which 0) or value (1) where it belongs: line `line` of a stage, and its page.
+__device__ __forceinline__ void decode_append(const RopeParams &r, DecodeShared &s, const DecodeItem &it, int which, int stage, int line, int slot, uint2 own) {
+    const int d = 4 * lane_id();
+    *(uint2 *)(s.kv[stage][which][d / TILE] + line * LINE + line_at(line, d % TILE)) = own;
+    fence_proxy_async(); // a later copy overwrites it
+    if (slot >= 0) *(uint2 *)rope_place(r, slot, Head{1 + which, it.head, 0}, d) = own;
+}
+
+// decode_add adds the splits of a head's group and writes z: each warp takes a quarter of the splits, whose sums are added in
+// order. It stands at the end of a chain of kernels: what counts is that few loads wait for others.
+__device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared &s, const DecodeItem &it, int group) {
+    constexpr int AHEAD = 12; // splits of heads that a warp has on their way
+    const int w = warp_id(), l = lane_id(), from = s.first_split[it.row];
+    const int each = ceil_div(it.splits, WARPS), first = min(w * each, it.splits), last = min(first + each, it.splits);
+    const auto next = [&](int &r, int &i) {
+        if (++i >= last) i = first, r++;
+    };
+    float4 v[AHEAD];
+    int r = first < last ? 0 : group, i = first; // of the next load
+    const auto load = [&] {
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            v[j] = r < group ? __ldcg((const float4 *)(p.out + (u64(from + i) * p.heads + it.head * group + r) * HD) + l) : make_float4(0, 0, 0, 0);
+            if (r < group) next(r, i);
+        }
+    };
+    load();
+    float2 n[MAX_GROUP / WARPS][2]; // maximum and sum of splits l and l + 32 of this warp's heads
+#pragma unroll
+    for (int j = 0; j < MAX_GROUP / WARPS; j++)
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            const int at = l + k * WARP;
+            n[j][k] = w + j * WARPS < group && at < it.splits ? __ldcg(&p.norm[u64(from + at) * p.heads + it.head * group + w + j * WARPS]) : make_float2(-INFINITY, 0);
+        }
+#pragma unroll
+    for (int j = 0; j < MAX_GROUP / WARPS; j++) {
+        if (w + j * WARPS >= group) break;
+        const float largest = warp_max(fmaxf(n[j][0].x, n[j][1].x));
+        const float mine[2] = {exp2_approx(n[j][0].x - largest), exp2_approx(n[j][1].x - largest)};
+        const float inverse = 1.0f / warp_sum(n[j][0].y * mine[0] + n[j][1].y * mine[1]);
+        s.share[w + j * WARPS][l] = mine[0] * inverse, s.share[w + j * WARPS][l + WARP] = mine[1] * inverse;
+    }
+    bar_sync(1, WARPS * WARP);
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int head = 0; first == last && head < group; head++) *(float4 *)&s.out[w][head][4 * l] = sum;
+    for (int head = 0, split = first; first < last && head < group; load())
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            if (head >= group) break;
+            const float share = s.share[head][split];
+            sum.x += v[j].x * share, sum.y += v[j].y * share, sum.z += v[j].z * share, sum.w += v[j].w * share;
+            if (split + 1 == last) {
+                *(float4 *)&s.out[w][head][4 * l] = sum;
+                sum = make_float4(0, 0, 0, 0);
+            }
+            next(head, split);
+        }
+    bar_sync(1, WARPS * WARP);
+    const int d = threadIdx.x;
+    for (int head = 0; head < group; head++)
+        *(bf16 *)(p.z + image_at(p.R, it.row, (it.head * group + head) * HD + d)) =
+            __float2bfloat16_rn((s.out[0][head][d] + s.out[1][head][d]) + (s.out[2][head][d] + s.out[3][head][d]));
+}
+
+__device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, DecodeShared &s, int rows, int from, int to) {
+    const DecodeParams &p = f.attend;
     const int w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
+    const bool rotates = f.rope.qkv.values;
+    DecodeItem it = decode_item(p, s, rows, from);
+    int page = rotates ? f.rope.slot[it.row] : -1; // where the row's own key goes
     griddep_wait();
-    int n = 0;
-    for (int i = blockIdx.x; i < items; i += gridDim.x) {
-        const DecodeItem it = decode_item(p, s, i);
-        u32 q[HD / 16][4];
-        attention_query<HD>(q, HD, [&](int r) -> const bf16 * { return r < group ? p.q + (u64(it.row) * p.heads + it.head * group + r) * HD : nullptr; });
+    u32 q[HD / 16][4];
+    uint2 own = make_uint2(0, 0);
+    int n = 0, done = 0; // stages seen; splits of this row and head
+    for (int i = from; i < to; i++) {
+        if (i > from) it = decode_item(p, s, rows, i);
+        if (done == 0) { // another row or head
+            if (rotates) {
+                if (i > from) page = f.rope.slot[it.row];
+                decode_rotate(f, s, it, group, own);
+                bar_sync(1, WARPS * WARP);
+            }
+            attention_query<HD>(q, HD, [&](int r) -> const bf16 * {
+                if (r >= group) return nullptr;
+                return rotates ? s.query[r] : p.q + (u64(it.row) * p.heads + it.head * group + r) * HD;
+            });
+        }
         Attention<HD> a;
         attention_begin(a);
         for (int first = it.begin; first < it.end; first += DECODE_KEYS, n++) {
-            const int slot = n % DECODE_STAGES, seen = min(it.end - first - w * WARP_KEYS, WARP_KEYS);
+            const int slot = n % DECODE_STAGES, keys = min(it.end - first, DECODE_KEYS), seen = min(keys - w * WARP_KEYS, WARP_KEYS);
             mbar_wait(&s.full[slot], n / DECODE_STAGES & 1);
+            if (rotates && first + keys == it.length) {
+                if (w == group % WARPS) decode_append(f.rope, s, it, 0, slot, keys - 1, page, own);
+                if (w == (group + 1) % WARPS) decode_append(f.rope, s, it, 1, slot, keys - 1, page, own);
+                bar_sync(1, WARPS * WARP);
+            }
             const int limit[2] = {seen, seen};
             if (seen > 0)
                 attention_keys<HD, WARP_KEYS>(a, q, s.kv[slot][0][0] + w * WARP_KEYS * LINE, s.kv[slot][1][0] + w * WARP_KEYS * LINE, p.scale, limit, DecodeTile());
@@ -114,8 +257,21 @@ __device__ __forceinline__ void decode_consume(const DecodeParams &p, DecodeShar
             for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
         }
         bar_sync(1, WARPS * WARP);
-        decode_meet<WARPS>(p, it.split, it.head, group, s.largest, s.sum, s.out);
+        decode_meet<WARPS>(p, s.first_split[it.row] + it.split, it.head, group, s.largest, s.sum, s.out);
+        done++;
+        if (i + 1 < to && it.split + 1 < it.splits) {
+            bar_sync(1, WARPS * WARP); // before the next split overwrites out
+            continue;
+        }
+        // Whoever sees all splits counted adds them.
         bar_sync(1, WARPS * WARP);
+        if (threadIdx.x == 0) s.last = done == it.splits || int(count_all(&f.arrived[it.row * f.arrived_ld + it.head], u32(done))) + done == it.splits;
+        bar_sync(1, WARPS * WARP);
+        if (s.last) {
+            decode_add(p, s, it, group);
+            bar_sync(1, WARPS * WARP);
+        }
+        done = 0;
     }
 }
 
@@ -306,22 +462,22 @@ __device__ __forceinline__ void attend_item(const PrefillParams &p, PrefillShare
 
 } // namespace
 
-// attend_decode_90: grid of resident blocks; see attend_decode.cu.
-KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, DecodeParams) {
+// attend_decode_90: grid of resident blocks.
+KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, FusedDecodeParams) {
     DYNAMIC_SHARED(memory);
     DecodeShared &s = *reinterpret_cast<DecodeShared *>(memory);
-    const int rows = *p.rows;
-    for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.first_split[i];
+    const int rows = *p.attend.rows;
+    for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.attend.first_split[i];
     if (threadIdx.x == 0) {
         for (int i = 0; i < DECODE_STAGES; i++) mbar_init(&s.full[i], WARP), mbar_init(&s.empty[i], WARPS);
         mbar_init_fence();
     }
     __syncthreads();
     griddep_launch();
-    const int items = s.first_split[rows] * p.pages.kv_heads;
-    if (int(blockIdx.x) >= items) return; // makes room for the blocks of the kernels that follow
-    if (warp_id() == WARPS) decode_produce(p, s, items);
-    else decode_consume(p, s, items);
+    const int items = s.first_split[rows] * p.attend.pages.kv_heads, from = decode_first(items, blockIdx.x), to = decode_first(items, blockIdx.x + 1);
+    if (from == to) return; // makes room for the blocks of the kernels that follow
+    if (warp_id() == WARPS) decode_produce(p, s, rows, from, to);
+    else decode_consume(p, s, rows, from, to);
 }
 
 // attend_prefill_90: a block for each multiprocessor, over tiles of up to 128 rows and heads.

@@ -18,8 +18,11 @@ type residual struct {
 // of is the address of a phase's first row.
 func (x *residual) of(p *phase) ptr { return x.at + ptr(4*p.first*x.d) }
 
-// queries is q [rows, H·Hd] bfloat16 of each phase; heads is z, likewise, as images.
-type queries struct{ at [2]ptr }
+// queries is q [rows, H·Hd] bfloat16 of each phase, or how the attention of decode makes them; heads is z, likewise, as images.
+type queries struct {
+	at   [2]ptr
+	rope ropeParams // of decode: without qkv everything is done
+}
 type heads struct{ at [2]image }
 
 // normalised is the normalised rows of each phase.
@@ -97,6 +100,9 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 	w := weightOf(l.QKV)
 	for i, p := range d.phases {
 		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
+		if p.decode {
+			n.arrivals, n.arrivalsLd = d.arrivals(), int32(l.KVHeads)
+		}
 		d.normRows(p, x, &n)
 		d.tapImage(p, l.Layer, kernels.HookAttnNorm, h, x.d)
 
@@ -115,7 +121,12 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 			}
 		}
 		q.at[i] = d.mem(p.name+"q", 2*d.capacity(p)*l.Heads*l.HeadDim)
-		d.ropeAppend(p, l, w, qkv, q.at[i])
+		rope := d.ropeOf(p, l, w, qkv, q.at[i])
+		if p.decode && d.kv.tiled && !d.open {
+			q.rope = rope
+			continue
+		}
+		d.ropeAppend(p, l, rope)
 	}
 	x.pending = [2]slots{}
 	return q
@@ -129,8 +140,11 @@ func (d *Device) capacity(p *phase) int {
 	return grow(p.rows)
 }
 
-// ropeAppend makes q, and k and v into their pages, from the sums of the projections.
-func (d *Device) ropeAppend(p *phase, l *kernels.Attn, w *weight, qkv slots, q ptr) {
+// arrivals counts the splits of decode attention that are done, [rows][KvH] uint32. The layer's first norm sets it to 0.
+func (d *Device) arrivals() ptr { return d.mem("decode.arrivals", 4*maxDecodeRows*d.kv.spec.KVHeads) }
+
+// ropeOf describes how q, and k and v in their pages, are made from the sums of the projections.
+func (d *Device) ropeOf(p *phase, l *kernels.Attn, w *weight, qkv slots, q ptr) ropeParams {
 	params := ropeParams{
 		qkv: qkv, pos: p.pos, slot: p.group[l.Group].slot, rows: p.decodeCount(), q: q,
 		pages: d.kv.data[l.Group], pageStride: uint64(d.kv.spec.PageBytes(l.Group) / 2), layerAt: d.kv.layerAt(l.Slot),
@@ -146,6 +160,11 @@ func (d *Device) ropeAppend(p *phase, l *kernels.Attn, w *weight, qkv slots, q p
 	if l.RoPE != nil {
 		params.table = d.ropeTable(p, l.RoPE)
 	}
+	return params
+}
+
+// ropeAppend does it in launches of its own.
+func (d *Device) ropeAppend(p *phase, l *kernels.Attn, params ropeParams) {
 	run := func(steps int32) {
 		params.steps = steps
 		if p.decode {
@@ -161,7 +180,7 @@ func (d *Device) ropeAppend(p *phase, l *kernels.Attn, w *weight, qkv slots, q p
 	width := l.KVHeads * l.HeadDim
 	params.k, params.v = d.mem(p.name+"k", 2*d.capacity(p)*width), d.mem(p.name+"v", 2*d.capacity(p)*width)
 	run(ropeRotate)
-	d.tapBF16(p, l.Layer, kernels.HookRotQ, q, l.Heads*l.HeadDim)
+	d.tapBF16(p, l.Layer, kernels.HookRotQ, params.q, l.Heads*l.HeadDim)
 	d.tapBF16(p, l.Layer, kernels.HookRotK, params.k, width)
 	run(ropeAppend)
 }
@@ -234,7 +253,7 @@ func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
 		z.at[i] = d.imageOf(p, "z", p.lines, l.Heads*l.HeadDim)
 		pages := d.kv.pages(l, g.table)
 		if p.decode {
-			d.attendDecode(p, l, pages, q.at[i], z.at[i], scale, hd)
+			d.attendDecode(p, l, pages, q.at[i], q.rope, z.at[i], scale, hd)
 		} else {
 			params := prefillParams{pages: pages, q: q.at[i], tiles: g.queryTiles, z: z.at[i].at, scale: scale,
 				heads: int32(l.Heads), lines: int32(z.at[i].lines), tilesAlong: int32(z.at[i].tiles), tileCount: int32(g.tiles)}
@@ -255,7 +274,7 @@ var (
 )
 
 // attendDecode is Attend for decode rows.
-func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q ptr, z image, scale float32, hd int) {
+func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q ptr, rope ropeParams, z image, scale float32, hd int) {
 	g := &p.group[l.Group]
 	splits := d.decodeSplits
 	params := decodeParams{
@@ -264,10 +283,11 @@ func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q pt
 		scale: scale, heads: int32(l.Heads), lines: int32(z.lines), tilesAlong: int32(z.tiles),
 	}
 	if d.kv.tiled {
-		launch(d, "attend_decode_90", 2*d.gpu.sms, 1, fastDecodeShared, &params)
-	} else {
-		launch(d, attendDecode[hd], 2*d.gpu.sms, 1, decodeShared(hd), &params)
+		launch(d, "attend_decode_90", 2*d.gpu.sms, 1, fastDecodeShared,
+			&fusedDecodeParams{attend: params, rope: rope, arrived: d.arrivals(), arrivedLd: int32(l.KVHeads)})
+		return
 	}
+	launch(d, attendDecode[hd], 2*d.gpu.sms, 1, decodeShared(hd), &params)
 	launch(d, "attend_combine", p.grid, l.Heads, 0, &params)
 }
 

@@ -49,6 +49,7 @@ type Device struct {
 	taps     []placedTap
 	outs     []kernels.Out
 	answered bool        // Logits has run
+	counters int         // that were given out
 	rope     [2]*float64 // the frequencies of each phase's table
 	ran      map[string]int
 }

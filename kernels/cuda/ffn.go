@@ -14,6 +14,7 @@ type routing struct{ at [2]routed }
 // routed is one phase's: the expert and the gate of every row, and gate·h.
 type routed struct {
 	expert, gate ptr
+	normed       ptr   // decode: counts the rows that are normed, before the router has chosen
 	scaled       image // decode: by row; prefill: by place
 }
 
@@ -34,10 +35,14 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 		to := &r.at[i]
 		to.expert, to.gate = d.mem(p.name+"expert", 4*d.capacity(p)), d.mem(p.name+"gate", 4*d.capacity(p))
 		params := routeParams{router: router.data, logits: d.floats(p, "router", p.rows, router.rows), expert: to.expert, gate: to.gate,
-			counts: d.expertCounts(l.Layer, experts), status: d.mem("status", 256), count: int32(p.rows), experts: int32(experts), ld: int32(router.rows)}
+			counts: d.expertCounts(l.Layer, experts), status: d.status(), count: int32(p.rows), experts: int32(experts), ld: int32(router.rows)}
 		h.at[i], params.norm = d.norm(p, "h", x, l.Norm, l.Eps)
 		if p.decode {
 			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
+			if !d.open {
+				to.normed = d.counter()
+				params.normed = to.normed
+			}
 			params.scaled = to.scaled.at
 			d.routeDecode(p, l, x, h.at[i], params)
 		} else {
@@ -144,11 +149,16 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 	shared, gateUp := weightOf(l.SharedGateUp), weightOf(l.GateUp)
 	sharedIn := d.imageOf(p, "shared", p.lines, shared.spec.Parts[0])
 	routedIn := d.imageOf(p, "routed", p.lines, gateUp.spec.Parts[0])
+	up := streamParams{expert: r.expert, denseOut: sharedIn.at, routedOut: routedIn.at, features: int32(sharedIn.tiles * tile)}
 	if shared.rows == gateUp.rows {
-		d.stream(p, true, shared, gateUp, h, r.scaled, r.expert, p.count, sharedIn.at, routedIn.at, 0, sharedIn.tiles*tile)
+		if !d.open { // the shared expert begins beside the router
+			up.ready, up.readyCount = r.normed, int32(p.grid)
+		}
+		d.stream(p, true, shared, gateUp, h, r.scaled, up)
 	} else {
-		d.stream(p, true, shared, nil, h, image{}, 0, p.count, sharedIn.at, 0, 0, sharedIn.tiles*tile)
-		d.stream(p, true, nil, gateUp, r.scaled, r.scaled, r.expert, p.count, 0, routedIn.at, 0, routedIn.tiles*tile)
+		d.stream(p, true, shared, nil, h, image{}, up)
+		up.features = int32(routedIn.tiles * tile)
+		d.stream(p, true, nil, gateUp, r.scaled, r.scaled, up)
 	}
 
 	sharedDown, down := weightOf(l.SharedDown), weightOf(l.Down)
@@ -158,11 +168,14 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 		return slots{values: d.floats(p, name, 0, n*w.rows), stride: lines * uint64(w.rows), count: int32(n), ld: int32(w.rows)}
 	}
 	a, b := out("shared.out", sharedDown), out("routed.out", down)
+	sum := streamParams{expert: r.expert, denseOut: a.values, routedOut: b.values, ld: int32(down.rows)}
 	if sharedDown.rows == down.rows && sharedDown.tiles == down.tiles {
-		d.stream(p, false, sharedDown, down, sharedIn, routedIn, r.expert, p.count, a.values, b.values, down.rows, 0)
+		d.stream(p, false, sharedDown, down, sharedIn, routedIn, sum)
 	} else {
-		d.stream(p, false, sharedDown, nil, sharedIn, image{}, 0, p.count, a.values, 0, sharedDown.rows, 0)
-		d.stream(p, false, nil, down, routedIn, routedIn, r.expert, p.count, 0, b.values, down.rows, 0)
+		sum.ld = int32(sharedDown.rows)
+		d.stream(p, false, sharedDown, nil, sharedIn, image{}, sum)
+		sum.ld = int32(down.rows)
+		d.stream(p, false, nil, down, routedIn, routedIn, sum)
 	}
 	x.pending = [2]slots{a, b}
 	if d.open {
@@ -244,7 +257,7 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 			d.addProduct(p, x, down, act, show)
 			continue
 		}
-		d.stream(p, true, gateUp, nil, h, image{}, 0, p.count, act.at, 0, 0, f)
+		d.stream(p, true, gateUp, nil, h, image{}, streamParams{denseOut: act.at, features: int32(f)})
 		pending[0] = d.partial(p, "shared.out", down, act)
 		if d.open {
 			pending[0] = d.resolve(p, "shared.open", pending[0], down.rows)

@@ -84,7 +84,7 @@ func decodeShared(hd int) int { return max(4*3*2*16*hd*2, 4*16*(hd+4)*4) + 2*4*1
 
 // Sizes of attend90.cu's DecodeShared and PrefillShared.
 const (
-	fastDecodeShared  = 2*2*2*64*128 + 4*16*(128+4)*4 + 2*4*16*4 + 2*2*8 + 4*(64+1) + 4
+	fastDecodeShared  = 2*2*2*64*128 + 4*16*(128+4)*4 + 16*(128+8)*2 + 2*4*16*4 + 2*2*8 + 4*(64+1) + 4
 	fastPrefillShared = 128*256 + 2*2*128*256 + 4*2*8
 )
 

@@ -10,7 +10,8 @@
 // Kernels of a step overlap (programmatic dependent launch). Each calls griddep_launch as early as it can, so that the next
 // one's blocks take their places, and griddep_wait before it touches anything that a kernel of the step writes or reads.
 // Before that it may read weights, what the host brought for the step (embed_rows, the first kernel, lets nobody begin
-// before that is there), and keys and values of earlier steps.
+// before that is there), and keys and values of earlier steps. A kernel may begin long before those that it follows, many of
+// them: what is counted within a step (wait_signals) has a counter of its own, which the host sets to 0 for the step.
 #pragma once
 
 #ifdef CHULENGO_EMU

@@ -161,7 +161,7 @@ func (d *Device) Logits(l *kernels.Head, xa kernels.Act) {
 			adjusted: d.mem("head.adjusted", 4*maxDecodeRows*w.rows), ids: d.mem("head.ids", 2*4*maxDecodeRows*w.rows),
 			slices:  d.mem("head.slices", maxDecodeRows*sampleSlices*int(unsafe.Sizeof(sliceRow{}))),
 			answers: d.wants.answers + statusBytes + ptr(first*int(unsafe.Sizeof(answerRow{}))), top: d.wants.top, count: run.count,
-			status: d.mem("status", 256), statusOut: d.wants.answers, ld: int32(w.rows), vocab: int32(d.vocab),
+			status: d.status(), statusOut: d.wants.answers, ld: int32(w.rows), vocab: int32(d.vocab),
 		}
 		launch(d, "sample_slices", sampleSlices, run.grid, 0, &params)
 		launch(d, "sample_gather", sampleSlices, run.grid, 0, &params)
@@ -196,7 +196,7 @@ func (d *Device) collect() {
 	b, n := d.batch, len(d.batch.Want)
 	status := make([]uint32, 1)
 	if !d.answered {
-		d.gpu.copyOut(bytesOf(status), d.mem("status", 256))
+		d.gpu.copyOut(bytesOf(status), d.status())
 	}
 	taps := d.readTaps()
 	if err := d.gpu.sync(); err != nil {

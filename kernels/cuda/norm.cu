@@ -48,6 +48,7 @@ KERNEL(NORM_THREADS, 1, rms_norm, NormParams) {
     const NormWeight weight = norm_weight(p);
     const NormRow at = norm_find(p, blockIdx.x);
     griddep_wait();
+    for (int i = threadIdx.x; p.arrivals && i < p.arrivals_ld; i += NORM_THREADS) p.arrivals[blockIdx.x * p.arrivals_ld + i] = 0;
     norm_row<true>(p, at, weight, (float *)memory, nullptr, scratch);
 }
 

@@ -39,6 +39,8 @@ struct NormParams {
     u8 *image;           // [K/64][R] the normalised rows; null: only add what is pending
     int R, D, tiles;     // lines of the image, width, tiles along D
     float eps;
+    u32 *arrivals;       // [rows][arrivals_ld] counters that later kernels of the layer need at 0 (rms_norm); null: none
+    int arrivals_ld;
 };
 
 constexpr int NORM_THREADS = 512;

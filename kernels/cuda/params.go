@@ -25,6 +25,9 @@ type streamParams struct {
 	experts, blocks     int32
 	tiles, splits       int32
 	ld, features        int32
+	ready, taken        ptr
+	readyCount          int32
+	_                   int32
 }
 
 type gemmParams struct {
@@ -53,6 +56,9 @@ type normParams struct {
 	weight, image   ptr
 	lines, d, tiles int32
 	eps             float32
+	arrivals        ptr
+	arrivalsLd      int32
+	_               int32
 }
 
 type sumParams struct {
@@ -71,7 +77,7 @@ type routeParams struct {
 	router, logits ptr
 	expert, gate   ptr
 	scaled, counts ptr
-	status         ptr
+	normed, status ptr
 	count          int32
 	experts, ld    int32
 	steps          int32
@@ -142,6 +148,14 @@ type decodeParams struct {
 	out, norm, z             ptr
 	scale                    float32
 	heads, lines, tilesAlong int32
+}
+
+type fusedDecodeParams struct {
+	attend    decodeParams
+	rope      ropeParams
+	arrived   ptr
+	arrivedLd int32
+	_         int32
 }
 
 // queryTile is adjacent prefill rows of one span, at most Device.queryRows of them.

@@ -17,7 +17,7 @@ import (
 func TestParameterLayout(t *testing.T) {
 	twins := map[string]reflect.Type{}
 	for _, v := range []any{slots{}, streamParams{}, gemmParams{}, embedParams{}, normParams{}, sumParams{}, addParams{}, routeParams{}, sortParams{},
-		gatherParams{}, ropeTableParams{}, ropeParams{}, pagesParams{}, decodeParams{}, queryTile{}, prefillParams{}, wantRow{}, adjustRow{}, topRow{},
+		gatherParams{}, ropeTableParams{}, ropeParams{}, pagesParams{}, decodeParams{}, fusedDecodeParams{}, queryTile{}, prefillParams{}, wantRow{}, adjustRow{}, topRow{},
 		answerRow{}, sampleParams{}, packParams{}, fillParams{}, checkParams{}, tapParams{}, sliceRow{}, uploadPiece{}, uploadParams{}} {
 		twins[plain(reflect.TypeOf(v).Name())] = reflect.TypeOf(v)
 	}

@@ -46,15 +46,14 @@ func (d *Device) floats(p *phase, name string, rows, width int) ptr {
 }
 
 // splits is how often the decode engine cuts K, a function of the matrix alone: results must not depend on the GPU at hand.
-// It weighs the idle share of the last round of the H200's 264 resident blocks against the cost of slots: each is written
-// once, and read by the one block that normalises the row next.
+// Blocks take units as they can, so half a unit's time is lost at the end, on the H200's 264 resident blocks; against that
+// stands the cost of slots: each is written once, and read by the one block that normalises the row next.
 func (d *Device) splits(w *weight) int {
-	const resident, slot = 264, 0.05
+	const resident, slot = 264, 0.08
 	stages, blocks := ceil(w.tiles, streamThreadsTiles), w.blocks()
 	best, least := 1, math.Inf(1)
 	for s := 1; s <= min(max(stages/4, 1), 8); s++ {
-		units := blocks * s
-		if cost := float64(ceil(units, resident)*resident)/float64(units) + slot*float64(s); cost < least {
+		if cost := resident/2/float64(blocks*s) + slot*float64(s); cost < least {
 			best, least = s, cost
 		}
 	}
@@ -78,21 +77,20 @@ func streamWidth(lines int) int {
 func streamShared(width int) int {
 	nt := width / 8
 	stages := map[int]int{1: 5, 2: 5, 4: 4, 8: 3}[nt]
-	bytes := stages*streamThreadsTiles*(tileBytes+nt*8*lineBytes) + 4*nt*32*16 + 2*8*stages + 4*1024 + 4*maxDecodeRows + 4
+	bytes := stages*streamThreadsTiles*(tileBytes+nt*8*lineBytes) + 4*nt*32*16 + 8*2*stages + 4*stages + 4*1024 + 4*maxDecodeRows + 4*1024/32 + 8
 	return (bytes + 7) &^ 7
 }
 
-// stream multiplies dense and routed weights with the decode rows of a and b; either may be nil.
-func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image, expert, rows, denseOut, routedOut ptr, ld, features int) {
+// stream multiplies dense and routed weights with the decode rows of a and b; either may be nil. The caller fills what becomes of
+// the results, and who says which experts and when.
+func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image, params streamParams) {
 	w := dense
 	if w == nil {
 		w = routed
 	}
 	width := streamWidth(a.lines)
-	params := streamParams{
-		a: a.at, b: b.at, expert: expert, rows: rows, denseOut: denseOut, routedOut: routedOut,
-		blocks: int32(w.blocks()), tiles: int32(w.tiles), splits: int32(d.splits(w)), ld: int32(ld), features: int32(features),
-	}
+	params.a, params.b, params.rows, params.taken = a.at, b.at, p.count, d.counter()
+	params.blocks, params.tiles, params.splits = int32(w.blocks()), int32(w.tiles), int32(d.splits(w))
 	units := 0
 	if dense != nil {
 		params.dense = dense.data
@@ -113,7 +111,7 @@ func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image
 func (d *Device) partial(p *phase, name string, w *weight, a image) slots {
 	s, n := d.splits(w), w.rows
 	out := d.floats(p, name, 0, s*n)
-	d.stream(p, false, w, nil, a, image{}, 0, p.count, out, 0, n, 0)
+	d.stream(p, false, w, nil, a, image{}, streamParams{denseOut: out, ld: int32(n)})
 	return slots{values: out, stride: uint64(streamWidth(a.lines) * n), count: int32(s), ld: int32(n)}
 }
 

@@ -149,6 +149,29 @@ __device__ __forceinline__ void fence_proxy_async() {
 #endif
 }
 
+// fence_proxy_async_global does that for global memory: for what bulk copies of other blocks of running kernels read.
+__device__ __forceinline__ void fence_proxy_async_global() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+#endif
+}
+
+// count_all adds to a counter of global memory and gives what it was: what blocks wrote before they counted is visible to whoever
+// counts after them, each to its whole block with a barrier.
+__device__ __forceinline__ uint32_t count_all(uint32_t *at, uint32_t n) {
+    uint32_t before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(n) : "memory");
+    return before;
+}
+// signal counts at an address of global memory, after everything that the block wrote before the barrier that preceded the call.
+__device__ __forceinline__ void signal(uint32_t *at) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(at) : "memory"); }
+// wait_signals returns when so many were counted. Whoever signals must be running already: blocks do not make room for others.
+__device__ __forceinline__ void wait_signals(const uint32_t *at, uint32_t count) {
+    uint32_t seen;
+    do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(at) : "memory");
+    while (seen < count);
+}
+
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

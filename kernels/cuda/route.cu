@@ -12,6 +12,7 @@ struct RouteParams {
     float *gate;      // [rows] sigmoid of the chosen logit
     u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads
     u64 *counts;      // [E] rows that each expert was given so far
+    u32 *normed;      // counts the blocks of route_rows whose row is in the image; null: nobody asks
     u32 *status;      // bit 0: a logit is not a number; bit 1: a tap chose an expert that is not there
     int count;        // rows, in prefill
     int experts, ld;
@@ -89,7 +90,7 @@ __device__ __forceinline__ Choice decide(const RouteParams &p, int row, const fl
 
 // route_rows (decode): one block a row; D floats and tiles·64 bfloat16 of shared memory. Each warp has its experts, each lane
 // its pieces of the row. Pieces of a warp's first expert go into registers before the row is there, the others into the
-// cache.
+// cache. The shared expert, which needs no choice, begins when every row is normed: `normed` says so before this kernel ends.
 KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     DYNAMIC_SHARED(memory);
     __shared__ float scratch[32], logits[MAX_ROUTER_EXPERTS];
@@ -118,13 +119,15 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     if (p.steps & ROUTE_NORM) norm_row<true>(n, NormRow{row, there ? row : -1}, weight, (float *)memory, (uint2 *)h, scratch);
     else
         for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
+    if (p.normed) fence_proxy_async_global();
+    __syncthreads();
+    if (p.normed && threadIdx.x == 0) signal(p.normed);
     if (!there) {
         if (p.steps & ROUTE_CHOOSE && threadIdx.x == 0) p.expert[row] = -1, p.gate[row] = 0;
         for (int i = threadIdx.x; p.steps & ROUTE_SCALE && i < pieces; i += NORM_THREADS)
             *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + i % 8 * PIECE) = make_uint4(0, 0, 0, 0);
         return;
     }
-    __syncthreads();
     float *to = p.logits + u64(row) * p.ld;
     for (int e = warp_id(); score && e < p.experts; e += NORM_THREADS / WARP) {
         float sum = 0;

@@ -68,7 +68,7 @@ func TestSoak(t *testing.T) {
 			l.outs = append(l.outs, outs[i])
 		}
 		for i := len(live) - 1; i >= 0; i-- {
-			if live[i].seq.pos >= 96 {
+			if live[i].seq.pos >= 160 {
 				end(i)
 			}
 		}
@@ -95,7 +95,7 @@ func TestSoak(t *testing.T) {
 	t.Logf("%d decoded rows, %d sequences, %d replayed alone", rows, ended, replayed)
 }
 
-const maxLive = 40 // of up to 96 tokens: more than 64 splits
+const maxLive = 40 // of up to 160 tokens: more than 64 splits
 
 // free gives the pages of a sequence back.
 func (p *pair) free(q *sequence) {
@@ -150,9 +150,11 @@ func (p *pair) replay(t *testing.T, l *life) {
 // Contexts that grow while their steps are replayed from a graph: the room that the splits of attention need grows, too. The
 // software GPU faults on any access beyond an allocation.
 func TestGrowingContexts(t *testing.T) {
-	both := [2]*pair{dummyPair(t, fastConfig(), cuda.Options{}), dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true})}
+	config := fastConfig()
+	config["attention_chunk_size"] = 512 // the pages that sequences share below are whole
+	both := [2]*pair{dummyPair(t, config, cuda.Options{}), dummyPair(t, config, cuda.Options{NoGraphs: true})}
 	r := rand.New(rand.NewPCG(31, 32))
-	const sequences, shared, steps = 34, 48, 6 // 34 splits at first, 68 once there are more than 64 keys
+	const sequences, shared, steps = 34, 112, 6 // 34 splits at first, 68 once there are more than 128 keys
 	start := randomTokens(r, shared, 1000)
 	var own [sequences][]int32
 	for i := range own {

@@ -53,7 +53,7 @@ func (b *block) take(n int) (ptr, []int32) {
 // Splits of decode attention: the rule of attend.cuh.
 func splitKeys(length int) int {
 	rounds := ceil(length, 64)
-	return max(min(ceil(rounds, 16)*64, 512), ceil(rounds, 64)*64)
+	return 64 * max(min(max(ceil(rounds, 16), 2), 8), ceil(rounds, 64))
 }
 
 func bucket(rows int) int {
@@ -82,8 +82,25 @@ func (d *Device) upload() {
 	}
 	d.layWants()
 	d.layTaps()
-	d.gpu.zeroWords(d.mem("status", 256), 1)
+	d.gpu.zeroWords(d.status(), 1+maxCounters)
+	d.counters = 0
 }
+
+// status is where kernels report what is wrong with the step: 0 at its begin.
+func (d *Device) status() ptr { return d.mem("zeros", 4*(1+maxCounters)) }
+
+// counter is a uint32 that is 0 when the step begins and belongs to the caller. None is used twice in a step: kernels may begin
+// long before those that they follow, so no kernel could set one back for the next.
+func (d *Device) counter() ptr {
+	if d.counters == maxCounters {
+		d.fail("a step: want at most %d counters", maxCounters)
+	}
+	d.counters++
+	return d.status() + ptr(4*d.counters)
+}
+
+// maxCounters is enough for 5 in each of 800 layers.
+const maxCounters = 4095
 
 // layPhase fills and copies the arrays of a phase: those of the rows first, then the page numbers. In decode the arrays
 // have room for every bucket, so that their places depend on capacities only and graphs find them again.

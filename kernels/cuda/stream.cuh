@@ -35,6 +35,9 @@ struct StreamParams {
     int splits;           // cuts of K; 1 with SwiGLU
     int ld;               // of the float outputs
     int features;         // F: rows of the image that SwiGLU writes (the padding above it gets zeros)
+    const u32 *ready;     // says when `a` is there, before the kernel that makes `b` and `expert` has ended; null: with its end
+    u32 *taken;           // units that blocks took beyond their first; 0 before
+    u32 ready_count;
 };
 
 enum Epilogue { PARTIAL, SWIGLU };
@@ -47,9 +50,12 @@ template <int NT> struct StreamShared {
     u8 stage[STAGES][stream_stage_bytes<NT>()];
     float half[4][NT][WARP][4]; // the second half of K of a unit, on its way to the first
     u64 full[STAGES], empty[STAGES];
+    int unit[STAGES];           // whose stage it is; negative: there are no more
     int hits[MAX_EXPERTS];      // experts that some row chose, ascending
     int expert[MAX_DECODE_ROWS];
+    u32 hit[MAX_EXPERTS / 32];  // their set
     int hit_count;
+    int rows;
 };
 
 // Unit is what one block computes at a time: 64 outputs over one split of K.
@@ -60,9 +66,15 @@ struct Unit {
     int block, split, tiles;
 };
 
+// stream_dense is how many units the dense part has; they come first.
+__device__ __forceinline__ int stream_dense(const StreamParams &p) { return p.dense ? p.blocks * p.splits : 0; }
+
+// stream_units is how many there are at all, once the choice is known.
+template <int NT> __device__ __forceinline__ int stream_units(const StreamParams &p, const StreamShared<NT> &s) { return stream_dense(p) + s.hit_count * p.blocks * p.splits; }
+
 template <int NT> __device__ __forceinline__ Unit stream_unit(const StreamParams &p, const StreamShared<NT> &s, int i) {
     Unit u;
-    const int dense = p.dense ? p.blocks * p.splits : 0;
+    const int dense = stream_dense(p);
     const u8 *base = p.dense, *act = p.a;
     u.expert = -1;
     if (i >= dense) {
@@ -104,6 +116,7 @@ __device__ __forceinline__ void stream_begin(u64 *bar, int bytes) {
 }
 __device__ __forceinline__ void stream_end(u64 *bar) {
 #if __CUDA_ARCH__ < 900
+    __threadfence_block(); // the stage's unit before the arrival, which comes by itself
     cp_async_mbar_arrive(bar);
 #endif
 }
@@ -116,34 +129,62 @@ constexpr int STREAM_FULL_ARRIVALS = WARP;
 
 __device__ __forceinline__ float silu(float v) { return v / (1.0f + __expf(-v)); }
 
-// stream_hits lists the experts that the rows chose. All threads take part.
-template <int NT> __device__ __forceinline__ void stream_hits(const StreamParams &p, StreamShared<NT> &s, int rows) {
-    for (int i = threadIdx.x; i < NT * 8; i += blockDim.x) s.expert[i] = i < rows && p.routed ? p.expert[i] : -1;
-    __syncthreads();
-    if (warp_id() == 0) {
-        int n = 0;
-        for (int first = 0; p.routed && first < p.experts; first += WARP) {
-            const int e = first + lane_id();
-            bool hit = false;
-            for (int r = 0; r < NT * 8; r++) hit |= s.expert[r] == e;
-            const u32 ballot = __ballot_sync(0xffffffffu, hit && e < p.experts);
-            if (hit && e < p.experts) s.hits[n + __popc(ballot & ((1u << lane_id()) - 1))] = e;
-            n += __popc(ballot);
-        }
-        if (lane_id() == 0) s.hit_count = n;
+// stream_hits lists the experts that the rows chose. The producer does it; consumers see it with the first stage that needs it.
+template <int NT> __device__ __forceinline__ void stream_hits(const StreamParams &p, StreamShared<NT> &s) {
+    const int l = lane_id();
+    s.hit[l] = 0;
+    static_assert(MAX_EXPERTS / 32 == WARP);
+    __syncwarp();
+    for (int i = l; i < NT * 8; i += WARP) {
+        const int e = i < s.rows ? p.expert[i] : -1;
+        s.expert[i] = e;
+        if (u32(e) < u32(p.experts)) atomicOr(&s.hit[e / 32], 1u << e % 32);
     }
-    __syncthreads();
+    __syncwarp();
+    int n = 0;
+    for (int w = 0; w < ceil_div(p.experts, 32); w++) {
+        const u32 set = s.hit[w];
+        if (set >> l & 1) s.hits[n + __popc(set & ((1u << l) - 1))] = w * 32 + l;
+        n += __popc(set);
+    }
+    if (l == 0) s.hit_count = n;
+    __syncwarp();
 }
 
-template <int NT> __device__ __forceinline__ void stream_produce(const StreamParams &p, StreamShared<NT> &s, int units, int filled) {
+// stream_produce keeps the ring full. Units of the dense part come first, which need nothing but `a`. The first unit is the
+// block's own, the others go to whoever is ready: multiprocessors differ by a fifth in what they get of a busy memory. Who
+// computes a unit changes nothing in its result.
+template <int NT> __device__ __forceinline__ void stream_produce(const StreamParams &p, StreamShared<NT> &s, int filled) {
     constexpr int STAGES = StreamShared<NT>::STAGES;
+    bool known = false;
+    const auto learn = [&] { // of the choice
+        griddep_wait();
+        if (p.routed) stream_hits<NT>(p, s);
+        known = true;
+    };
+    if (!p.ready) learn();
+    else if (int(blockIdx.x) < stream_dense(p)) {
+        wait_signals(p.ready, p.ready_count);
+        fence_proxy_async_global();
+    }
     int n = 0; // stages issued
-    for (int i = blockIdx.x; i < units; i += gridDim.x) {
+    const auto open = [&](int unit) { // the next stage, once it is empty
+        const int slot = n % STAGES;
+        if (n >= STAGES) mbar_wait(&s.empty[slot], (n / STAGES - 1) & 1);
+        if (lane_id() == 0) s.unit[slot] = unit;
+        return slot;
+    };
+    for (int i = blockIdx.x;;) {
+        if (i >= stream_dense(p)) {
+            if (!known) learn();
+            if (!p.routed || i >= stream_units<NT>(p, s)) break;
+        }
+        u32 taken = 0; // the answer is there when the unit has been issued
+        if (lane_id() == 0) taken = atomicAdd(p.taken, 1u);
         const Unit u = stream_unit<NT>(p, s, i);
         for (int t = 0; t < u.tiles; t += STREAM_TILES, n++) {
-            const int slot = n % STAGES, tiles = min(STREAM_TILES, u.tiles - t);
+            const int slot = open(i), tiles = min(STREAM_TILES, u.tiles - t);
             u8 *stage = s.stage[slot];
-            if (n >= STAGES) mbar_wait(&s.empty[slot], (n / STAGES - 1) & 1);
             if (n >= filled) {
                 stream_begin(&s.full[slot], tiles * (WEIGHT_TILE + NT * 8 * LINE));
                 stream_copy(stage, u.weight + u64(t) * WEIGHT_TILE, tiles * WEIGHT_TILE, &s.full[slot], true);
@@ -151,7 +192,10 @@ template <int NT> __device__ __forceinline__ void stream_produce(const StreamPar
             stream_copy(stage + STREAM_TILES * WEIGHT_TILE, u.act + u64(t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
             stream_end(&s.full[slot]);
         }
+        i = int(gridDim.x + __shfl_sync(0xffffffffu, taken, 0));
     }
+    const int slot = open(-1);
+    if (lane_id() < STREAM_FULL_ARRIVALS) mbar_arrive(&s.full[slot]);
 }
 
 template <int NT> __device__ __forceinline__ void stream_tile(float (&acc)[NT][4], const u8 *weight, const u8 *act, int rows16) {
@@ -174,7 +218,7 @@ template <int NT> __device__ __forceinline__ void stream_tile(float (&acc)[NT][4
 
 // stream_store writes 16 rows of outputs of a unit. Lane (g, t) holds rows g and g+8 of tokens 8j+2t and 8j+2t+1.
 template <int NT, Epilogue EPILOGUE>
-__device__ __forceinline__ void stream_store(const StreamParams &p, const StreamShared<NT> &s, const Unit &u, const float (&acc)[NT][4], int rows16, int rows) {
+__device__ __forceinline__ void stream_store(const StreamParams &p, const StreamShared<NT> &s, const Unit &u, const float (&acc)[NT][4], int rows16) {
     const int g = lane_id() / 4, t = lane_id() % 4;
     void *out = u.expert < 0 ? p.dense_out : p.routed_out;
 #pragma unroll
@@ -182,7 +226,7 @@ __device__ __forceinline__ void stream_store(const StreamParams &p, const Stream
 #pragma unroll
         for (int c = 0; c < 2; c++) {
             const int token = j * 8 + t * 2 + c;
-            if (u.expert >= 0 ? s.expert[token] != u.expert : token >= rows) continue;
+            if (u.expert >= 0 ? s.expert[token] != u.expert : token >= s.rows) continue;
             if (EPILOGUE == PARTIAL) {
                 float *y = (float *)out + (u64(u.split) * NT * 8 + token) * p.ld + u.block * TILE + rows16 * 16 + g;
                 y[0] = acc[j][c];
@@ -197,20 +241,25 @@ __device__ __forceinline__ void stream_store(const StreamParams &p, const Stream
 }
 
 template <int NT, Epilogue EPILOGUE>
-__device__ __forceinline__ void stream_consume(const StreamParams &p, StreamShared<NT> &s, int units, int rows) {
+__device__ __forceinline__ void stream_consume(const StreamParams &p, StreamShared<NT> &s) {
     constexpr int STAGES = StreamShared<NT>::STAGES;
     const int rows16 = warp_id() % 4, half = warp_id() / 4;
-    int n = 0;
-    for (int i = blockIdx.x; i < units; i += gridDim.x) {
-        const Unit u = stream_unit<NT>(p, s, i);
+    // With `ready`, what the dense units write was last read before the kernel that signals began.
+    if (!p.ready) griddep_wait();
+    int slot = 0, phase = 0;
+    for (;;) {
+        mbar_wait(&s.full[slot], phase);
+        const int i = s.unit[slot];
+        if (i < 0) break;
         float acc[NT][4] = {};
-        for (int t = 0; t < u.tiles; t += STREAM_TILES, n++) {
-            const int slot = n % STAGES;
-            mbar_wait(&s.full[slot], (n / STAGES) & 1);
-            if (t + half < u.tiles)
+        for (int left = stream_unit<NT>(p, s, i).tiles;;) {
+            if (half < left)
                 stream_tile<NT>(acc, s.stage[slot] + half * WEIGHT_TILE, s.stage[slot] + STREAM_TILES * WEIGHT_TILE + half * NT * 8 * LINE, rows16);
             __syncwarp();
             if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
+            if (++slot == STAGES) slot = 0, phase ^= 1;
+            if ((left -= STREAM_TILES) <= 0) break;
+            mbar_wait(&s.full[slot], phase);
         }
         if (half == 1) {
 #pragma unroll
@@ -223,7 +272,7 @@ __device__ __forceinline__ void stream_consume(const StreamParams &p, StreamShar
                 const float4 v = *(const float4 *)s.half[rows16][j][lane_id()];
                 acc[j][0] += v.x, acc[j][1] += v.y, acc[j][2] += v.z, acc[j][3] += v.w;
             }
-            stream_store<NT, EPILOGUE>(p, s, u, acc, rows16, rows);
+            stream_store<NT, EPILOGUE>(p, s, stream_unit<NT>(p, s, i), acc, rows16); // registers are too few to keep the unit
         }
         bar_sync(1, STREAM_WARPS * WARP); // before the next unit overwrites half
     }
@@ -239,28 +288,25 @@ template <int NT, Epilogue EPILOGUE> __device__ __forceinline__ void stream(cons
             mbar_init(&s.empty[i], STREAM_WARPS);
         }
         mbar_init_fence();
+        s.rows = min(*p.rows, NT * 8); // lies there since before the step
     }
     __syncthreads();
 
     // The weights of a dense first unit depend on nothing that earlier kernels write: they are on their way before those
     // kernels have ended.
     const bool producer = warp_id() == STREAM_WARPS;
-    const int rows = min(*p.rows, NT * 8); // lies there since before the step
-    const int dense = p.dense ? p.blocks * p.splits : 0;
     int filled = 0;
 #if __CUDA_ARCH__ >= 900
-    if (producer && int(blockIdx.x) < dense) {
+    if (producer && int(blockIdx.x) < stream_dense(p)) {
         const Unit u = stream_unit<NT>(p, s, blockIdx.x);
         for (int t = 0; t < u.tiles && filled < STAGES; t += STREAM_TILES, filled++) {
             const int tiles = min(STREAM_TILES, u.tiles - t);
+            if (lane_id() == 0) s.unit[filled] = blockIdx.x;
             stream_begin(&s.full[filled], tiles * (WEIGHT_TILE + NT * 8 * LINE));
             stream_copy(s.stage[filled], u.weight + u64(t) * WEIGHT_TILE, tiles * WEIGHT_TILE, &s.full[filled], true);
         }
     }
 #endif
-    griddep_wait();
-    stream_hits<NT>(p, s, rows);
-    const int units = dense + s.hit_count * p.blocks * p.splits;
-    if (producer) stream_produce<NT>(p, s, units, filled);
-    else stream_consume<NT, EPILOGUE>(p, s, units, rows);
+    if (producer) stream_produce<NT>(p, s, filled);
+    else stream_consume<NT, EPILOGUE>(p, s);
 }

@@ -48,6 +48,12 @@ inline void bulk_prefetch(const void *, uint32_t) {}
 inline void griddep_wait() { emu::grid_waited(); }
 inline void griddep_launch() {}
 inline void fence_proxy_async() { emu::proxy_fence(); }
+inline void fence_proxy_async_global() {}
+inline void signal(uint32_t *at) { ++*at; }
+inline uint32_t count_all(uint32_t *at, uint32_t n) { return atomicAdd(at, n); }
+inline void wait_signals(const uint32_t *at, uint32_t count) { // kernels run one after the other here: what is not there never comes
+    if (*at < count) emu::fail("waits for %u signals, of which %u came", count, *at);
+}
 inline void wgmma_fence() { emu::wgmma_fence(); }
 inline void wgmma_commit() { emu::wgmma_commit(); }
 template <int N> inline void wgmma_wait() { emu::wgmma_wait(N); }
