@@ -96,8 +96,8 @@ func (m Matrix) checkCoding(s WeightSpec) error {
 	if m.Format != m.Coding.Format || m.Coding != s.Coding {
 		return fmt.Errorf("want %v, got %v", s.Coding, m.Coding)
 	}
-	if m.InOut || m.Format != F8E4M3 && m.RowStride()%2 != 0 {
-		return errors.New("want quantised rows [N, K] of whole bytes")
+	if m.InOut || m.Format != F8E4M3 && (m.RowStride()%2 != 0 || m.Coding.Cols%2 != 0) {
+		return errors.New("want quantised rows [N, K], and scales for whole bytes of them")
 	}
 	rows, cols := m.Coding.Grid(m.N, m.K)
 	if len(m.Scales) != rows*cols {

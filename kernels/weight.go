@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
+	"strconv"
+	"strings"
 )
 
 // Weight is a group of matrices that read one input: the parts q, k, v, or gate and up, of every expert.
@@ -22,7 +24,7 @@ type Weight interface {
 
 // WeightSpec says what a Weight will hold.
 type WeightSpec struct {
-	Names   []string // tensors in the checkpoint, for errors: one for each part, or one that holds all parts
+	Names   []string // tensors in the checkpoint, for errors: one for each part, or one that holds all parts; * is the expert
 	Parts   []int    // outputs N of each part
 	K       int      // inputs
 	Experts int      // at least 1
@@ -40,6 +42,15 @@ func (s WeightSpec) Tensor(part int) string {
 		return s.Names[0]
 	}
 	return "weight"
+}
+
+// Place is the name of one matrix, for errors: the tensor, and the expert where there are several.
+func (s WeightSpec) Place(part, expert int) string {
+	name := s.Tensor(part)
+	if one := strings.Replace(name, "*", strconv.Itoa(expert), 1); one != name || s.Experts == 1 {
+		return one
+	}
+	return fmt.Sprintf("%s expert %d", name, expert)
 }
 
 // Split says how the ranks of a group of devices share a weight.
@@ -83,20 +94,20 @@ func (m Matrix) Check(s WeightSpec, part, expert int) error {
 		return fmt.Errorf("kernels: %s: part %d expert %d: want part < %d, expert < %d", s.Tensor(part), part, expert, len(s.Parts), s.Experts)
 	}
 	if m.N != s.Parts[part] || m.K != s.K {
-		return fmt.Errorf("kernels: %s expert %d: want [%d, %d], got [%d, %d]", s.Tensor(part), expert, s.Parts[part], s.K, m.N, m.K)
+		return fmt.Errorf("kernels: %s: want [%d, %d], got [%d, %d]", s.Place(part, expert), s.Parts[part], s.K, m.N, m.K)
 	}
 	if err := m.checkCoding(s); err != nil {
-		return fmt.Errorf("kernels: %s expert %d: %w", s.Tensor(part), expert, err)
+		return fmt.Errorf("kernels: %s: %w", s.Place(part, expert), err)
 	}
 	rows, cols := m.N, m.K
 	if m.InOut {
 		rows, cols = m.K, m.N
 	}
 	if m.RowStride() < cols {
-		return fmt.Errorf("kernels: %s expert %d: want a row stride of at least %d, got %d", s.Tensor(part), expert, cols, m.RowStride())
+		return fmt.Errorf("kernels: %s: want a row stride of at least %d, got %d", s.Place(part, expert), cols, m.RowStride())
 	}
 	if want := m.Format.Bytes((rows-1)*m.RowStride() + cols); rows > 0 && len(m.Data) < want {
-		return fmt.Errorf("kernels: %s expert %d: want %d bytes, got %d", s.Tensor(part), expert, want, len(m.Data))
+		return fmt.Errorf("kernels: %s: want %d bytes, got %d", s.Place(part, expert), want, len(m.Data))
 	}
 	return nil
 }

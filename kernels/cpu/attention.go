@@ -22,7 +22,7 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 		}
 	}
 	d.eachRow(x, func(i int) {
-		convert(x.row(i), m.Format, m.Data[int(d.batch.Token[i])*m.RowStride()*m.Format.Size():])
+		readRow(x.row(i), &m, int(d.batch.Token[i]))
 	})
 	d.tap(0, kernels.HookEmbed, x)
 	return x

@@ -47,7 +47,7 @@ func (d *Device) multiply() {
 		}
 		work += t * p.m.N * p.m.K
 		// Bands are multiples of 64 outputs: a cache line of y, a tile of the routines.
-		band := max(64, unitBytes/(p.m.K*p.m.Format.Size()))
+		band := max(64, unitBytes/p.m.Format.Bytes(p.m.K))
 		if t > 1 {
 			band = max(band, manyOutputs)
 		}
@@ -71,19 +71,32 @@ func (d *Device) band(worker int, p *product, from, to int) {
 	y := p.y.data[p.rows[0]*p.y.width+p.from+from:]
 	x := p.x.data[p.rows[0]*p.x.width:]
 	t, n, k := p.rows[1]-p.rows[0], to-from, p.m.K
-	stride, size := p.m.RowStride(), p.m.Format.Size()
-	start := from * stride * size
-	if p.m.InOut {
-		start = from * size
+	if p.m.InOut || p.m.Format == kernels.BF16 {
+		d.stored(worker, p, y, x, from, t, n)
+		return
 	}
-	w := p.m.Data[start:]
+	// A few rows at a time become float32, in the nearest cache, for all rows of x.
+	rows := d.scratch(worker, panelRows*k)
+	for j := 0; j < n; j += panelRows {
+		some := min(panelRows, n-j)
+		for r := range some {
+			readRow(rows[r*k:][:k], &p.m, from+j+r)
+		}
+		for i := range t {
+			simd.DotRows(y[i*p.y.width+j:][:some], x[i*p.x.width:][:k], rows, k)
+		}
+	}
+}
+
+// panelRows is how many rows of a weight become float32 at a time: as many as DotRows takes at once.
+const panelRows = 4
+
+// stored computes outputs from on, n of them, straight from the weight as it is stored: bfloat16, or any plain format [K, N].
+func (d *Device) stored(worker int, p *product, y, x []float32, from, t, n int) {
+	k, stride, size := p.m.K, p.m.RowStride(), p.m.Format.Size()
 	switch {
-	case p.m.Format == kernels.BF16 && p.m.InOut:
-		simd.MulBF16(y, p.y.width, x, p.x.width, w, stride, t, n, k)
-	case p.m.Format == kernels.BF16:
-		simd.DotBF16(y, p.y.width, x, p.x.width, w, stride, t, n, k)
-	case p.m.InOut:
-		row := d.scratch(worker, n)
+	case p.m.Format != kernels.BF16:
+		w, row := p.m.Data[from*size:], d.scratch(worker, n)
 		for i := range t {
 			clear(y[i*p.y.width:][:n])
 		}
@@ -93,14 +106,10 @@ func (d *Device) band(worker int, p *product, from, to int) {
 				simd.AddScaled(y[i*p.y.width:][:n], x[i*p.x.width+j], row)
 			}
 		}
+	case p.m.InOut:
+		simd.MulBF16(y, p.y.width, x, p.x.width, p.m.Data[from*size:], stride, t, n, k)
 	default:
-		row := d.scratch(worker, k)
-		for j := range n {
-			convert(row, p.m.Format, w[j*stride*size:])
-			for i := range t {
-				y[i*p.y.width+j] = simd.Dot(row, x[i*p.x.width:][:k])
-			}
-		}
+		simd.DotBF16(y, p.y.width, x, p.x.width, p.m.Data[from*stride*size:], stride, t, n, k)
 	}
 }
 

@@ -25,9 +25,6 @@ func (d *Device) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
 	if s.K < 1 || s.Experts < 1 || len(s.Parts) < 1 {
 		return nil, fmt.Errorf("kernels/cpu: %s: want at least 1 input, expert and part, got %d, %d, %d", s.Tensor(0), s.K, s.Experts, len(s.Parts))
 	}
-	if s.Coding.Format.Quantised() {
-		return nil, fmt.Errorf("kernels/cpu: %s: want a weight that is not quantised, got %v", s.Tensor(0), s.Coding)
-	}
 	w := &weight{spec: s, parts: make([][]kernels.Matrix, s.Experts)}
 	for e := range w.parts {
 		w.parts[e] = make([]kernels.Matrix, len(s.Parts))
@@ -54,30 +51,22 @@ func (w *weight) Seal() error {
 	for e := range w.parts {
 		for p, m := range w.parts[e] {
 			if m.Data == nil {
-				return fmt.Errorf("kernels/cpu: %s expert %d: want a matrix, got nothing", w.spec.Tensor(p), e)
+				return fmt.Errorf("kernels/cpu: %s: want a matrix, got nothing", w.spec.Place(p, e))
 			}
-			rows, cols := m.N, m.K
-			if m.InOut {
-				rows, cols = m.K, m.N
-			}
-			size := m.Format.Size()
-			for r := range rows {
-				if c := firstNotFinite(m.Format, m.Data[r*m.RowStride()*size:][:cols*size]); c >= 0 {
-					return fmt.Errorf("kernels/cpu: %s expert %d: want finite values, got %v at [%d, %d]",
-						w.spec.Tensor(p), e, value(m.Format, m.Data[(r*m.RowStride()+c)*size:]), r, c)
-				}
+			if err := checkValues(m); err != nil {
+				return fmt.Errorf("kernels/cpu: %s: %w", w.spec.Place(p, e), err)
 			}
 		}
 	}
 	if len(w.spec.Parts) == 1 && w.spec.Parts[0] == 1 && w.spec.Experts == 1 {
 		w.vector = make([]float32, w.spec.K)
 		m := w.parts[0][0]
-		for k := range w.vector {
-			at := k
-			if m.InOut {
-				at = k * m.RowStride()
+		if m.InOut {
+			for k := range w.vector {
+				w.vector[k] = value(m.Format, m.Data[k*m.RowStride()*m.Format.Size():])
 			}
-			w.vector[k] = value(m.Format, m.Data[at*m.Format.Size():])
+		} else {
+			readRow(w.vector, &m, 0)
 		}
 	}
 	w.sealed = true
@@ -113,6 +102,23 @@ func (w *weight) Fill(part, expert int, f kernels.Fill) error {
 		}
 	}
 	return w.Put(part, expert, m)
+}
+
+// checkValues scans every value for what is no finite number.
+func checkValues(m kernels.Matrix) error {
+	if m.Format.Quantised() {
+		return checkCodes(m)
+	}
+	rows, cols, size := m.N, m.K, m.Format.Size()
+	if m.InOut {
+		rows, cols = m.K, m.N
+	}
+	for r := range rows {
+		if c := firstNotFinite(m.Format, m.Data[r*m.RowStride()*size:][:cols*size]); c >= 0 {
+			return fmt.Errorf("want finite values, got %v at [%d, %d]", value(m.Format, m.Data[(r*m.RowStride()+c)*size:]), r, c)
+		}
+	}
+	return nil
 }
 
 // value reads one number.

@@ -107,6 +107,15 @@ func swiGLUAVX512(gate *float32, up *float32, n int)
 func swiGLUAVX2(gate *float32, up *float32, n int)
 
 //go:noescape
+func decodeE4M3(dst *float32, codes *byte, scale256 float32, n int)
+
+//go:noescape
+func decodeInt4(dst *float32, codes *byte, zero float32, scale float32, n int)
+
+//go:noescape
+func decodeTable4(dst *float32, codes *byte, table *float32, scale float32, n int)
+
+//go:noescape
 func axpy8BF16AVX512(y *float32, x *float32, w *byte, ldw int, n int)
 
 //go:noescape

@@ -3663,6 +3663,177 @@ loop:
 	VZEROUPPER
 	RET
 
+DATA decodeE4M3Constants<>+0(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+4(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+8(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+12(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+16(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+20(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+24(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+28(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+32(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+36(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+40(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+44(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+48(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+52(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+56(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+60(SB)/4, $0x3f803f80
+DATA decodeE4M3Constants<>+64(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+68(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+72(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+76(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+80(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+84(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+88(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+92(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+96(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+100(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+104(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+108(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+112(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+116(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+120(SB)/4, $0x80008000
+DATA decodeE4M3Constants<>+124(SB)/4, $0x80008000
+GLOBL decodeE4M3Constants<>(SB), RODATA|NOPTR, $128
+
+// func decodeE4M3(dst *float32, codes *byte, scale256 float32, n int)
+// Requires: AVX, AVX2, F16C
+TEXT ·decodeE4M3(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), AX
+	MOVQ         codes+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS scale256+16(FP), Y0
+
+loop:
+	VPMOVZXBW    (CX), Y1
+	VPSLLW       $0x08, Y1, Y2
+	VPSLLW       $0x07, Y1, Y1
+	VPAND        decodeE4M3Constants<>+64(SB), Y2, Y2
+	VPAND        decodeE4M3Constants<>+0(SB), Y1, Y1
+	VPOR         Y2, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VCVTPH2PS    X1, Y1
+	VMULPS       Y0, Y1, Y1
+	VMOVUPS      Y1, (AX)
+	VCVTPH2PS    X2, Y1
+	VMULPS       Y0, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         $0x00000010, CX
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000010, DX
+	JNE          loop
+	VZEROUPPER
+	RET
+
+DATA decodeInt4Constants<>+0(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+4(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+8(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+12(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+16(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+20(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+24(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+28(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+32(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+36(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+40(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+44(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+48(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+52(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+56(SB)/4, $0x0f0f0f0f
+DATA decodeInt4Constants<>+60(SB)/4, $0x0f0f0f0f
+GLOBL decodeInt4Constants<>(SB), RODATA|NOPTR, $64
+
+// func decodeInt4(dst *float32, codes *byte, zero float32, scale float32, n int)
+// Requires: AVX, AVX2
+TEXT ·decodeInt4(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), AX
+	MOVQ         codes+8(FP), CX
+	MOVQ         n+24(FP), DX
+	VBROADCASTSS scale+20(FP), Y0
+	VBROADCASTSS zero+16(FP), Y1
+
+loop:
+	VMOVQ      (CX), X2
+	VPSRLW     $0x04, X2, X3
+	VPAND      decodeInt4Constants<>+0(SB), X2, X2
+	VPAND      decodeInt4Constants<>+0(SB), X3, X3
+	VPUNPCKLBW X3, X2, X2
+	VPMOVZXBD  X2, Y3
+	VPSRLDQ    $0x08, X2, X2
+	VCVTDQ2PS  Y3, Y3
+	VSUBPS     Y1, Y3, Y3
+	VMULPS     Y0, Y3, Y3
+	VMOVUPS    Y3, (AX)
+	VPMOVZXBD  X2, Y2
+	VCVTDQ2PS  Y2, Y2
+	VSUBPS     Y1, Y2, Y2
+	VMULPS     Y0, Y2, Y2
+	VMOVUPS    Y2, 32(AX)
+	ADDQ       $0x00000008, CX
+	ADDQ       $0x00000040, AX
+	SUBQ       $0x00000010, DX
+	JNE        loop
+	VZEROUPPER
+	RET
+
+DATA decodeTable4Constants<>+0(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+4(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+8(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+12(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+16(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+20(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+24(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+28(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+32(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+36(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+40(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+44(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+48(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+52(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+56(SB)/4, $0x0f0f0f0f
+DATA decodeTable4Constants<>+60(SB)/4, $0x0f0f0f0f
+GLOBL decodeTable4Constants<>(SB), RODATA|NOPTR, $64
+
+// func decodeTable4(dst *float32, codes *byte, table *float32, scale float32, n int)
+// Requires: AVX, AVX2
+TEXT ·decodeTable4(SB), NOSPLIT, $0-40
+	MOVQ         dst+0(FP), AX
+	MOVQ         codes+8(FP), CX
+	MOVQ         n+32(FP), DX
+	VBROADCASTSS scale+24(FP), Y0
+	MOVQ         table+16(FP), BX
+	VMOVUPS      (BX), Y1
+	VMOVUPS      32(BX), Y2
+
+loop:
+	VMOVQ      (CX), X3
+	VPSRLW     $0x04, X3, X4
+	VPAND      decodeTable4Constants<>+0(SB), X3, X3
+	VPAND      decodeTable4Constants<>+0(SB), X4, X4
+	VPUNPCKLBW X4, X3, X3
+	VPMOVZXBD  X3, Y4
+	VPSRLDQ    $0x08, X3, X3
+	VPERMPS    Y1, Y4, Y5
+	VPERMPS    Y2, Y4, Y6
+	VPSLLD     $0x1c, Y4, Y4
+	VBLENDVPS  Y4, Y6, Y5, Y4
+	VMULPS     Y0, Y4, Y4
+	VMOVUPS    Y4, (AX)
+	VPMOVZXBD  X3, Y3
+	VPERMPS    Y1, Y3, Y4
+	VPERMPS    Y2, Y3, Y5
+	VPSLLD     $0x1c, Y3, Y3
+	VBLENDVPS  Y3, Y5, Y4, Y3
+	VMULPS     Y0, Y3, Y3
+	VMOVUPS    Y3, 32(AX)
+	ADDQ       $0x00000008, CX
+	ADDQ       $0x00000040, AX
+	SUBQ       $0x00000010, DX
+	JNE        loop
+	VZEROUPPER
+	RET
+
 // func axpy8BF16AVX512(y *float32, x *float32, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, FMA3
 TEXT ·axpy8BF16AVX512(SB), NOSPLIT, $0-40

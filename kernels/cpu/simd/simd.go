@@ -43,6 +43,10 @@ type set struct {
 	readSum func(p *byte, n int) uint64
 	fmaLoop func(n int)
 	lanes   int
+
+	decodeE4M3   func(dst *float32, codes *byte, scale256 float32, n int)
+	decodeInt4   func(dst *float32, codes *byte, zero float32, scale float32, n int)
+	decodeTable4 func(dst *float32, codes *byte, table *float32, scale float32, n int)
 }
 
 type (
