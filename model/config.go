@@ -34,7 +34,8 @@ type Config struct {
 	BOS int32
 	EOS []int32
 
-	Vision *VisionConfig // nil: text only
+	Vision       *VisionConfig // nil: text only
+	Quantization *Quantization // nil: config.json says nothing about it
 
 	rotates []bool // per layer: no_rope_layers is 1
 	chunked []bool // per layer: layer_types is chunked_attention
@@ -142,8 +143,9 @@ func ParseConfig(data []byte) (*Config, error) {
 		}
 	}
 	if top.has("quantization_config") {
-		q := top.child("quantization_config")
-		q.fail("quant_method", "an unquantised checkpoint (BF16, F16 or F32 tensors)", q.shown("quant_method"))
+		if q := parseQuantization(top.child("quantization_config")); err == nil {
+			c.Quantization = q
+		}
 	}
 	if err != nil {
 		return nil, err

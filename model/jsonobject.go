@@ -152,6 +152,15 @@ func (o object) oneOf(name string, allowed ...string) string {
 	return v
 }
 
+// strings reads a list of strings; nil if the key is absent or null.
+func (o object) strings(name string) (list []string) {
+	if o.has(name) && json.Unmarshal(o.values[name], &list) != nil {
+		o.fail(name, "a list of strings", o.shown(name))
+		return nil
+	}
+	return list
+}
+
 // integers reads a list of whole numbers in [low, high]; nil if the key is absent or null.
 func (o object) integers(name string, low, high int) []int {
 	if !o.has(name) {

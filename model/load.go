@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -35,6 +36,8 @@ func (e *TensorError) Error() string {
 type LoadOptions struct {
 	// Progress is told how many bytes of weights have been handed over, from several goroutines. nil: nobody asks.
 	Progress func(done, total int64)
+	// Notes is told what of the checkpoint is not kept as it is stored, before any weight is read. nil: nobody asks.
+	Notes func(Note)
 }
 
 // Load brings a checkpoint to a device. Every tensor of the model must be there with its shape, and no other: a missing,
@@ -42,21 +45,26 @@ type LoadOptions struct {
 // checkpoint must stay open as long as the device is used.
 func Load(ctx context.Context, ckpt *safetensors.Checkpoint, c *Config, dev kernels.Device, o LoadOptions) (*Model, error) {
 	m := describe(c)
-	rows, total, err := m.resolve(ckpt)
+	found, err := m.resolve(ckpt)
 	if err != nil {
 		return nil, err
+	}
+	if o.Notes != nil {
+		for _, n := range found.notes {
+			o.Notes(n)
+		}
 	}
 	var done atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	for _, row := range rows {
+	for _, row := range found.rows {
 		group.Go(func() error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			n, err := row.put(ckpt, dev)
+			n, err := row.put(dev)
 			if d := done.Add(n); err == nil && o.Progress != nil {
-				o.Progress(d, total)
+				o.Progress(d, found.bytes)
 			}
 			return err
 		})
@@ -70,64 +78,82 @@ func Load(ctx context.Context, ckpt *safetensors.Checkpoint, c *Config, dev kern
 	return m, nil
 }
 
-// Tensors lists the tensors that a checkpoint of this configuration has, in the order of the forward pass, under the
-// prefixes that ckpt uses, after checking that they are there.
+// Tensors lists the tensors that a checkpoint of this configuration has, in the order of the forward pass, after checking
+// that they are there. Tensors that nothing needs (see SkippedScales) are not among them.
 func Tensors(ckpt *safetensors.Checkpoint, c *Config) ([]Tensor, error) {
-	rows, _, err := describe(c).resolve(ckpt)
-	var list []Tensor
-	for _, row := range rows {
-		list = append(list, row.tensors...)
+	found, err := describe(c).resolve(ckpt)
+	if err != nil {
+		return nil, err
 	}
-	return list, err
+	var list []Tensor
+	listed := map[*safetensors.Tensor]bool{}
+	for _, row := range found.rows {
+		for _, experts := range row.sources {
+			for _, s := range experts {
+				for _, t := range s.tensors {
+					if !listed[t] {
+						listed[t] = true
+						list = append(list, Tensor{Name: t.Name, Shape: t.Shape, Module: row.tensors[0].Module})
+					}
+				}
+			}
+		}
+	}
+	return list, nil
 }
 
 // maxFaults bounds how many tensors one error lists.
 const maxFaults = 8
 
-// resolve holds the weight table against the tensors that are there. total is the number of bytes of the weights.
-func (m *Model) resolve(ckpt *safetensors.Checkpoint) (rows []weight, total int64, err error) {
+// resolve holds the weight table against the tensors that are there.
+func (m *Model) resolve(ckpt *safetensors.Checkpoint) (*resolved, error) {
 	names := ckpt.Names()
-	unread := make(map[string]bool, len(names))
+	r := &reader{ckpt: ckpt, quant: m.Config.Quantization, unread: make(map[string]bool, len(names))}
 	for _, name := range names {
-		unread[name] = true
+		r.unread[name] = true
 	}
-	prefixes, err := findLayout(func(name string) bool { return unread[name] })
+	prefixes, err := findLayout(func(name string) bool { return r.unread[name] })
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	var faults []error
-	rows = m.table(prefixes)
-	for _, row := range rows {
-		for _, want := range row.tensors {
-			if !unread[want.Name] {
-				faults = append(faults, &TensorError{Tensor: want.Name, Want: shapeText(want.Shape), Got: "nothing: the checkpoint lacks it"})
-				continue
+	found := &resolved{rows: m.table(prefixes)}
+	for i := range found.rows {
+		row := &found.rows[i]
+		r.sources(row)
+		r.settle(row)
+		for _, list := range row.sources {
+			for _, s := range list {
+				found.bytes += s.bytes()
 			}
-			delete(unread, want.Name)
-			got, err := ckpt.Tensor(want.Name)
-			if err == nil {
-				err = want.check(got)
-			}
-			if err != nil {
-				faults = append(faults, err)
-				continue
-			}
-			total += int64(len(got.Data))
 		}
 	}
+	r.skip()
+	if q := m.Config.Quantization; q != nil && !r.coded && len(r.faults) == 0 {
+		r.fault(&ConfigError{File: "config.json", Key: "quantization_config", Want: "quantised tensors (" + q.Method + ")", Got: "plain ones only"})
+	}
 	for _, name := range names {
-		if unread[name] {
+		if r.unread[name] {
 			e := &TensorError{Tensor: name, Want: "no such tensor (nothing in config.json reads it)", Got: "one"}
 			if t, err := ckpt.Tensor(name); err == nil {
 				e.File, e.Got = t.File, fmt.Sprintf("%v %s", t.DType, shapeText(t.Shape))
 			}
-			faults = append(faults, e)
+			r.fault(e)
 		}
 	}
-	if n := len(faults); n > maxFaults {
-		faults = append(faults[:maxFaults], fmt.Errorf("model: and %d more tensors", n-maxFaults))
+	if n := len(r.faults); n > maxFaults {
+		r.faults = append(r.faults[:maxFaults], fmt.Errorf("model: and %d more tensors", n-maxFaults))
 	}
-	return rows, total, errors.Join(faults...)
+	for _, why := range slices.Sorted(maps.Keys(r.notes)) {
+		found.notes = append(found.notes, Note{why, r.notes[why]})
+	}
+	return found, errors.Join(r.faults...)
+}
+
+// resolved is a weight table whose sources were found.
+type resolved struct {
+	rows  []weight
+	bytes int64 // of the weights in the checkpoint
+	notes []Note
 }
 
 func (want Tensor) check(got *safetensors.Tensor) error {
@@ -154,8 +180,8 @@ func shapeText(shape []int) string {
 	return "[" + strings.Join(words, ", ") + "]"
 }
 
-// put hands one weight to the device and returns its bytes.
-func (w weight) put(ckpt *safetensors.Checkpoint, dev kernels.Device) (n int64, err error) {
+// put hands one weight to the device and returns its bytes in the checkpoint.
+func (w weight) put(dev kernels.Device) (n int64, err error) {
 	var dst kernels.Weight
 	if w.into != nil {
 		if dst, err = dev.NewWeight(w.spec); err != nil {
@@ -163,44 +189,26 @@ func (w weight) put(ckpt *safetensors.Checkpoint, dev kernels.Device) (n int64, 
 		}
 		*w.into = dst
 	}
-	for _, want := range w.tensors {
-		t, err := ckpt.Tensor(want.Name)
-		if err != nil {
-			return n, err
-		}
-		n += int64(len(t.Data))
-		if dst == nil {
-			continue
-		}
-		if want.fused {
-			err = w.putExperts(dst, t)
-		} else {
-			part := want.part
-			err = dst.Put(part, 0, kernels.Matrix{Format: formats[t.DType], N: w.spec.Parts[part], K: w.spec.K, Data: t.Data})
-		}
-		if err != nil {
-			return n, err
+	for part, experts := range w.sources {
+		for expert, s := range experts {
+			n += s.bytes()
+			if dst == nil {
+				continue
+			}
+			m, err := s.read()
+			if err != nil {
+				return n, err
+			}
+			if !w.spec.Coding.Format.Quantised() {
+				m = widen(m)
+			}
+			if err := dst.Put(part, expert, m); err != nil {
+				return n, err
+			}
 		}
 	}
 	if dst != nil {
 		err = dst.Seal()
 	}
 	return n, err
-}
-
-// putExperts hands over the views of a fused tensor [E, K, ΣN]: part p of expert e is a band of columns.
-func (w weight) putExperts(dst kernels.Weight, t *safetensors.Tensor) error {
-	size, total := t.DType.Size(), t.Shape[2]
-	for e := range w.spec.Experts {
-		rows := t.Data[e*w.spec.K*total*size:][:w.spec.K*total*size]
-		column := 0
-		for p, n := range w.spec.Parts {
-			m := kernels.Matrix{Format: formats[t.DType], N: n, K: w.spec.K, InOut: true, Stride: total, Data: rows[column*size:]}
-			if err := dst.Put(p, e, m); err != nil {
-				return err
-			}
-			column += n
-		}
-	}
-	return nil
 }

@@ -25,7 +25,8 @@ type weight struct {
 	into    *kernels.Weight // nil: checked, but not put on the device
 	spec    kernels.WeightSpec
 	tensors []Tensor
-	std     float64 // deviation of random values in place of a checkpoint's (LoadDummy); 0: all values are 1
+	sources [][]source // [part][expert] of a checkpoint, once they were found
+	std     float64    // deviation of random values in place of a checkpoint's (LoadDummy); 0: all values are 1
 }
 
 // layout is how a checkpoint prefixes its names.
@@ -41,8 +42,10 @@ var layouts = []layout{
 // findLayout recognises a checkpoint by the name of its embedding table.
 func findLayout(has func(name string) bool) (layout, error) {
 	for _, l := range layouts {
-		if has(l.text + "embed_tokens.weight") {
-			return l, nil
+		for _, name := range []string{"weight", "weight_packed", "qweight"} {
+			if has(l.text + "embed_tokens." + name) {
+				return l, nil
+			}
 		}
 	}
 	return layout{}, fmt.Errorf("model: no embedding table: want a tensor named %sembed_tokens.weight or %sembed_tokens.weight",
