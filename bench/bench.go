@@ -19,21 +19,24 @@ import (
 	"io/fs"
 	"slices"
 	"time"
+
+	"chulengo/model"
 )
 
 // Options of a run. Zero values mean the defaults.
 type Options struct {
-	Checkpoint fs.FS  // default: the demo checkpoint
-	Name       string // of Checkpoint, for the report
-	Threads    int    // default: one for each core
-	Prefill    []int  // prompt lengths; default 64, 512, 2048
-	Depths     []int  // prompt lengths after which decoding is timed; default 16, 512, 2048
-	Decode     int    // tokens of one repetition of decoding; default 64
-	Repeat     int    // repetitions; default 7, of which benchstat needs 6
-	StageBytes int64  // weights of a stage that streams; default 512 MiB, more than any cache
-	Commit     string // of the program, for the report; default: what the build recorded
-	NoModel    bool   // leave the checkpoint out
-	NoStages   bool   // leave the stages out
+	Checkpoint fs.FS             // default: the demo checkpoint
+	Name       string            // of Checkpoint, for the report
+	Threads    int               // default: one for each core
+	Prefill    []int             // prompt lengths; default 64, 512, 2048
+	Depths     []int             // prompt lengths after which decoding is timed; default 16, 512, 2048
+	Decode     int               // tokens of one repetition of decoding; default 64
+	Repeat     int               // repetitions; default 7, of which benchstat needs 6
+	StageBytes int64             // weights of a stage that streams; default 512 MiB, more than any cache
+	Commit     string            // of the program, for the report; default: what the build recorded
+	Load       model.LoadOptions // a recipe quantises the checkpoint
+	NoModel    bool              // leave the checkpoint out
+	NoStages   bool              // leave the stages out
 
 	Progress func(what string) // is told what comes next; nil: nobody asks
 }

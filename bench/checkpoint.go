@@ -28,6 +28,9 @@ func (r *Report) model(ctx context.Context, o *Options) error {
 	if dir == nil {
 		dir, r.Checkpoint = demo.FS(), demo.Name
 	}
+	if o.Load.Recipe != "" {
+		r.Checkpoint += ", " + string(o.Load.Recipe)
+	}
 	o.Progress("load " + r.Checkpoint)
 	cfg, err := model.LoadConfig(dir)
 	if err != nil {
@@ -44,7 +47,7 @@ func (r *Report) model(ctx context.Context, o *Options) error {
 	defer ckpt.Close()
 	dev := cpu.New(cpu.Options{Threads: o.Threads})
 	defer dev.Close()
-	m, err := model.Load(ctx, ckpt, cfg, dev, model.LoadOptions{})
+	m, err := model.Load(ctx, ckpt, cfg, dev, o.Load)
 	if err != nil {
 		return err
 	}

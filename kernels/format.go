@@ -76,13 +76,22 @@ func (c Coding) String() string {
 	if !c.Format.Quantised() {
 		return "not quantised"
 	}
+	return fmt.Sprintf("%v, a %v", c.Format, c.Geometry())
+}
+
+// Geometry says what the scales are and what they cover.
+func (c Coding) Geometry() string {
 	each := func(n int, all string) string {
 		if n == 0 {
 			return all
 		}
 		return fmt.Sprint(n)
 	}
-	return fmt.Sprintf("%v, a %v scale for %s x %s", c.Format, c.Scale, each(c.Rows, "all outputs"), each(c.Cols, "all inputs"))
+	zeros := ""
+	if c.Zeros {
+		zeros = ", with zeros"
+	}
+	return fmt.Sprintf("%v scale for %s x %s%s", c.Scale, each(c.Rows, "all outputs"), each(c.Cols, "all inputs"), zeros)
 }
 
 // checkCoding compares a matrix's coding with its weight's, and its scales with its size.

@@ -14,7 +14,7 @@ type Weight interface {
 	// copies it as it needs; the CPU keeps m.Data in place, so it must stay mapped until the device is closed.
 	Put(part, expert int, m Matrix) error
 	// Fill makes one matrix random, the same values on every device: for timing without a checkpoint. Its layout is that
-	// of the tensor that f describes.
+	// of the tensor that f describes; of a quantised weight, it is the quantised form of those values (see Quantise).
 	Fill(part, expert int, f Fill) error
 	// Seal checks that everything is there and finite. A weight must be sealed before a stage reads it.
 	Seal() error

@@ -18,12 +18,15 @@ import (
 // the experts. o.Progress counts bytes as a bfloat16 checkpoint would have them.
 func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, o LoadOptions) (*Model, error) {
 	m := describe(c)
-	rows := m.table(layouts[0])
+	found := &resolved{rows: m.table(layouts[0])}
+	if err := found.apply(o.Recipe); err != nil {
+		return nil, err
+	}
 	var done atomic.Int64
-	total := DummyBytes(c)
+	total := 2 * Parameters(c)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
-	for _, row := range rows {
+	for _, row := range found.rows {
 		if row.into == nil {
 			continue
 		}
@@ -47,10 +50,10 @@ func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, 
 	return m, nil
 }
 
-// DummyBytes is the size of the weights of a model of c in bfloat16, without the vision tower.
-func DummyBytes(c *Config) (n int64) {
+// Parameters is the number of weights of a model of c, without the vision tower.
+func Parameters(c *Config) (n int64) {
 	for _, row := range describe(c).table(layouts[0]) {
-		n += row.dummyBytes()
+		n += row.dummyBytes() / 2
 	}
 	return n
 }

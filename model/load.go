@@ -36,6 +36,8 @@ func (e *TensorError) Error() string {
 type LoadOptions struct {
 	// Progress is told how many bytes of weights have been handed over, from several goroutines. nil: nobody asks.
 	Progress func(done, total int64)
+	// Recipe quantises a checkpoint that is not quantised; "": as it is stored.
+	Recipe Recipe
 	// Notes is told what of the checkpoint is not kept as it is stored, before any weight is read. nil: nobody asks.
 	Notes func(Note)
 }
@@ -47,6 +49,9 @@ func Load(ctx context.Context, ckpt *safetensors.Checkpoint, c *Config, dev kern
 	m := describe(c)
 	found, err := m.resolve(ckpt)
 	if err != nil {
+		return nil, err
+	}
+	if err := found.apply(o.Recipe); err != nil {
 		return nil, err
 	}
 	if o.Notes != nil {
@@ -78,30 +83,6 @@ func Load(ctx context.Context, ckpt *safetensors.Checkpoint, c *Config, dev kern
 	return m, nil
 }
 
-// Tensors lists the tensors that a checkpoint of this configuration has, in the order of the forward pass, after checking
-// that they are there. Tensors that nothing needs (see SkippedScales) are not among them.
-func Tensors(ckpt *safetensors.Checkpoint, c *Config) ([]Tensor, error) {
-	found, err := describe(c).resolve(ckpt)
-	if err != nil {
-		return nil, err
-	}
-	var list []Tensor
-	listed := map[*safetensors.Tensor]bool{}
-	for _, row := range found.rows {
-		for _, experts := range row.sources {
-			for _, s := range experts {
-				for _, t := range s.tensors {
-					if !listed[t] {
-						listed[t] = true
-						list = append(list, Tensor{Name: t.Name, Shape: t.Shape, Module: row.tensors[0].Module})
-					}
-				}
-			}
-		}
-	}
-	return list, nil
-}
-
 // maxFaults bounds how many tensors one error lists.
 const maxFaults = 8
 
@@ -128,7 +109,7 @@ func (m *Model) resolve(ckpt *safetensors.Checkpoint) (*resolved, error) {
 		}
 	}
 	r.skip()
-	if q := m.Config.Quantization; q != nil && !r.coded && len(r.faults) == 0 {
+	if q := m.Config.Quantization; q != nil && r.coded == "" && len(r.faults) == 0 {
 		r.fault(&ConfigError{File: "config.json", Key: "quantization_config", Want: "quantised tensors (" + q.Method + ")", Got: "plain ones only"})
 	}
 	for _, name := range names {
@@ -143,6 +124,7 @@ func (m *Model) resolve(ckpt *safetensors.Checkpoint) (*resolved, error) {
 	if n := len(r.faults); n > maxFaults {
 		r.faults = append(r.faults[:maxFaults], fmt.Errorf("model: and %d more tensors", n-maxFaults))
 	}
+	found.coded = r.coded
 	for _, why := range slices.Sorted(maps.Keys(r.notes)) {
 		found.notes = append(found.notes, Note{why, r.notes[why]})
 	}
@@ -152,7 +134,8 @@ func (m *Model) resolve(ckpt *safetensors.Checkpoint) (*resolved, error) {
 // resolved is a weight table whose sources were found.
 type resolved struct {
 	rows  []weight
-	bytes int64 // of the weights in the checkpoint
+	bytes int64  // of the weights in the checkpoint
+	coded string // a module that is quantised; "": none
 	notes []Note
 }
 
@@ -195,12 +178,9 @@ func (w weight) put(dev kernels.Device) (n int64, err error) {
 			if dst == nil {
 				continue
 			}
-			m, err := s.read()
+			m, err := w.matrix(s)
 			if err != nil {
 				return n, err
-			}
-			if !w.spec.Coding.Format.Quantised() {
-				m = widen(m)
 			}
 			if err := dst.Put(part, expert, m); err != nil {
 				return n, err
@@ -211,4 +191,20 @@ func (w weight) put(dev kernels.Device) (n int64, err error) {
 		err = dst.Seal()
 	}
 	return n, err
+}
+
+// matrix reads a matrix in the coding of its weight.
+func (w weight) matrix(s source) (kernels.Matrix, error) {
+	m, err := s.read()
+	switch {
+	case err != nil || m.Coding == w.spec.Coding:
+		return m, err
+	case m.Format.Quantised():
+		return widen(m), nil
+	}
+	q, err := kernels.Quantise(m, w.spec.Coding)
+	if err != nil {
+		return q, fmt.Errorf("model: tensor %s: %w", s.module, err)
+	}
+	return q, nil
 }

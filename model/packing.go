@@ -63,7 +63,7 @@ func (r *reader) module(name string, n, k int, plain func() *source) *source {
 		return nil
 	}
 	if s != nil {
-		s.module, s.share = name, 1
+		s.module, s.share, s.stored = name, 1, s.coding
 		if s.reason != AsStored {
 			s.coding = kernels.Coding{}
 		}
@@ -159,7 +159,7 @@ func (r *reader) fusedFloat(w *weight, want *Tensor, t *safetensors.Tensor) {
 		}
 		for e := range experts {
 			from := column
-			w.sources[p] = append(w.sources[p], source{module: want.Name, coding: c, share: experts * len(w.spec.Parts),
+			w.sources[p] = append(w.sources[p], source{module: want.Name, coding: c, stored: c, share: experts * len(w.spec.Parts),
 				tensors: []*safetensors.Tensor{t, scale}, read: func() (kernels.Matrix, error) {
 					scales, err := scale.Float32s()
 					if err != nil {

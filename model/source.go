@@ -12,8 +12,9 @@ import (
 
 // source is one matrix of a weight as a checkpoint holds it: a view of a tensor, or codes with their scales.
 type source struct {
-	module  string // its name in the checkpoint, without .weight
-	coding  kernels.Coding
+	module  string                // its name in the checkpoint, without .weight
+	coding  kernels.Coding        // as it is read
+	stored  kernels.Coding        // as the checkpoint has it: the same, unless it becomes numbers on reading
 	reason  Reason                // why codes become numbers on loading, if they do
 	tensors []*safetensors.Tensor // all that it is made of, the weight first
 	share   int                   // sources that the tensors are divided among: experts of a fused one
@@ -53,7 +54,7 @@ type reader struct {
 	tables map[[16]float32]*[16]float32
 	faults []error
 	notes  map[Reason][]string
-	coded  bool // a quantised module was found
+	coded  string // a quantised module; "": none was found
 }
 
 func (r *reader) has(name string) bool {
@@ -194,7 +195,9 @@ func (r *reader) settle(w *weight) {
 	first, same := all[0].coding, true
 	for _, s := range all {
 		same = same && s.coding == first
-		r.coded = r.coded || s.coding.Format.Quantised() || s.reason != AsStored
+		if s.stored.Format.Quantised() {
+			r.coded = s.module
+		}
 	}
 	reason := MixedParts
 	switch {
@@ -228,7 +231,7 @@ var skipped = []string{".input_scale", "_input_scale", ".output_scale", ".k_scal
 
 // skip leaves such tensors aside.
 func (r *reader) skip() {
-	if !r.coded {
+	if r.coded == "" {
 		return
 	}
 	for _, name := range r.ckpt.Names() {

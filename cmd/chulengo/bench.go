@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chulengo/bench"
+	"chulengo/model"
 )
 
 func (a *app) benchCommand() *cobra.Command {
@@ -14,7 +15,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: a.say("Measure speed beside the machine's bounds", "测量速度，并与机器上限比较"),
 		Args:  a.arguments(0, 0, ""),
 	}
-	a.addFlags(cmd.Flags(), modelOptions, []string{"device", "load-format", "threads", "format", "shape", "layers", "batch", "depth", "prompt-tokens", "steps"})
+	a.addFlags(cmd.Flags(), modelOptions, []string{"device", "load-format", "quant", "threads", "format", "shape", "layers", "batch", "depth", "prompt-tokens", "steps"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch a.opts.BenchFormat {
 		case "table", "json", "go":
@@ -50,6 +51,6 @@ func (a *app) bench(ctx context.Context) (*bench.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bench.Run(ctx, bench.Options{Checkpoint: src.files, Name: src.name, Threads: a.opts.Threads,
+	return bench.Run(ctx, bench.Options{Checkpoint: src.files, Name: src.name, Threads: a.opts.Threads, Load: model.LoadOptions{Recipe: a.recipe(), Notes: a.noteLoad},
 		Progress: func(what string) { a.note("measuring %s", "正在测量 %s", what) }})
 }

@@ -54,6 +54,9 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	if dummy {
 		o.Name += ", random weights, " + strconv.Itoa(cfg.Layers) + " layers"
 	}
+	if a.opts.Quant != "" {
+		o.Name += ", " + a.opts.Quant
+	}
 	ordinal, gpu := cudaOrdinal(a.opts.Device)
 	open := func(profile bool) (kernels.Device, func() []bench.KernelTime, error) {
 		if !gpu {
@@ -89,20 +92,25 @@ func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.C
 	defer o.Device.Close()
 	o.Progress("load " + o.Name)
 	if g, ok := o.Device.(gpuDevice); ok {
+		need, err := model.DeviceBytes(nil, cfg, a.recipe())
+		if err != nil {
+			return nil, err
+		}
 		free, total, err := g.Memory()
-		if need := model.DummyBytes(cfg) + 3<<30; err == nil && need > free {
+		if need += 3 << 30; err == nil && need > free {
 			return nil, unusable(nil, "the GPU has too little free memory: %s are needed, and %s of %s are free; --layers takes fewer layers",
 				"GPU 显存不足：需要 %s，可用 %s（共 %s）；可用 --layers 减少层数", gib(need), gib(free), gib(total))
 		}
 	}
+	load := model.LoadOptions{Recipe: a.recipe(), Notes: a.noteLoad}
 	var err error
 	if dummy {
-		o.Model, err = model.LoadDummy(ctx, cfg, o.Device, 1, model.LoadOptions{})
+		o.Model, err = model.LoadDummy(ctx, cfg, o.Device, 1, load)
 	} else {
 		var ckpt *safetensors.Checkpoint
 		if ckpt, err = safetensors.Open(files); err == nil {
 			defer ckpt.Close()
-			o.Model, err = model.Load(ctx, ckpt, cfg, o.Device, model.LoadOptions{})
+			o.Model, err = model.Load(ctx, ckpt, cfg, o.Device, load)
 		}
 	}
 	if err != nil {
@@ -131,7 +139,7 @@ func (a *app) verifySteps(ctx context.Context, file []byte, open func(bool) (ker
 	defer oracle.Close()
 	var models [2]*model.Model
 	for i, d := range []kernels.Device{dev, oracle} {
-		if models[i], err = model.LoadDummy(ctx, cfg, d, 1, model.LoadOptions{}); err != nil {
+		if models[i], err = model.LoadDummy(ctx, cfg, d, 1, model.LoadOptions{Recipe: a.recipe()}); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,9 @@ func (a *app) checkDevice() error {
 	default:
 		return usage("--load-format: want auto or dummy, got %q", "--load-format 的值 %q 不合适：应为 auto 或 dummy", a.opts.LoadFormat)
 	}
+	if a.opts.Quant != "" && !slices.Contains(model.Recipes, a.recipe()) {
+		return usage("--quant: want int4, int4-mixed or fp8, got %q", "--quant 的值 %q 不合适：应为 int4、int4-mixed 或 fp8", a.opts.Quant)
+	}
 	switch name := a.opts.Device; {
 	case name == "auto" || name == "cpu":
 		return nil
@@ -42,6 +46,9 @@ func (a *app) checkDevice() error {
 		return checkCUDA(ordinal)
 	}
 }
+
+// recipe is that of --quant.
+func (a *app) recipe() model.Recipe { return model.Recipe(a.opts.Quant) }
 
 // cudaOrdinal reads cuda or cuda:N.
 func cudaOrdinal(name string) (n int, ok bool) {

@@ -58,6 +58,8 @@ type inspection struct {
 	Tensors    []tensorJSON   `json:"tensors"`
 	KV         []kvJSON       `json:"kv"`
 	Generation map[string]any `json:"generation"`
+
+	notes []model.Note
 }
 
 type configJSON struct {
@@ -82,10 +84,12 @@ type layerJSON struct {
 }
 
 type moduleJSON struct {
-	Module  string `json:"module"`
-	Tensors int    `json:"tensors"`
-	DType   string `json:"dtype"`
-	Bytes   int64  `json:"bytes"`
+	Module     string `json:"module"`
+	Tensors    int    `json:"tensors"`
+	DType      string `json:"dtype"`
+	Scales     string `json:"scales,omitempty"` // of a quantised module
+	Parameters int64  `json:"parameters"`
+	Bytes      int64  `json:"bytes"`
 }
 
 type tensorJSON struct {
@@ -114,42 +118,35 @@ func inspect(d *described, weights *safetensors.Checkpoint) (*inspection, error)
 	for l := range c.Layers {
 		r.Layers = append(r.Layers, layerJSON{l, c.UsesRoPE(l), c.ChunkSize(l), c.AttnTemp(l) != nil, c.IsMoE(l), c.FFNDim(l)})
 	}
-	rows, err := model.Tensors(weights, c)
+	inv, err := model.Inspect(weights, c)
 	if err != nil {
 		return nil, err
 	}
-	modules := map[string]string{}
-	for _, row := range rows {
-		modules[row.Name] = row.Module
-	}
-	if err := r.addTensors(weights, modules); err != nil {
+	if err := r.addTensors(weights, inv); err != nil {
 		return nil, err
 	}
 	r.addKV(c)
 	return r, nil
 }
 
-func (r *inspection) addTensors(weights *safetensors.Checkpoint, modules map[string]string) error {
-	index := map[string]int{}
+func (r *inspection) addTensors(weights *safetensors.Checkpoint, inv *model.Inventory) error {
+	modules := map[string]string{} // of each tensor; "": none reads it
+	for _, t := range inv.Tensors {
+		modules[t.Name] = t.Module
+	}
 	for _, name := range weights.Names() {
 		t, err := weights.Tensor(name)
 		if err != nil {
 			return err
 		}
-		module := cmp.Or(modules[name], "vision")
-		bytes := int64(len(t.Data))
-		r.Parameters += int64(t.Len())
-		r.Tensors = append(r.Tensors, tensorJSON{name, module, t.DType.String(), orEmpty(t.Shape), bytes, t.File})
-		k := module + " " + t.DType.String()
-		if _, ok := index[k]; !ok {
-			index[k] = len(r.Modules)
-			r.Modules = append(r.Modules, moduleJSON{Module: module, DType: t.DType.String()})
-		}
-		m := &r.Modules[index[k]]
-		m.Tensors++
-		m.Bytes += bytes
+		r.Tensors = append(r.Tensors, tensorJSON{name, modules[name], t.DType.String(), orEmpty(t.Shape), int64(len(t.Data)), t.File})
+	}
+	r.Parameters = inv.Parameters
+	for _, m := range inv.Modules {
+		r.Modules = append(r.Modules, moduleJSON{m.Name, m.Tensors, m.DType, m.Scales, m.Parameters, m.Bytes})
 	}
 	slices.SortStableFunc(r.Modules, func(a, b moduleJSON) int { return cmp.Compare(b.Bytes, a.Bytes) })
+	r.notes = inv.Notes
 	return nil
 }
 
@@ -207,15 +204,18 @@ func (a *app) printInspection(r *inspection) error {
 		}
 		layers.add(fmt.Sprint(l.Layer), position, sees, yes(l.Temperature), fmt.Sprintf("%s, %d", ffn, l.FFN))
 	}
-	modules := table{right: []bool{false, true, false, true}}
-	modules.add(a.say("MODULE", "模块"), a.say("TENSORS", "张量"), a.say("DTYPE", "类型"), a.say("SIZE", "大小"))
+	modules := table{right: []bool{false, true, true, false, false, true}}
+	modules.add(a.say("MODULE", "模块"), a.say("TENSORS", "张量"), a.say("PARAMETERS", "参数量"), a.say("DTYPE", "类型"), a.say("SCALES", "缩放系数"), a.say("SIZE", "大小"))
 	for _, m := range r.Modules {
-		modules.add(a.term(m.Module), fmt.Sprint(m.Tensors), m.DType, size(m.Bytes))
+		modules.add(a.term(m.Module), fmt.Sprint(m.Tensors), fmt.Sprintf("%.1fM", float64(m.Parameters)/1e6), m.DType, a.scales(m.Scales), size(m.Bytes))
 	}
 	memory := table{right: []bool{true, true, true, true}}
 	memory.add(a.say("TOKENS", "TOKEN 数"), a.say("KV GLOBAL", "全局 KV"), a.say("KV CHUNKED", "分块 KV"), a.say("WITH WEIGHTS", "连同权重"))
 	for _, k := range r.KV {
 		memory.add(fmt.Sprint(k.Tokens), size(k.Global), size(k.Chunked), size(r.Bytes+k.Global+k.Chunked))
+	}
+	for _, n := range r.notes {
+		a.noteLoad(n)
 	}
 	for i, t := range []*table{&head, &layers, &modules, &memory} {
 		if i == 3 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -21,6 +22,7 @@ type described struct {
 	config     *model.Config
 	generation *model.Generation
 	tokenizer  *tokenizer.Tokenizer // nil: the checkpoint has none
+	bytes      int64                // of the weights as they lie in a GPU's memory; 0 until they are loaded
 }
 
 // loaded is a checkpoint that is ready to generate.
@@ -108,20 +110,18 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 		return nil, usage("--kv-memory: want 0 or more, got %d", "--kv-memory 的值 %d 不合适：应不小于 0", a.opts.KVMemory)
 	}
 	l := &loaded{described: d}
-	size := d.dummyBytes()
+	var err error
 	if a.opts.LoadFormat != "dummy" {
-		var err error
 		if l.weights, err = safetensors.Open(d.files); err != nil {
 			return nil, bad(d.source, err)
 		}
-		if size, err = l.weightBytes(); err != nil {
-			l.Close()
-			return nil, bad(d.source, err)
-		}
+	}
+	if d.bytes, err = model.DeviceBytes(l.weights, d.config, a.recipe()); err != nil {
+		l.Close()
+		return nil, bad(d.source, err)
 	}
 	var o engine.Options
-	var err error
-	if l.device, o, err = a.openDevice(d.config, size); err != nil {
+	if l.device, o, err = a.openDevice(d.config, d.bytes); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 		}
 		o.Observe, o.ObserveToken, o.ObserveStep, o.ExpertStats = a.observe.Observe, a.observe.ObserveToken, a.observe.ObserveStep, true
 	}
-	if err := l.run(ctx, o, a.opts.Seed.value, progress); err != nil {
+	if err := l.run(ctx, o, a.opts.Seed.value, model.LoadOptions{Progress: progress, Recipe: a.recipe(), Notes: a.noteLoad}); err != nil {
 		l.Close()
 		return nil, bad(d.source, err)
 	}
@@ -148,13 +148,13 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 }
 
 // run brings the weights to the device and starts the engine.
-func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, progress func(done, total int64)) error {
+func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, load model.LoadOptions) error {
 	var m *model.Model
 	var err error
 	if l.weights == nil {
-		m, err = model.LoadDummy(ctx, l.config, l.device, seed, model.LoadOptions{Progress: progress})
+		m, err = model.LoadDummy(ctx, l.config, l.device, seed, load)
 	} else {
-		m, err = readWeights(ctx, l, progress)
+		m, err = readWeights(ctx, l, load)
 	}
 	if err != nil {
 		return err
@@ -171,35 +171,30 @@ func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, progres
 	return err
 }
 
-// weightBytes is the size of the weights in bfloat16, as a GPU keeps them.
-func (l *loaded) weightBytes() (int64, error) {
-	list, err := model.Tensors(l.weights, l.config)
-	var n int64
-	for _, t := range list {
-		if t.Module == "vision" {
-			continue // not loaded yet
-		}
-		size := int64(2)
-		for _, d := range t.Shape {
-			size *= int64(d)
-		}
-		n += size
+// noteLoad says what of a checkpoint is not kept as it is stored.
+func (a *app) noteLoad(n model.Note) {
+	count, first := len(n.Modules), n.Modules[0]
+	switch n.Reason {
+	case model.ActivationOrder:
+		a.note("%d modules become bfloat16: their groups are in the order of activations (act-order), such as %s", "%d 个模块转为 bfloat16：其分组按激活排序（act-order），如 %s", count, first)
+	case model.MixedParts:
+		a.note("%d modules become bfloat16: what they are stored with is quantised otherwise or not at all, such as %s", "%d 个模块转为 bfloat16：与之同组的矩阵量化方式不同或未量化，如 %s", count, first)
+	case model.PlainRouter:
+		a.note("%d routers become bfloat16, such as %s", "%d 个路由器转为 bfloat16，如 %s", count, first)
+	case model.SkippedScales:
+		a.note("%d scales of activations or of keys and values are not used, such as %s", "%d 个激活值或键值缓存的缩放系数未使用，如 %s", count, first)
 	}
-	return n, err
 }
 
-// dummyBytes is the same for random weights.
-func (d *described) dummyBytes() int64 { return model.DummyBytes(d.config) }
-
 // readWeights loads the model while another goroutine reads ahead of it at the disk's speed.
-func readWeights(ctx context.Context, l *loaded, progress func(done, total int64)) (*model.Model, error) {
+func readWeights(ctx context.Context, l *loaded, load model.LoadOptions) (*model.Model, error) {
 	ahead, stop := context.WithCancel(ctx)
 	touched := make(chan struct{})
 	go func() {
 		defer close(touched)
 		l.weights.Touch(ahead, nil) // only a help: what is wrong with a file, Load says
 	}()
-	m, err := model.Load(ctx, l.weights, l.config, l.device, model.LoadOptions{Progress: progress})
+	m, err := model.Load(ctx, l.weights, l.config, l.device, load)
 	stop()
 	<-touched
 	return m, err
@@ -240,7 +235,7 @@ func (a *app) template(d *described) (tokenizer.ChatTemplate, error) {
 func (a *app) info(d *described) serve.ModelInfo {
 	info := serve.ModelInfo{Name: d.name, Display: d.name, Llama: d.isLlama(d.config), Scout: d.isScout(d.config), Demo: d.demo,
 		Context: d.config.Context, TrainContext: d.config.Context, Dim: d.config.Dim, Sampling: engine.Defaults(d.generation),
-		Root: d.where(), StopIDs: d.config.EOS, Params: d.dummyBytes() / 2, Bytes: d.dummyBytes(), Sequences: a.opts.MaxBatch} // weights as they lie in memory, in bfloat16
+		Root: d.where(), StopIDs: d.config.EOS, Params: model.Parameters(d.config), Bytes: cmp.Or(d.bytes, 2*model.Parameters(d.config)), Sequences: a.opts.MaxBatch}
 	if d.generation != nil {
 		info.StopIDs = d.generation.EOS
 	}

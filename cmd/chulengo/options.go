@@ -15,6 +15,7 @@ type options struct {
 	Verbose, Quiet bool
 	Model, Device  string
 	LoadFormat     string
+	Quant          string
 	Threads        int
 	Context        int
 	KVMemory       int
@@ -97,6 +98,7 @@ func (o *options) table() []option {
 		{"model", &o.Model, "checkpoint `DIR`, hub address, or ORG/NAME in a local cache (default: the built-in demo)", "模型目录 `DIR`、模型站地址，或本机缓存中的 组织/名称（默认：内置演示模型）"},
 		{"device", &o.Device, "`auto|cpu|cuda[:N]` (auto: a GPU if there is one that holds the model)", "`auto|cpu|cuda[:N]`（auto：有容得下模型的 GPU 就用它）"},
 		{"load-format", &o.LoadFormat, "`auto|dummy`: dummy fills the shapes of config.json with random weights", "`auto|dummy`：dummy 按 config.json 的形状填入随机权重"},
+		{"quant", &o.Quant, "`int4|int4-mixed|fp8`: quantise a plain checkpoint while it is loaded (default: as it is stored)", "`int4|int4-mixed|fp8`：加载时把未量化的模型量化（默认按模型原样）"},
 		{"threads", &o.Threads, "`N` threads of the CPU (0: one for each core)", "CPU 线程数 `N`（0：每核一个）"},
 		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096, on a GPU what is free)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096；GPU 上为剩余显存）"},
 		{"context", &o.Context, "`N` tokens that prompt and answer may have together (0: the model's)", "提示与回答合计的 token 上限 `N`（0：按模型）"},
@@ -157,7 +159,7 @@ func (o *options) table() []option {
 // Groups of options that several commands have.
 var (
 	modelOptions    = []string{"model"}
-	deviceOptions   = []string{"model", "load-format", "device", "threads", "context", "kv-memory"}
+	deviceOptions   = []string{"model", "load-format", "quant", "device", "threads", "context", "kv-memory"}
 	samplingOptions = []string{"greedy", "seed", "temperature", "top-p", "top-k", "min-p", "repetition-penalty"}
 	accessOptions   = []string{"api-key", "api-key-file", "allowed-host", "cors-origin", "trusted-proxy", "rate-limit", "rate-burst"}
 	chatOptions     = []string{"system", "chat-template"}

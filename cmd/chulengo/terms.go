@@ -1,5 +1,7 @@
 package main
 
+import "strings"
+
 // terms are the Chinese words for what the rooms below name in English: modules of a checkpoint, meanings of hooks, ends
 // of answers. A test holds them against everything that is shown.
 var terms = map[string]string{
@@ -39,4 +41,15 @@ func (a *app) term(english string) string {
 		return zh
 	}
 	return english
+}
+
+// scales says what the scales of a quantised module cover: kernels.Coding.Geometry in the language of the app.
+func (a *app) scales(geometry string) string {
+	switch {
+	case geometry == "":
+		return "-"
+	case a.lang != "zh":
+		return geometry
+	}
+	return strings.NewReplacer(" scale for ", "，每 ", "all outputs", "全部输出", "all inputs", "全部输入", " x ", " × ", ", with zeros", "，带零点").Replace(geometry)
 }

@@ -26,11 +26,11 @@ func TestTerms(t *testing.T) {
 		for _, h := range model.Hooks(cfg) {
 			words = append(words, h.Means)
 		}
-		rows, err := model.Tensors(ckpt, cfg)
+		inv, err := model.Inspect(ckpt, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, row := range rows {
+		for _, row := range inv.Tensors {
 			words = append(words, row.Module)
 		}
 		for _, f := range []engine.FinishReason{engine.FinishStop, engine.FinishLength, engine.FinishCancelled, engine.FinishError} {

@@ -86,20 +86,9 @@ func (w *weight) Fill(part, expert int, f kernels.Fill) error {
 	if part < 0 || part >= len(w.spec.Parts) || expert < 0 || expert >= w.spec.Experts {
 		return fmt.Errorf("kernels/cpu: %s: want part < %d, expert < %d, got %d, %d", w.spec.Tensor(0), len(w.spec.Parts), w.spec.Experts, part, expert)
 	}
-	m := kernels.Matrix{Format: kernels.BF16, N: w.spec.Parts[part], K: w.spec.K, InOut: f.KStep != 1}
-	rows, cols := m.N, m.K
-	if m.InOut {
-		rows, cols = cols, rows
-	}
-	m.Data = make([]byte, 2*rows*cols)
-	for r := range rows {
-		for c := range cols {
-			n, k := r, c
-			if m.InOut {
-				n, k = c, r
-			}
-			binary.LittleEndian.PutUint16(m.Data[2*(r*cols+c):], toBF16(f.Value(n, k)))
-		}
+	m, err := f.Filled(w.spec.Parts[part], w.spec.K, w.spec.Coding)
+	if err != nil {
+		return fmt.Errorf("kernels/cpu: %s: %w", w.spec.Place(part, expert), err)
 	}
 	return w.Put(part, expert, m)
 }
