@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"chulengo/kernels"
@@ -131,10 +132,6 @@ func (r *reader) plain(want *Tensor) *source {
 // unfused finds the experts one by one: experts.{e}.{gate,up,down}_proj, each [out, in].
 func (r *reader) unfused(w *weight, fused *Tensor) {
 	prefix := fused.Name[:strings.LastIndex(fused.Name, ".")+1]
-	leaves := []string{"gate_proj", "up_proj"}
-	if len(w.spec.Parts) == 1 {
-		leaves = []string{"down_proj"}
-	}
 	one := false // expert has tensors of its own
 	for name := range r.unread {
 		rest, ok := strings.CutPrefix(name, prefix)
@@ -146,15 +143,23 @@ func (r *reader) unfused(w *weight, fused *Tensor) {
 	}
 	w.spec.Names = nil
 	for p, n := range w.spec.Parts {
-		w.spec.Names = append(w.spec.Names, prefix+"*."+leaves[p]+".weight")
+		w.spec.Names = append(w.spec.Names, expertName(fused.Name, "*", w.spec.Parts, p)+".weight")
 		for e := range w.spec.Experts {
-			module := fmt.Sprintf("%s%d.%s", prefix, e, leaves[p])
-			s := r.matrix(&Tensor{Name: module + ".weight", Shape: []int{n, w.spec.K}})
+			s := r.matrix(&Tensor{Name: expertName(fused.Name, strconv.Itoa(e), w.spec.Parts, p) + ".weight", Shape: []int{n, w.spec.K}})
 			if s != nil {
 				w.sources[p] = append(w.sources[p], *s)
 			}
 		}
 	}
+}
+
+// expertName is the module of one expert's matrix, where experts are stored one by one, from the name of the fused tensor.
+func expertName(fused, expert string, parts []int, part int) string {
+	leaf := "down_proj"
+	if len(parts) == 2 {
+		leaf = []string{"gate_proj", "up_proj"}[part]
+	}
+	return fused[:strings.LastIndex(fused, ".")+1] + expert + "." + leaf
 }
 
 // fused finds the views of a fused tensor [E, K, ΣN]: part p of expert e is a band of columns.

@@ -1,10 +1,8 @@
 package safetensors
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -264,58 +262,4 @@ func finish(temp *os.File, path string) error {
 func (w *Writer) Abort() {
 	w.temp.Close()
 	os.Remove(w.temp.Name())
-}
-
-// WriteSharded writes tensors as the files model-00001-of-0000N.safetensors in dir, an existing folder, and the index.
-// Tensors keep their order: a shard ends where the next tensor would bring its data above maxBytes; a larger tensor has
-// a shard of its own, and maxBytes 0 means one shard. The metadata goes into every shard, the sum of the data's bytes as
-// total_size into the index. The index is written last.
-func WriteSharded(dir string, tensors []Tensor, maxBytes int64, metadata map[string]string) error {
-	var shards [][]Tensor
-	var shard, total int64
-	for i := range tensors {
-		if err := tensors[i].check(); err != nil {
-			return err
-		}
-		n := int64(len(tensors[i].Data))
-		if i == 0 || maxBytes > 0 && shard > 0 && n > 0 && shard+n > maxBytes {
-			shards, shard = append(shards, nil), 0
-		}
-		shards[len(shards)-1] = append(shards[len(shards)-1], tensors[i])
-		shard += n
-		total += n
-	}
-	shardOf := make(map[string]string, len(tensors))
-	name := func(i int) string { return fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, len(shards)) }
-	for i, ts := range shards { // before anything is written: one name in two shards is not seen by Write
-		for _, t := range ts {
-			if other, ok := shardOf[t.Name]; ok {
-				return &Error{Fault: DuplicateTensor, File: name(i), Tensor: t.Name, Want: "one tensor of that name", Got: "another in " + other}
-			}
-			shardOf[t.Name] = name(i)
-		}
-	}
-	for i, ts := range shards {
-		if err := Write(filepath.Join(dir, name(i)), ts, metadata); err != nil {
-			return err
-		}
-	}
-	var text bytes.Buffer
-	enc := json.NewEncoder(&text)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(map[string]any{"metadata": map[string]int64{"total_size": total}, "weight_map": shardOf}); err != nil {
-		panic(err) // strings and integers always encode
-	}
-	path := filepath.Join(dir, IndexName)
-	temp, err := createTemp(path)
-	if err != nil {
-		return err
-	}
-	if _, err := temp.Write(text.Bytes()); err != nil {
-		temp.Close()
-		os.Remove(temp.Name())
-		return fmt.Errorf("safetensors: %w", err)
-	}
-	return finish(temp, path)
 }
