@@ -39,6 +39,7 @@ func (a *app) benchCommand() *cobra.Command {
 		}
 		return report.Table(a.out, a.say)
 	}
+	cmd.AddCommand(a.benchQualityCommand())
 	return cmd
 }
 

@@ -67,6 +67,8 @@ type options struct {
 	BenchDepth     string
 	BenchPrompt    string
 	BenchSteps     int
+	Against        string
+	Prompts        string
 }
 
 // option is one row of the table below: an option's name in its flag's spelling, where its value goes, and what it is
@@ -152,6 +154,8 @@ func (o *options) table() []option {
 		{"batch", &o.BenchBatch, "`LIST` of sequences that decode together", "同时解码的序列数列表 `LIST`"},
 		{"depth", &o.BenchDepth, "`LIST` of contexts after which decoding is timed", "测量解码时的上下文长度列表 `LIST`"},
 		{"prompt-tokens", &o.BenchPrompt, "`LIST` of prompt lengths", "提示长度列表 `LIST`"},
+		{"against", &o.Against, "a quantised checkpoint `DIR` of the same model to compare", "同一模型的量化版本所在目录 `DIR`，用于比较"},
+		{"prompts", &o.Prompts, "`FILE` of prompts (.jsonl) or of a text (default: a few questions)", "提示文件（.jsonl）或文本文件 `FILE`（默认：若干问题）"},
 		{"steps", &o.BenchSteps, "`N` decoded tokens of one repetition", "每次重复解码的 token 数 `N`"},
 	}
 }
