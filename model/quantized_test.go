@@ -397,3 +397,33 @@ func FuzzQuantizationConfig(f *testing.F) {
 			`"intermediate_size":8,"vocab_size":9,"max_position_embeddings":9,"num_local_experts":1,"hidden_act":"silu","quantization_config":` + text + `}`))
 	})
 }
+
+// FuzzQuantisedTensors spoils one tensor of a quantised checkpoint: its dtype, its shape, its bytes. Whatever comes of it is a checkpoint or
+// an error.
+func FuzzQuantisedTensors(f *testing.F) {
+	for i := range len(kinds()) {
+		f.Add(uint8(i), uint16(40+7*i), uint8(i), int16(1), int16(128), []byte{0x7f, 0x7f}, uint16(2*i))
+		f.Add(uint8(i), uint16(300+i), uint8(0), int16(-1), int16(0), []byte(`{"blocksize":0}`), uint16(0))
+	}
+	f.Fuzz(func(t *testing.T, which uint8, tensor uint16, dtype uint8, rows, cols int16, patch []byte, at uint16) {
+		all := kinds()
+		k := all[int(which)%len(all)]
+		w := newWritten(t, k.config)
+		w.fill(k.choose)
+		x := &w.tensors[int(tensor)%len(w.tensors)]
+		x.Data = slices.Clone(x.Data)
+		if int(at) < len(x.Data) {
+			copy(x.Data[at:], patch)
+		}
+		if rows >= 0 {
+			if x.Shape = []int{int(rows)}; cols >= 0 {
+				x.Shape = append(x.Shape, int(cols))
+			}
+			if types := safetensors.DTypes(); dtype > 0 {
+				x.DType = types[int(dtype)%len(types)]
+			}
+			x.Data = slices.Grow(x.Data, x.Len()*x.DType.Size())[:x.Len()*x.DType.Size()]
+		}
+		openEverything(w.dir(t))
+	})
+}
