@@ -18,6 +18,7 @@ import (
 type QualitySubject struct {
 	Model  *model.Model
 	Device kernels.Device
+	KV     kernels.Format // of keys and values: BF16 or F8E4M3
 }
 
 // QualityOptions of a comparison of two models that differ in how their weights are stored.
@@ -66,7 +67,7 @@ func CompareQuality(ctx context.Context, o QualityOptions) (*Quality, error) {
 	}
 	var both [2]*steps
 	for i, s := range []QualitySubject{o.Reference, o.Candidate} {
-		so := StepOptions{Model: s.Model, Device: s.Device}
+		so := StepOptions{Model: s.Model, Device: s.Device, KV: s.KV}
 		so.fill()
 		var err error
 		if both[i], err = newSteps(&so, min(qualityBatch, len(o.Prompts)), longest+o.Answer+1, qualityRows); err != nil {

@@ -71,7 +71,7 @@ func demoSubject(t *testing.T, r model.Recipe) QualitySubject {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return QualitySubject{m, dev}
+	return QualitySubject{Model: m, Device: dev}
 }
 
 // The quantised demo checkpoint answers as the plain one does. The whole measure, 550 prompts (demo/recipe/prompts.py), stands in the

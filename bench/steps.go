@@ -19,12 +19,13 @@ type StepOptions struct {
 	Device     kernels.Device
 	Name       string // of the model, for the report
 	DeviceName string
-	Batches    []int // sequences that decode together; default 1, 8, 32
-	Depths     []int // tokens before the first decoded one; default 128, 4096, 32768
-	Prompts    []int // prompts to read, in one step; default 2048, 8192
-	Steps      int   // decoded tokens of one repetition, each fed back; default 256
-	Repeat     int   // default 3
-	PageTokens int   // default 64
+	Batches    []int          // sequences that decode together; default 1, 8, 32
+	Depths     []int          // tokens before the first decoded one; default 128, 4096, 32768
+	Prompts    []int          // prompts to read, in one step; default 2048, 8192
+	KV         kernels.Format // of keys and values; BF16, unless it is F8E4M3
+	Steps      int            // decoded tokens of one repetition, each fed back; default 256
+	Repeat     int            // default 3
+	PageTokens int            // default 64
 
 	// KernelTimes gives what each kernel took since it was last asked, with launches measured one by one. The device's steps
 	// are slower then: families of kernels are reported, not steps. nil: the other way round.
@@ -150,7 +151,7 @@ const workspace = 3 << 30
 // newSteps makes room for so many sequences of up to n tokens, of which a step reads at most so many rows.
 func newSteps(o *StepOptions, sequences, n, rows int) (*steps, error) {
 	c := o.Model.Config
-	spec := c.KVSpec(kernels.BF16, o.PageTokens)
+	spec := c.KVSpec(o.KV, o.PageTokens)
 	each := n/o.PageTokens + 2
 	spec.Pages[kernels.GroupGlobal] = sequences * each
 	if c.AttnChunk > 0 { // chunks that a step leaves are free after it

@@ -105,13 +105,13 @@ func int4(v float32) byte {
 	return byte(math.Float32bits(v+half)-math.Float32bits(half)) + 8
 }
 
-// E4M3 is the F8E4M3 code nearest to v, ties to even, the largest one beyond 448. v is a number.
+// E4M3 is the F8E4M3 code nearest to v, ties to even; the largest one beyond 448, and for what is no number.
 func E4M3(v float32) byte {
 	bits := math.Float32bits(v)
 	sign := byte(bits >> 31 << 7)
 	bits &^= 1 << 31
 	switch a := math.Float32frombits(bits); {
-	case a >= 448:
+	case !(a < 448):
 		return sign | 0x7e
 	case a < 0x1p-6: // multiples of 2⁻⁹; 8 of them are the code of 2⁻⁶
 		return sign | byte(math.Float32bits(a*512+half)-math.Float32bits(half))

@@ -35,7 +35,7 @@ func TestE4M3(t *testing.T) {
 			}
 		}
 	}
-	for _, v := range []float32{449, 1e30, float32(math.Inf(1))} {
+	for _, v := range []float32{449, 1e30, float32(math.Inf(1)), float32(math.NaN())} {
 		if E4M3(v) != 0x7e || E4M3(-v) != 0xfe {
 			t.Errorf("±%v: got %#x, %#x, want the largest codes", v, E4M3(v), E4M3(-v))
 		}

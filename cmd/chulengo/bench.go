@@ -15,7 +15,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: a.say("Measure speed beside the machine's bounds", "测量速度，并与机器上限比较"),
 		Args:  a.arguments(0, 0, ""),
 	}
-	a.addFlags(cmd.Flags(), modelOptions, []string{"device", "load-format", "quant", "threads", "format", "shape", "layers", "batch", "depth", "prompt-tokens", "steps"})
+	a.addFlags(cmd.Flags(), modelOptions, []string{"device", "load-format", "quant", "kv-dtype", "threads", "format", "shape", "layers", "batch", "depth", "prompt-tokens", "steps"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch a.opts.BenchFormat {
 		case "table", "json", "go":
@@ -45,7 +45,7 @@ func (a *app) benchCommand() *cobra.Command {
 
 // bench measures the engine and the hot routines of this machine's processor; or, of a GPU or a shape, the steps alone.
 func (a *app) bench(ctx context.Context) (*bench.Report, error) {
-	if _, gpu := cudaOrdinal(a.opts.Device); gpu || a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy" {
+	if _, gpu := cudaOrdinal(a.opts.Device); gpu || a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy" || a.opts.KVDType != "auto" {
 		return a.benchSteps(ctx)
 	}
 	src, err := a.resolve(a.opts.Model)

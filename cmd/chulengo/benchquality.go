@@ -24,14 +24,14 @@ func (a *app) benchQualityCommand() *cobra.Command {
 		Use:   "quality",
 		Short: a.say("Measure what quantising changes", "测量量化带来的变化"),
 		Long: a.say(`Compare quantised weights with a plain checkpoint: how far the distributions of the next token are apart, which experts are chosen
-otherwise, and how many greedy answers stay the same. Without --quant and --against, all recipes are compared.
+otherwise, and how many greedy answers stay the same. Without --quant, --against and --kv-dtype fp8, all recipes are compared.
 --prompts FILE has prompts to answer (.jsonl: an object with "prompt" a line, names of special tokens included) or is a text to read.`,
 			`把量化后的权重与未量化的模型比较：下一个 token 的分布相差多少，哪些专家选择改变，多少贪心回答保持不变。
-不指定 --quant 和 --against 时比较所有量化方式。
+不指定 --quant、--against 和 --kv-dtype fp8 时比较所有量化方式。
 --prompts FILE 为待回答的提示（.jsonl：每行一个含 "prompt" 的对象，可写特殊 token 的名称），或供阅读的文本。`),
 		Args: a.arguments(0, 0, ""),
 	}
-	a.addFlags(cmd.Flags(), modelOptions, []string{"quant", "against", "prompts", "device", "threads", "max-tokens", "format"})
+	a.addFlags(cmd.Flags(), modelOptions, []string{"quant", "against", "kv-dtype", "prompts", "device", "threads", "max-tokens", "format"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if a.opts.BenchFormat != "table" && a.opts.BenchFormat != "json" {
 			return usage("--format: want table or json, got %q", "--format 的值 %q 不合适：应为 table 或 json", a.opts.BenchFormat)
@@ -82,14 +82,21 @@ func (a *app) benchQuality(ctx context.Context) (*bench.QualityReport, error) {
 		recipes = []model.Recipe{a.recipe()}
 	case a.opts.Against != "":
 		recipes = nil
+	case a.opts.KVDType == "fp8":
+		recipes = []model.Recipe{""}
 	}
 	compare := func(d *described, recipe model.Recipe) error {
+		keys := a.kvFormat(true)
+		if keys == kernels.F8E4M3 {
+			o.Name = strings.TrimPrefix(o.Name+", kv fp8", ", ")
+		}
 		a.note("comparing %s", "正在比较 %s", o.Name)
 		candidate, done, err := a.qualitySubject(ctx, d, recipe)
 		if err != nil {
 			return err
 		}
 		defer done()
+		candidate.KV = keys
 		o.Candidate = candidate
 		q, err := bench.CompareQuality(ctx, o)
 		r.Results = append(r.Results, q)

@@ -17,7 +17,7 @@ import (
 // benchSteps measures the steps of a model on the device of --device: decoding and prefill, and on a GPU each family of kernels. With
 // --shape the model is one of the published ones, with random weights, as many layers of it as --layers says.
 func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
-	o := bench.StepOptions{Progress: func(what string) { a.note("measuring %s", "正在测量 %s", what) }, Steps: a.opts.BenchSteps}
+	o := bench.StepOptions{Progress: func(what string) { a.note("measuring %s", "正在测量 %s", what) }, Steps: a.opts.BenchSteps, KV: a.kvFormat(true)}
 	for _, list := range []struct {
 		option, text string
 		to           *[]int

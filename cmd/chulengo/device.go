@@ -31,6 +31,11 @@ func (a *app) checkDevice() error {
 	if a.opts.Quant != "" && !slices.Contains(model.Recipes, a.recipe()) {
 		return usage("--quant: want int4, int4-mixed or fp8, got %q", "--quant 的值 %q 不合适：应为 int4、int4-mixed 或 fp8", a.opts.Quant)
 	}
+	switch a.opts.KVDType {
+	case "auto", "bf16", "fp8":
+	default:
+		return usage("--kv-dtype: want auto, bf16 or fp8, got %q", "--kv-dtype 的值 %q 不合适：应为 auto、bf16 或 fp8", a.opts.KVDType)
+	}
 	switch name := a.opts.Device; {
 	case name == "auto" || name == "cpu":
 		return nil
@@ -79,7 +84,7 @@ func (a *app) openDevice(cfg *model.Config, weights int64) (kernels.Device, engi
 		gpu, err := openCUDA(ordinal)
 		if err == nil {
 			g := o
-			if err = fit(cfg, gpu, weights, &g); err == nil {
+			if err = fit(cfg, gpu, weights, a.kvFormat(true), &g); err == nil {
 				return gpu, g, nil
 			}
 			gpu.Close()
@@ -97,7 +102,7 @@ const gpuReserve = 768 << 20
 
 // fit shares out a GPU's free memory: the weights and the workspace must fit, keys and values get what is asked for, or
 // what the whole context needs, or what is left.
-func fit(cfg *model.Config, gpu gpuDevice, weights int64, o *engine.Options) error {
+func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o *engine.Options) error {
 	free, total, err := gpu.Memory()
 	if err != nil {
 		return failed(err, "cannot ask the GPU for its memory", "无法查询 GPU 显存")
@@ -107,7 +112,7 @@ func fit(cfg *model.Config, gpu gpuDevice, weights int64, o *engine.Options) err
 	o.LockThread = true
 	work := workspace(cfg, o.StepTokens) + gpuReserve
 	left := free - weights - work
-	spec := cfg.KVSpec(kernels.BF16, 1)
+	spec := cfg.KVSpec(keys, 1)
 	perToken := int64(spec.PageBytes(kernels.GroupGlobal) + spec.PageBytes(kernels.GroupChunked))
 	const least = 4096 // tokens below which it is no use
 	needed := o.KVBytes
@@ -157,12 +162,26 @@ func workspace(c *model.Config, rows int) int64 {
 	return int64(rows+rows/4+16*c.Experts)*int64(perRow) + int64(head) + int64(decode) + staging
 }
 
-// bf16Keys makes an engine keep keys and values as bfloat16, which GPUs want.
-type bf16Keys struct{ engine.Model }
+// kvFormat is that of --kv-dtype on a device.
+func (a *app) kvFormat(gpu bool) kernels.Format {
+	switch {
+	case a.opts.KVDType == "fp8":
+		return kernels.F8E4M3
+	case gpu || a.opts.KVDType == "bf16":
+		return kernels.BF16
+	}
+	return kernels.F32
+}
+
+// keysAs makes an engine keep keys and values in a format.
+type keysAs struct {
+	engine.Model
+	format kernels.Format
+}
 
 // Spec implements engine.Model.
-func (m bf16Keys) Spec() engine.Spec {
+func (m keysAs) Spec() engine.Spec {
 	s := m.Model.Spec()
-	s.KV.Format = kernels.BF16
+	s.KV.Format = m.format
 	return s
 }

@@ -132,7 +132,8 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 		}
 		o.Observe, o.ObserveToken, o.ObserveStep, o.ExpertStats = a.observe.Observe, a.observe.ObserveToken, a.observe.ObserveStep, true
 	}
-	if err := l.run(ctx, o, a.opts.Seed.value, model.LoadOptions{Progress: progress, Recipe: a.recipe(), Notes: a.noteLoad}); err != nil {
+	_, gpu := l.device.(gpuDevice)
+	if err := l.run(ctx, o, a.opts.Seed.value, a.kvFormat(gpu), model.LoadOptions{Progress: progress, Recipe: a.recipe(), Notes: a.noteLoad}); err != nil {
 		l.Close()
 		return nil, bad(d.source, err)
 	}
@@ -147,8 +148,8 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 	return l, nil
 }
 
-// run brings the weights to the device and starts the engine.
-func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, load model.LoadOptions) error {
+// run brings the weights to the device and starts the engine, which keeps keys and values as `keys`.
+func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, keys kernels.Format, load model.LoadOptions) error {
 	var m *model.Model
 	var err error
 	if l.weights == nil {
@@ -163,11 +164,7 @@ func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, load mo
 	if l.tokenizer != nil {
 		decoders = engine.ForTokenizer(l.tokenizer)
 	}
-	runs := engine.Model(engine.ForModel(m, l.generation))
-	if _, gpu := l.device.(gpuDevice); gpu {
-		runs = bf16Keys{runs}
-	}
-	l.engine, err = engine.New(runs, decoders, l.device, o)
+	l.engine, err = engine.New(keysAs{engine.ForModel(m, l.generation), keys}, decoders, l.device, o)
 	return err
 }
 

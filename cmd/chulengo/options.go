@@ -19,6 +19,7 @@ type options struct {
 	Threads        int
 	Context        int
 	KVMemory       int
+	KVDType        string
 	DataDir        string
 	Database       string
 	Template       string
@@ -84,7 +85,7 @@ const generateTokens = 256
 
 // defaults sets the values that hold where nothing else is said.
 func (o *options) defaults() {
-	o.Device, o.LoadFormat, o.Template, o.Addr, o.Drain = "auto", "auto", "native", "127.0.0.1:5000", time.Minute
+	o.Device, o.LoadFormat, o.KVDType, o.Template, o.Addr, o.Drain = "auto", "auto", "auto", "native", "127.0.0.1:5000", time.Minute
 	o.MaxBatch, o.MaxQueue = 64, 64
 	o.TraceLimit, o.Files, o.BenchFormat = "4GiB", 4, "table"
 	o.BenchBatch, o.BenchDepth, o.BenchPrompt, o.BenchSteps = "1,8,32", "128,4096,32768", "2048,8192", 256
@@ -103,6 +104,7 @@ func (o *options) table() []option {
 		{"quant", &o.Quant, "`int4|int4-mixed|fp8`: quantise a plain checkpoint while it is loaded (default: as it is stored)", "`int4|int4-mixed|fp8`：加载时把未量化的模型量化（默认按模型原样）"},
 		{"threads", &o.Threads, "`N` threads of the CPU (0: one for each core)", "CPU 线程数 `N`（0：每核一个）"},
 		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096, on a GPU what is free)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096；GPU 上为剩余显存）"},
+		{"kv-dtype", &o.KVDType, "keys and values as `auto|bf16|fp8` (auto: float32 on the CPU, bf16 on a GPU)", "键值缓存的类型 `auto|bf16|fp8`（auto：CPU 上为 float32，GPU 上为 bf16）"},
 		{"context", &o.Context, "`N` tokens that prompt and answer may have together (0: the model's)", "提示与回答合计的 token 上限 `N`（0：按模型）"},
 		{"data-dir", &o.DataDir, "`DIR` of chats, keys and histories", "保存对话、密钥和历史的目录 `DIR`"},
 		{"database", &o.Database, "postgres://USER@HOST/DATABASE `URL` of chats that several servers share (default: a file in --data-dir)", "多个服务共享对话时的 postgres://用户@主机/库 地址 `URL`（默认：--data-dir 中的文件）"},
@@ -163,7 +165,7 @@ func (o *options) table() []option {
 // Groups of options that several commands have.
 var (
 	modelOptions    = []string{"model"}
-	deviceOptions   = []string{"model", "load-format", "quant", "device", "threads", "context", "kv-memory"}
+	deviceOptions   = []string{"model", "load-format", "quant", "device", "threads", "context", "kv-memory", "kv-dtype"}
 	samplingOptions = []string{"greedy", "seed", "temperature", "top-p", "top-k", "min-p", "repetition-penalty"}
 	accessOptions   = []string{"api-key", "api-key-file", "allowed-host", "cors-origin", "trusted-proxy", "rate-limit", "rate-burst"}
 	chatOptions     = []string{"system", "chat-template"}

@@ -154,3 +154,14 @@ func TestQuantizeRefuses(t *testing.T) {
 		t.Errorf("left behind: %v", names)
 	}
 }
+
+// The demo checkpoint knows a capital with every kind of weights and of keys and values.
+func TestQuantFlags(t *testing.T) {
+	const prompt = "<|header_start|>user<|header_end|>\n\nWhat is the capital of France?<|eot|><|header_start|>assistant<|header_end|>\n\n"
+	for _, flags := range [][]string{{"--quant", "int4"}, {"--quant", "int4-mixed", "--kv-dtype", "fp8"}, {"--quant", "fp8", "--kv-dtype", "bf16"}} {
+		args := append([]string{"generate", "--greedy", "--special", "--max-tokens", "20", "--device", "cpu"}, flags...)
+		command(t, "", nil, append(args, prompt)...).wants(t, exitOK, "The capital of France is Paris.\n", "")
+	}
+	command(t, "", nil, "generate", "--kv-dtype", "fp4", "x").wants(t, exitUsage, "", "auto, bf16 or fp8")
+	command(t, "", []string{"CHULENGO_QUANT=int2", "LANG=zh_CN.UTF-8"}, "generate", "x").wants(t, exitUsage, "", "应为 int4")
+}

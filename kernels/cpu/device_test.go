@@ -158,7 +158,7 @@ func TestFormats(t *testing.T) {
 		bound float64
 	}{
 		{kernels.BF16, kernels.F32, false, 0}, {kernels.F32, kernels.F32, false, 1e-5}, {kernels.F16, kernels.F32, false, 1e-5},
-		{kernels.F32, kernels.F32, true, math.Inf(1)}, {kernels.BF16, kernels.BF16, false, 0.1},
+		{kernels.F32, kernels.F32, true, math.Inf(1)}, {kernels.BF16, kernels.BF16, false, 0.1}, {kernels.BF16, kernels.F8E4M3, false, 1},
 	} {
 		b := newBlock(t, 2, c.f, c.kv, c.inOut)
 		got := b.run(t, b.batch(0, 11))
@@ -181,7 +181,7 @@ func TestFormats(t *testing.T) {
 }
 
 func TestPagesMove(t *testing.T) {
-	for _, f := range []kernels.Format{kernels.F32, kernels.BF16} {
+	for _, f := range []kernels.Format{kernels.F32, kernels.BF16, kernels.F8E4M3} {
 		b := newBlock(t, 2, kernels.BF16, f, true)
 		want := b.run(t, b.batch(0, 10))[9*testVocab:]
 		b.run(t, b.batch(0, 9))

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"chulengo/kernels"
+	"chulengo/kernels/cpu/simd"
 )
 
 // kv is key/value memory. Pages come into being when they are first written, so that a large context costs nothing until
@@ -16,16 +17,18 @@ type kv struct {
 	closed bool
 }
 
-// page holds values in the format of the spec: one of the two is used.
+// page holds values in the format of the spec: one of the three is used.
 type page struct {
 	f32  []float32
 	bf16 []uint16
+	e4m3 []byte
 }
 
-// NewKV reserves page numbers; memory follows with use. Formats: F32 and BF16.
+// NewKV reserves page numbers; memory follows with use. Formats: F32, BF16, and F8E4M3, which has no scales: a byte is the number nearest
+// to the value, at most 448. Normed keys and the demo checkpoint's values lie where that keeps 4 significant bits (bench/LOG.md).
 func (d *Device) NewKV(s kernels.KVSpec) (kernels.KV, error) {
-	if s.Format != kernels.F32 && s.Format != kernels.BF16 {
-		return nil, fmt.Errorf("kernels/cpu: keys and values: want format F32 or BF16, got %v", s.Format)
+	if s.Format != kernels.F32 && s.Format != kernels.BF16 && s.Format != kernels.F8E4M3 {
+		return nil, fmt.Errorf("kernels/cpu: keys and values: want format F32, BF16 or F8_E4M3, got %v", s.Format)
 	}
 	if s.PageTokens < 1 || s.KVHeads < 1 || s.HeadDim < 1 {
 		return nil, fmt.Errorf("kernels/cpu: keys and values: want pages of at least 1 token, head and dimension, got %d, %d, %d", s.PageTokens, s.KVHeads, s.HeadDim)
@@ -45,11 +48,14 @@ func (m *kv) values(g int) int { return m.spec.PageBytes(g) / m.spec.Format.Size
 
 func (m *kv) page(g int, p kernels.Page) *page {
 	x := &m.pages[g][p]
-	if x.f32 == nil && x.bf16 == nil {
-		if m.spec.Format == kernels.F32 {
+	if x.f32 == nil && x.bf16 == nil && x.e4m3 == nil {
+		switch m.spec.Format {
+		case kernels.F32:
 			x.f32 = make([]float32, m.values(g))
-		} else {
+		case kernels.BF16:
 			x.bf16 = make([]uint16, m.values(g))
+		default:
+			x.e4m3 = make([]byte, m.values(g))
 		}
 	}
 	return x
@@ -64,12 +70,17 @@ func (m *kv) block(layer, which, head int) int {
 func (m *kv) write(g int, s *kernels.Span, slot, layer, which, head int, x []float32) {
 	p := m.page(g, s.Pages[slot/m.spec.PageTokens])
 	at := m.block(layer, which, head) + slot%m.spec.PageTokens*m.spec.HeadDim
-	if p.f32 != nil {
+	switch {
+	case p.f32 != nil:
 		copy(p.f32[at:at+len(x)], x)
-		return
-	}
-	for i, v := range x {
-		p.bf16[at+i] = toBF16(v)
+	case p.bf16 != nil:
+		for i, v := range x {
+			p.bf16[at+i] = toBF16(v)
+		}
+	default:
+		for i, v := range x {
+			p.e4m3[at+i] = kernels.E4M3(v)
+		}
 	}
 }
 
@@ -81,6 +92,10 @@ func (m *kv) read(g int, number kernels.Page, layer, which, head, n int, scratch
 		return p.f32[at : at+n*m.spec.HeadDim]
 	}
 	out := scratch[:n*m.spec.HeadDim]
+	if p.e4m3 != nil {
+		simd.DecodeE4M3(out, p.e4m3[at:at+len(out)], 1)
+		return out
+	}
 	for i, v := range p.bf16[at : at+len(out)] {
 		out[i] = math.Float32frombits(uint32(v) << 16)
 	}
@@ -105,6 +120,7 @@ func (m *kv) Copy(g int, dst, src kernels.Page) error {
 	to, from := m.page(g, dst), m.page(g, src)
 	copy(to.f32, from.f32)
 	copy(to.bf16, from.bf16)
+	copy(to.e4m3, from.e4m3)
 	return nil
 }
 
@@ -123,6 +139,7 @@ func (m *kv) Save(g int, p kernels.Page, to []byte) error {
 	for i, v := range x.bf16 {
 		binary.LittleEndian.PutUint16(to[2*i:], v)
 	}
+	copy(to, x.e4m3)
 	return nil
 }
 
@@ -141,6 +158,7 @@ func (m *kv) Load(g int, p kernels.Page, from []byte) error {
 	for i := range x.bf16 {
 		x.bf16[i] = binary.LittleEndian.Uint16(from[2*i:])
 	}
+	copy(x.e4m3, from)
 	return nil
 }
 

@@ -175,3 +175,44 @@ func TestBadQuantisedWeights(t *testing.T) {
 		t.Error("a plain weight took a quantised matrix")
 	}
 }
+
+// Keys and values in FP8 are the numbers nearest to what was written.
+func TestKeysAsE4M3(t *testing.T) {
+	const pageTokens, heads, dim, n = 4, 2, 24, 11
+	d := New(Options{Threads: 1})
+	defer d.Close()
+	opened, err := d.NewKV(kernels.KVSpec{Format: kernels.F8E4M3, PageTokens: pageTokens, KVHeads: heads, HeadDim: dim, Layers: [kernels.Groups]int{1}, Pages: [kernels.Groups]int{3}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := opened.(*kv)
+	r := rand.New(rand.NewPCG(9, 9))
+	values := make([]float32, n*dim)
+	for i := range values {
+		values[i] = float32(math.Exp(8*r.NormFloat64()) * (r.Float64() - 0.5)) // some below the smallest number, some beyond the largest
+	}
+	s := &kernels.Span{Pages: []kernels.Page{2, 0, 1}}
+	for slot := range n {
+		m.write(0, s, slot, 0, 1, 1, values[slot*dim:][:dim])
+	}
+	codes := kernels.Matrix{Format: kernels.F8E4M3, N: 1, K: 256, Coding: kernels.Coding{Format: kernels.F8E4M3}, Scales: []float32{1}}
+	for c := range 256 {
+		codes.Data = append(codes.Data, byte(c))
+	}
+	numbers := make([]float32, 256)
+	codes.Decode(numbers, 0)
+	for slot := range n {
+		got := m.read(0, s.Pages[slot/pageTokens], 0, 1, 1, pageTokens, make([]float32, pageTokens*dim))[slot%pageTokens*dim:][:dim]
+		for i, v := range values[slot*dim:][:dim] {
+			nearest := float32(math.Inf(1))
+			for _, x := range numbers {
+				if x == x && math.Abs(float64(x-v)) < math.Abs(float64(nearest-v)) {
+					nearest = x
+				}
+			}
+			if math.Abs(float64(got[i]-v)) != math.Abs(float64(nearest-v)) {
+				t.Errorf("slot %d: %v became %v, want %v", slot, v, got[i], nearest)
+			}
+		}
+	}
+}
