@@ -79,6 +79,9 @@ func (d *Device) band(worker int, p *product, from, to int) {
 	rows := d.scratch(worker, panelRows*k)
 	for j := 0; j < n; j += panelRows {
 		some := min(panelRows, n-j)
+		if t == 1 && some == simd.CodeRows && dotRows(y[j:][:some], x[:k], &p.m, from+j) {
+			continue
+		}
 		for r := range some {
 			readRow(rows[r*k:][:k], &p.m, from+j+r)
 		}

@@ -47,6 +47,47 @@ func decodeRow(dst []float32, m *kernels.Matrix, line []byte, n int) {
 	}
 }
 
+// int4Table and int4Codes are what Int4 codes are worth before their scale: less the zero of symmetric ones, and less none.
+var int4Table, int4Codes = func() (signed, plain [16]float32) {
+	for i := range signed {
+		signed[i], plain[i] = float32(i-8), float32(i)
+	}
+	return signed, plain
+}()
+
+// dotRows is the product of x [K] with simd.CodeRows rows of a matrix from row n on, straight from their codes. It reports whether there is
+// a routine for it.
+func dotRows(y, x []float32, m *kernels.Matrix, n int) bool {
+	if !m.Format.Quantised() {
+		return false
+	}
+	rows, cols := m.Coding.Rows, m.Coding.Cols
+	if rows == 0 {
+		rows = m.N
+	}
+	if cols == 0 {
+		cols = m.K
+	}
+	_, grid := m.Coding.Grid(m.N, m.K)
+	first := n / rows * grid
+	c := simd.Codes{Bytes: m.Data[m.Format.Bytes(n*m.RowStride()):], Stride: m.Format.Bytes(m.RowStride()), Scales: m.Scales[first:], Group: cols}
+	switch {
+	case rows == 1:
+		c.Grid = grid
+	case n/rows != (n+simd.CodeRows-1)/rows:
+		return false
+	}
+	switch {
+	case m.Format == kernels.Table4:
+		c.Table = m.Coding.Table
+	case m.Format == kernels.Int4 && m.Zeros != nil:
+		c.Table, c.Zeros = &int4Codes, m.Zeros[first:]
+	case m.Format == kernels.Int4:
+		c.Table = &int4Table
+	}
+	return simd.DotCodes(y, x, &c)
+}
+
 // largestCode is the largest number of any code: that of F8_E4M3.
 const largestCode = 448
 

@@ -50,3 +50,41 @@ func DecodeTable4(dst []float32, codes []byte, table *[16]float32, scale float32
 		dst[i] = table[codes[i/2]>>(i%2*4)&15] * scale
 	}
 }
+
+// Codes are CodeRows rows of a quantised weight.
+type Codes struct {
+	Bytes  []byte       // of the first row on
+	Stride int          // bytes from row to row
+	Table  *[16]float32 // what codes of half a byte are worth; nil: E4M3 bytes
+	Scales []float32    // of the first row on: one for each group
+	Zeros  []uint8      // subtracted from the table's numbers; nil: none
+	Grid   int          // scales from row to row; 0: the rows have the same
+	Group  int          // inputs that share a scale
+}
+
+// CodeRows is the number of rows that DotCodes takes.
+const CodeRows = 4
+
+// DotCodes sets y[r] to the dot product of x with row r, for CodeRows rows: the bits of decoding a row and of Dot. It reports false, and
+// does nothing, where there is no routine for it.
+func DotCodes(y, x []float32, c *Codes) bool {
+	n := len(x)
+	if active == nil || active.dotHalf == nil || n == 0 || c.Group%decodeStep != 0 || n%c.Group != 0 {
+		return false
+	}
+	groups, width := n/c.Group, n
+	if c.Table != nil {
+		width = n / 2
+	}
+	_, _, _ = y[CodeRows-1], c.Bytes[(CodeRows-1)*c.Stride+width-1], c.Scales[(CodeRows-1)*c.Grid+groups-1]
+	switch {
+	case c.Table == nil:
+		active.dotE4M3(&y[0], &x[0], &c.Bytes[0], c.Stride, &c.Scales[0], c.Grid, c.Group, groups)
+	case c.Zeros != nil:
+		_ = c.Zeros[(CodeRows-1)*c.Grid+groups-1]
+		active.dotHalfZeros(&y[0], &x[0], &c.Bytes[0], c.Stride, &c.Table[0], &c.Scales[0], &c.Zeros[0], c.Grid, c.Group, groups)
+	default:
+		active.dotHalf(&y[0], &x[0], &c.Bytes[0], c.Stride, &c.Table[0], &c.Scales[0], c.Grid, c.Group, groups)
+	}
+	return true
+}

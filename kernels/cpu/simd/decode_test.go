@@ -55,6 +55,81 @@ func TestDecode(t *testing.T) {
 	})
 }
 
+// Products straight from codes have the bits of decoding rows and of Dot.
+func TestDotCodes(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	var table [16]float32
+	for i := range table {
+		table[i] = float32(r.NormFloat64())
+	}
+	every(t, func(t *testing.T) {
+		for _, n := range []int{16, 32, 96, 160} {
+			for _, group := range []int{16, 32, n} {
+				for kind := range 4 { // table, zeros, scales that rows share, E4M3
+					c := Codes{Table: &table, Group: group, Grid: n / group, Stride: n/2 + 3}
+					if n%group != 0 {
+						continue
+					}
+					groups := n / group
+					switch kind {
+					case 1:
+						for range CodeRows * groups {
+							c.Zeros = append(c.Zeros, uint8(r.IntN(17)))
+						}
+					case 2:
+						c.Grid = 0
+					case 3:
+						c.Table, c.Stride = nil, n+1
+					}
+					for range CodeRows * groups {
+						c.Scales = append(c.Scales, float32(r.NormFloat64()))
+					}
+					raw := make([]byte, 1+CodeRows*c.Stride)
+					for i := range raw {
+						raw[i] = byte(r.IntN(0x7f))
+					}
+					c.Bytes = raw[1:]
+					x, y := make([]float32, n), make([]float32, CodeRows+1)
+					for i := range x {
+						x[i] = float32(r.NormFloat64())
+					}
+					y[CodeRows] = guard
+					if !DotCodes(y[:CodeRows], x, &c) {
+						if Name() == "avx512" {
+							t.Errorf("n %d group %d: no routine", n, group)
+						}
+						continue
+					}
+					row := make([]float32, n)
+					for i := range CodeRows {
+						for g := range groups {
+							at, to, scale := c.Bytes[i*c.Stride:], row[g*group:][:group], c.Scales[i*c.Grid+g]
+							switch {
+							case kind == 3:
+								DecodeE4M3(to, at[g*group:], scale)
+							case c.Zeros == nil:
+								DecodeTable4(to, at[g*group/2:], &table, scale)
+							default:
+								less := table
+								for j := range less {
+									less[j] -= float32(c.Zeros[i*c.Grid+g])
+								}
+								DecodeTable4(to, at[g*group/2:], &less, scale)
+							}
+						}
+						if want := Dot(row, x); math.Float32bits(y[i]) != math.Float32bits(want) {
+							t.Errorf("n %d group %d kind %d row %d: got %v, want %v", n, group, kind, i, y[i], want)
+						}
+					}
+					if y[CodeRows] != guard {
+						t.Errorf("n %d: wrote beyond the rows", n)
+					}
+				}
+			}
+		}
+	})
+}
+
 func BenchmarkDecode(b *testing.B) {
 	const n = 5120
 	dst, codes := make([]float32, n), make([]byte, n)

@@ -116,6 +116,15 @@ func decodeInt4(dst *float32, codes *byte, zero float32, scale float32, n int)
 func decodeTable4(dst *float32, codes *byte, table *float32, scale float32, n int)
 
 //go:noescape
+func dotHalfAVX512(y *float32, x *float32, codes *byte, ldc int, table *float32, scales *float32, lds int, group int, groups int)
+
+//go:noescape
+func dotHalfZerosAVX512(y *float32, x *float32, codes *byte, ldc int, table *float32, scales *float32, zeros *byte, lds int, group int, groups int)
+
+//go:noescape
+func dotE4M3AVX512(y *float32, x *float32, codes *byte, ldc int, scales *float32, lds int, group int, groups int)
+
+//go:noescape
 func axpy8BF16AVX512(y *float32, x *float32, w *byte, ldw int, n int)
 
 //go:noescape

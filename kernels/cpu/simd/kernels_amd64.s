@@ -3834,6 +3834,437 @@ loop:
 	VZEROUPPER
 	RET
 
+DATA dotHalfAVX512Constants<>+0(SB)/4, $0x00000000
+DATA dotHalfAVX512Constants<>+4(SB)/4, $0x00000004
+DATA dotHalfAVX512Constants<>+8(SB)/4, $0x00000008
+DATA dotHalfAVX512Constants<>+12(SB)/4, $0x0000000c
+DATA dotHalfAVX512Constants<>+16(SB)/4, $0x00000010
+DATA dotHalfAVX512Constants<>+20(SB)/4, $0x00000014
+DATA dotHalfAVX512Constants<>+24(SB)/4, $0x00000018
+DATA dotHalfAVX512Constants<>+28(SB)/4, $0x0000001c
+DATA dotHalfAVX512Constants<>+32(SB)/4, $0x00000000
+DATA dotHalfAVX512Constants<>+36(SB)/4, $0x00000004
+DATA dotHalfAVX512Constants<>+40(SB)/4, $0x00000008
+DATA dotHalfAVX512Constants<>+44(SB)/4, $0x0000000c
+DATA dotHalfAVX512Constants<>+48(SB)/4, $0x00000010
+DATA dotHalfAVX512Constants<>+52(SB)/4, $0x00000014
+DATA dotHalfAVX512Constants<>+56(SB)/4, $0x00000018
+DATA dotHalfAVX512Constants<>+60(SB)/4, $0x0000001c
+GLOBL dotHalfAVX512Constants<>(SB), RODATA|NOPTR, $64
+
+// func dotHalfAVX512(y *float32, x *float32, codes *byte, ldc int, table *float32, scales *float32, lds int, group int, groups int)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·dotHalfAVX512(SB), NOSPLIT, $0-72
+	MOVQ      x+8(FP), AX
+	MOVQ      groups+64(FP), CX
+	MOVQ      codes+16(FP), DX
+	MOVQ      ldc+24(FP), BX
+	LEAQ      (DX)(BX*2), SI
+	ADDQ      BX, SI
+	MOVQ      lds+48(FP), DI
+	SHLQ      $0x02, DI
+	MOVQ      scales+40(FP), R8
+	LEAQ      (R8)(DI*2), R9
+	ADDQ      DI, R9
+	MOVQ      table+32(FP), R10
+	VMOVUPS   (R10), Z0
+	VMOVDQU32 dotHalfAVX512Constants<>+0(SB), Z1
+	MOVL      $0x0000ff00, R10
+	KMOVW     R10, K1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z8, Z8, Z8
+
+group:
+	VMULPS.BCST (R8), Z0, Z3
+	VMULPS.BCST (R8)(DI*1), Z0, Z5
+	VMULPS.BCST (R8)(DI*2), Z0, Z7
+	VMULPS.BCST (R9), Z0, Z9
+	MOVQ        group+56(FP), R10
+
+loop:
+	VMOVUPS       (AX), Z10
+	VPBROADCASTD  (DX), Z11
+	VPBROADCASTD  4(DX), K1, Z11
+	VPSRLVD       Z1, Z11, Z11
+	VPERMPS       Z3, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z2
+	VPBROADCASTD  (DX)(BX*1), Z11
+	VPBROADCASTD  4(DX)(BX*1), K1, Z11
+	VPSRLVD       Z1, Z11, Z11
+	VPERMPS       Z5, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z4
+	VPBROADCASTD  (DX)(BX*2), Z11
+	VPBROADCASTD  4(DX)(BX*2), K1, Z11
+	VPSRLVD       Z1, Z11, Z11
+	VPERMPS       Z7, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z6
+	VPBROADCASTD  (SI), Z11
+	VPBROADCASTD  4(SI), K1, Z11
+	VPSRLVD       Z1, Z11, Z11
+	VPERMPS       Z9, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z8
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000008, DX
+	ADDQ          $0x00000008, SI
+	SUBQ          $0x00000010, R10
+	JNE           loop
+	ADDQ          $0x00000004, R8
+	ADDQ          $0x00000004, R9
+	DECQ          CX
+	JNE           group
+	MOVQ          y+0(FP), AX
+	VEXTRACTF64X4 $0x01, Z2, Y0
+	VADDPS        Y0, Y2, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VADDPS        Y0, Y4, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 4(AX)
+	VEXTRACTF64X4 $0x01, Z6, Y0
+	VADDPS        Y0, Y6, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z8, Y0
+	VADDPS        Y0, Y8, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 12(AX)
+	VZEROUPPER
+	RET
+
+DATA dotHalfZerosAVX512Constants<>+0(SB)/4, $0x00000000
+DATA dotHalfZerosAVX512Constants<>+4(SB)/4, $0x00000004
+DATA dotHalfZerosAVX512Constants<>+8(SB)/4, $0x00000008
+DATA dotHalfZerosAVX512Constants<>+12(SB)/4, $0x0000000c
+DATA dotHalfZerosAVX512Constants<>+16(SB)/4, $0x00000010
+DATA dotHalfZerosAVX512Constants<>+20(SB)/4, $0x00000014
+DATA dotHalfZerosAVX512Constants<>+24(SB)/4, $0x00000018
+DATA dotHalfZerosAVX512Constants<>+28(SB)/4, $0x0000001c
+DATA dotHalfZerosAVX512Constants<>+32(SB)/4, $0x00000000
+DATA dotHalfZerosAVX512Constants<>+36(SB)/4, $0x00000004
+DATA dotHalfZerosAVX512Constants<>+40(SB)/4, $0x00000008
+DATA dotHalfZerosAVX512Constants<>+44(SB)/4, $0x0000000c
+DATA dotHalfZerosAVX512Constants<>+48(SB)/4, $0x00000010
+DATA dotHalfZerosAVX512Constants<>+52(SB)/4, $0x00000014
+DATA dotHalfZerosAVX512Constants<>+56(SB)/4, $0x00000018
+DATA dotHalfZerosAVX512Constants<>+60(SB)/4, $0x0000001c
+GLOBL dotHalfZerosAVX512Constants<>(SB), RODATA|NOPTR, $64
+
+// func dotHalfZerosAVX512(y *float32, x *float32, codes *byte, ldc int, table *float32, scales *float32, zeros *byte, lds int, group int, groups int)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·dotHalfZerosAVX512(SB), NOSPLIT, $0-80
+	MOVQ      x+8(FP), AX
+	MOVQ      groups+72(FP), CX
+	MOVQ      codes+16(FP), DX
+	MOVQ      ldc+24(FP), BX
+	LEAQ      (DX)(BX*2), SI
+	ADDQ      BX, SI
+	MOVQ      lds+56(FP), DI
+	MOVQ      zeros+48(FP), R8
+	LEAQ      (R8)(DI*2), R9
+	ADDQ      DI, R9
+	MOVQ      DI, R10
+	SHLQ      $0x02, R10
+	MOVQ      scales+40(FP), R11
+	LEAQ      (R11)(R10*2), R12
+	ADDQ      R10, R12
+	MOVQ      table+32(FP), R13
+	VMOVUPS   (R13), Z0
+	VMOVDQU32 dotHalfZerosAVX512Constants<>+0(SB), Z1
+	MOVL      $0x0000ff00, R13
+	KMOVW     R13, K1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z8, Z8, Z8
+
+group:
+	MOVBLZX      (R8), R13
+	VPBROADCASTD R13, Z3
+	VCVTDQ2PS    Z3, Z3
+	VSUBPS       Z3, Z0, Z3
+	VMULPS.BCST  (R11), Z3, Z3
+	MOVBLZX      (R8)(DI*1), R13
+	VPBROADCASTD R13, Z5
+	VCVTDQ2PS    Z5, Z5
+	VSUBPS       Z5, Z0, Z5
+	VMULPS.BCST  (R11)(R10*1), Z5, Z5
+	MOVBLZX      (R8)(DI*2), R13
+	VPBROADCASTD R13, Z7
+	VCVTDQ2PS    Z7, Z7
+	VSUBPS       Z7, Z0, Z7
+	VMULPS.BCST  (R11)(R10*2), Z7, Z7
+	MOVBLZX      (R9), R13
+	VPBROADCASTD R13, Z9
+	VCVTDQ2PS    Z9, Z9
+	VSUBPS       Z9, Z0, Z9
+	VMULPS.BCST  (R12), Z9, Z9
+	MOVQ         group+64(FP), R13
+
+loop:
+	VMOVUPS       (AX), Z10
+	VPBROADCASTD  (DX), Z11
+	VPBROADCASTD  4(DX), K1, Z11
+	VPSRLVD       Z1, Z11, Z11
+	VPERMPS       Z3, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z2
+	VPBROADCASTD  (DX)(BX*1), Z11
+	VPBROADCASTD  4(DX)(BX*1), K1, Z11
+	VPSRLVD       Z1, Z11, Z11
+	VPERMPS       Z5, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z4
+	VPBROADCASTD  (DX)(BX*2), Z11
+	VPBROADCASTD  4(DX)(BX*2), K1, Z11
+	VPSRLVD       Z1, Z11, Z11
+	VPERMPS       Z7, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z6
+	VPBROADCASTD  (SI), Z11
+	VPBROADCASTD  4(SI), K1, Z11
+	VPSRLVD       Z1, Z11, Z11
+	VPERMPS       Z9, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z8
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000008, DX
+	ADDQ          $0x00000008, SI
+	SUBQ          $0x00000010, R13
+	JNE           loop
+	ADDQ          $0x00000004, R11
+	ADDQ          $0x00000004, R12
+	ADDQ          $0x00000001, R8
+	ADDQ          $0x00000001, R9
+	DECQ          CX
+	JNE           group
+	MOVQ          y+0(FP), AX
+	VEXTRACTF64X4 $0x01, Z2, Y0
+	VADDPS        Y0, Y2, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VADDPS        Y0, Y4, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 4(AX)
+	VEXTRACTF64X4 $0x01, Z6, Y0
+	VADDPS        Y0, Y6, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z8, Y0
+	VADDPS        Y0, Y8, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 12(AX)
+	VZEROUPPER
+	RET
+
+DATA dotE4M3AVX512Constants<>+0(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+4(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+8(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+12(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+16(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+20(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+24(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+28(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+32(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+36(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+40(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+44(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+48(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+52(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+56(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+60(SB)/4, $0x3f803f80
+DATA dotE4M3AVX512Constants<>+64(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+68(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+72(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+76(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+80(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+84(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+88(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+92(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+96(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+100(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+104(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+108(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+112(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+116(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+120(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+124(SB)/4, $0x80008000
+DATA dotE4M3AVX512Constants<>+128(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+132(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+136(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+140(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+144(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+148(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+152(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+156(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+160(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+164(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+168(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+172(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+176(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+180(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+184(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+188(SB)/4, $0x43800000
+GLOBL dotE4M3AVX512Constants<>(SB), RODATA|NOPTR, $192
+
+// func dotE4M3AVX512(y *float32, x *float32, codes *byte, ldc int, scales *float32, lds int, group int, groups int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·dotE4M3AVX512(SB), NOSPLIT, $0-64
+	MOVQ    x+8(FP), AX
+	MOVQ    groups+56(FP), CX
+	MOVQ    codes+16(FP), DX
+	MOVQ    ldc+24(FP), BX
+	LEAQ    (DX)(BX*2), SI
+	ADDQ    BX, SI
+	MOVQ    lds+40(FP), DI
+	SHLQ    $0x02, DI
+	MOVQ    scales+32(FP), R8
+	LEAQ    (R8)(DI*2), R9
+	ADDQ    DI, R9
+	VMOVDQU dotE4M3AVX512Constants<>+0(SB), Y0
+	VMOVDQU dotE4M3AVX512Constants<>+64(SB), Y1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z8, Z8, Z8
+
+group:
+	VBROADCASTSS (R8), Z3
+	VMULPS       dotE4M3AVX512Constants<>+128(SB), Z3, Z3
+	VBROADCASTSS (R8)(DI*1), Z5
+	VMULPS       dotE4M3AVX512Constants<>+128(SB), Z5, Z5
+	VBROADCASTSS (R8)(DI*2), Z7
+	VMULPS       dotE4M3AVX512Constants<>+128(SB), Z7, Z7
+	VBROADCASTSS (R9), Z9
+	VMULPS       dotE4M3AVX512Constants<>+128(SB), Z9, Z9
+	MOVQ         group+48(FP), R10
+
+loop:
+	VMOVUPS       (AX), Z10
+	VPMOVZXBW     (DX), Y11
+	VPSLLW        $0x08, Y11, Y12
+	VPSLLW        $0x07, Y11, Y11
+	VPAND         Y1, Y12, Y12
+	VPAND         Y0, Y11, Y11
+	VPOR          Y12, Y11, Y11
+	VCVTPH2PS     Y11, Z11
+	VMULPS        Z3, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z2
+	VPMOVZXBW     (DX)(BX*1), Y11
+	VPSLLW        $0x08, Y11, Y12
+	VPSLLW        $0x07, Y11, Y11
+	VPAND         Y1, Y12, Y12
+	VPAND         Y0, Y11, Y11
+	VPOR          Y12, Y11, Y11
+	VCVTPH2PS     Y11, Z11
+	VMULPS        Z5, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z4
+	VPMOVZXBW     (DX)(BX*2), Y11
+	VPSLLW        $0x08, Y11, Y12
+	VPSLLW        $0x07, Y11, Y11
+	VPAND         Y1, Y12, Y12
+	VPAND         Y0, Y11, Y11
+	VPOR          Y12, Y11, Y11
+	VCVTPH2PS     Y11, Z11
+	VMULPS        Z7, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z6
+	VPMOVZXBW     (SI), Y11
+	VPSLLW        $0x08, Y11, Y12
+	VPSLLW        $0x07, Y11, Y11
+	VPAND         Y1, Y12, Y12
+	VPAND         Y0, Y11, Y11
+	VPOR          Y12, Y11, Y11
+	VCVTPH2PS     Y11, Z11
+	VMULPS        Z9, Z11, Z11
+	VFMADD231PS   Z11, Z10, Z8
+	ADDQ          $0x00000040, AX
+	ADDQ          $0x00000010, DX
+	ADDQ          $0x00000010, SI
+	SUBQ          $0x00000010, R10
+	JNE           loop
+	ADDQ          $0x00000004, R8
+	ADDQ          $0x00000004, R9
+	DECQ          CX
+	JNE           group
+	MOVQ          y+0(FP), AX
+	VEXTRACTF64X4 $0x01, Z2, Y0
+	VADDPS        Y0, Y2, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, (AX)
+	VEXTRACTF64X4 $0x01, Z4, Y0
+	VADDPS        Y0, Y4, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 4(AX)
+	VEXTRACTF64X4 $0x01, Z6, Y0
+	VADDPS        Y0, Y6, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 8(AX)
+	VEXTRACTF64X4 $0x01, Z8, Y0
+	VADDPS        Y0, Y8, Y0
+	VEXTRACTF32X4 $0x01, Y0, X1
+	VADDPS        X1, X0, X1
+	VPERMILPS     $0xb1, X1, X0
+	VADDPS        X0, X1, X1
+	VPERMILPS     $0x4e, X1, X0
+	VADDPS        X0, X1, X1
+	VMOVSS        X1, 12(AX)
+	VZEROUPPER
+	RET
+
 // func axpy8BF16AVX512(y *float32, x *float32, w *byte, ldw int, n int)
 // Requires: AVX, AVX512F, FMA3
 TEXT ·axpy8BF16AVX512(SB), NOSPLIT, $0-40

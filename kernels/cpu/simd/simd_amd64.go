@@ -31,6 +31,7 @@ func sets() (list []*set) {
 			axpy8: axpy8BF16AVX512, axpy1: axpy1BF16AVX512, axpyF32: axpy1F32AVX512, axpy8F32: axpy8F32AVX512,
 			dot: dotF32AVX512, dot4F32: dot4F32AVX512, swiGLU: swiGLUAVX512, widen: widenAVX512, readSum: readSumAVX512, fmaLoop: fmaLoopAVX512,
 			decodeE4M3: decodeE4M3, decodeInt4: decodeInt4, decodeTable4: decodeTable4,
+			dotHalf: dotHalfAVX512, dotHalfZeros: dotHalfZerosAVX512, dotE4M3: dotE4M3AVX512,
 		})
 	}
 	return list

@@ -453,95 +453,6 @@ func widenRow(s isa) {
 	RET()
 }
 
-// decodeE4M3: dst[i] = number(codes[i])·scale for n codes, a multiple of 16. A code's exponent and mantissa, shifted to where
-// a float16 has its own, are the number divided by 256; subnormal ones too, and the conversion of those costs nothing.
-func decodeE4M3() {
-	c := newConstants("decodeE4M3Constants")
-	rest, sign := c.bits(0x3f803f80), c.bits(0x80008000)
-	TEXT("decodeE4M3", NOSPLIT, "func(dst *float32, codes *byte, scale256 float32, n int)")
-	Pragma("noescape")
-	dst, codes, n := Load(Param("dst"), GP64()), Load(Param("codes"), GP64()), Load(Param("n"), GP64())
-	factor := YMM()
-	VBROADCASTSS(NewParamAddr("scale256", 16), factor)
-	Label("loop")
-	v, s, upper := YMM(), YMM(), XMM()
-	VPMOVZXBW(Mem{Base: codes}, v)
-	VPSLLW(Imm(8), v, s)
-	VPSLLW(Imm(7), v, v)
-	VPAND(sign, s, s)
-	VPAND(rest, v, v)
-	VPOR(s, v, v)
-	VEXTRACTI128(Imm(1), v, upper)
-	for h, half := range []reg.VecVirtual{v.AsX().(reg.VecVirtual), upper} {
-		f := YMM()
-		VCVTPH2PS(half, f)
-		VMULPS(factor, f, f)
-		VMOVUPS(f, Mem{Base: dst, Disp: 32 * h})
-	}
-	ADDQ(U32(16), codes)
-	ADDQ(U32(64), dst)
-	SUBQ(U32(16), n)
-	JNE(LabelRef("loop"))
-	VZEROUPPER()
-	RET()
-}
-
-// decode4: dst[i] = number(code i)·scale for n codes of half a byte, a multiple of 16. The number is the code less zero, or
-// a place in a table.
-func decode4(table bool) {
-	name, arg := "decodeInt4", "zero float32"
-	if table {
-		name, arg = "decodeTable4", "table *float32"
-	}
-	c := newConstants(name + "Constants")
-	low := c.bits(0x0f0f0f0f)
-	TEXT(name, NOSPLIT, "func(dst *float32, codes *byte, "+arg+", scale float32, n int)")
-	Pragma("noescape")
-	dst, codes, n := Load(Param("dst"), GP64()), Load(Param("codes"), GP64()), Load(Param("n"), GP64())
-	factor, zero, first, second := YMM(), YMM(), YMM(), YMM()
-	if table {
-		VBROADCASTSS(NewParamAddr("scale", 24), factor)
-		numbers := Load(Param("table"), GP64())
-		VMOVUPS(Mem{Base: numbers}, first)
-		VMOVUPS(Mem{Base: numbers, Disp: 32}, second)
-	} else {
-		VBROADCASTSS(NewParamAddr("scale", 20), factor)
-		VBROADCASTSS(NewParamAddr("zero", 16), zero)
-	}
-	Label("loop")
-	even, odd := XMM(), XMM()
-	VMOVQ(Mem{Base: codes}, even)
-	VPSRLW(Imm(4), even, odd)
-	VPAND(low, even, even)
-	VPAND(low, odd, odd)
-	VPUNPCKLBW(odd, even, even)
-	for h := range 2 {
-		v := YMM()
-		VPMOVZXBD(even, v)
-		if h == 0 {
-			VPSRLDQ(Imm(8), even, even)
-		}
-		if table {
-			a, b := YMM(), YMM()
-			VPERMPS(first, v, a)
-			VPERMPS(second, v, b)
-			VPSLLD(Imm(28), v, v) // the fourth bit chooses the half of the table
-			VBLENDVPS(v, b, a, v)
-		} else {
-			VCVTDQ2PS(v, v)
-			VSUBPS(zero, v, v)
-		}
-		VMULPS(factor, v, v)
-		VMOVUPS(v, Mem{Base: dst, Disp: 32 * h})
-	}
-	ADDQ(U32(8), codes)
-	ADDQ(U32(64), dst)
-	SUBQ(U32(16), n)
-	JNE(LabelRef("loop"))
-	VZEROUPPER()
-	RET()
-}
-
 // readSum reads n bytes, a multiple of 256, and gives something that depends on all of them.
 func readSum(s isa) {
 	TEXT("readSum"+s.name, NOSPLIT, "func(p *byte, n int) uint64")
@@ -710,6 +621,9 @@ func main() {
 	decodeE4M3() // in AVX2 only: what they write is the limit
 	decode4(false)
 	decode4(true)
+	dotCodes("dotHalfAVX512", true, false)
+	dotCodes("dotHalfZerosAVX512", true, true)
+	dotCodes("dotE4M3AVX512", false, false)
 	for _, s := range []isa{avx512, avx2} {
 		axpy(s, 8, true)
 		axpy(s, 1, true)
