@@ -56,7 +56,7 @@ func activations(c *model.Config, rows, norms, wants int) map[string]work {
 }
 
 // decodeWork is that of one decoding step: DecodeBytes, by family.
-func decodeWork(c *model.Config, positions []int, distinct int) map[string]work {
+func decodeWork(c *model.Config, positions []int, distinct int, w Widths) map[string]work {
 	norms := c.Layers
 	for l := range c.Layers {
 		if !c.IsMoE(l) {
@@ -64,7 +64,7 @@ func decodeWork(c *model.Config, positions []int, distinct int) map[string]work 
 		}
 	}
 	out := activations(c, len(positions), norms, len(positions))
-	b := DecodeBytes(c, positions, distinct)
+	b := DecodeBytes(c, positions, distinct, w)
 	for stage, name := range productFamilies {
 		out[name] = work{bytes: b[stage]}
 	}
@@ -72,16 +72,16 @@ func decodeWork(c *model.Config, positions []int, distinct int) map[string]work 
 }
 
 // prefillWork is that of a prompt of n tokens from the start: PrefillFlops, by family, beside the weights, each once.
-func prefillWork(c *model.Config, n int) map[string]work {
+func prefillWork(c *model.Config, n int, w Widths) map[string]work {
 	out := activations(c, n, 2*c.Layers, 1)
 	distinct, shared := 0, 0.0
 	for l := range c.Layers {
 		if c.IsMoE(l) {
 			distinct += min(c.Experts, n)
-			shared += 2 * 3 * float64(c.Dim*c.FFNDim(l))
+			shared += w.of("shared expert") * 3 * float64(c.Dim*c.FFNDim(l))
 		}
 	}
-	b, f := DecodeBytes(c, nil, distinct), PrefillFlops(c, n)
+	b, f := DecodeBytes(c, nil, distinct, w), PrefillFlops(c, n)
 	b["shared"], b["experts"] = shared, b["experts"]-shared
 	for stage, name := range productFamilies {
 		out[name] = work{bytes: b[stage], flops: f[stage]}

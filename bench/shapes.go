@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -91,28 +92,42 @@ func seen(c *model.Config, l, pos int) int {
 	return pos + 1
 }
 
-// DecodeBytes is the least that one decoding step reads, by stage (Stages): bfloat16 weights once, of the experts those that
+// Widths are the bytes that a value takes on the device; the zero value: 2 everywhere.
+type Widths struct {
+	Weights map[string]float64 // by module, scales included (model.ValueBytes)
+	KV      float64            // of keys and values
+}
+
+func (w Widths) of(module string) float64 {
+	if v, ok := w.Weights[module]; ok {
+		return v
+	}
+	return 2
+}
+
+// DecodeBytes is the least that one decoding step reads, by stage (Stages): weights once, of the experts those that
 // some row chose (distinct, summed over the layers), and the rows' keys and values.
-func DecodeBytes(c *model.Config, positions []int, distinct int) map[string]float64 {
+func DecodeBytes(c *model.Config, positions []int, distinct int, w Widths) map[string]float64 {
 	in, out := attnWeights(c)
-	b := map[string]float64{"logits": 2 * float64(c.Dim*c.Vocab), "embed": float64(2 * c.Dim * len(positions))}
+	attention, kv := w.of("attention"), cmp.Or(w.KV, 2)
+	b := map[string]float64{"logits": w.of("output projection") * float64(c.Dim*c.Vocab), "embed": float64(2 * c.Dim * len(positions))}
 	for l := range c.Layers {
-		b["attn_in"] += 2 * in
-		b["attn_out"] += 2 * out
+		b["attn_in"] += attention * in
+		b["attn_out"] += attention * out
 		for _, pos := range positions {
-			b["attend"] += float64(seen(c, l, pos) * 2 * 2 * c.KVHeads * c.HeadDim)
+			b["attend"] += kv * float64(seen(c, l, pos)*2*c.KVHeads*c.HeadDim)
 		}
-		network := 2 * 3 * float64(c.Dim*c.FFNDim(l))
+		network := 3 * float64(c.Dim*c.FFNDim(l))
 		if !c.IsMoE(l) {
-			b["ffn"] += network
+			b["ffn"] += w.of("dense feed-forward") * network
 			continue
 		}
 		b["route"] += float64(2 * c.Dim * c.Experts)
-		b["experts"] += network // the shared expert, in the same launches
+		b["experts"] += w.of("shared expert") * network // the shared expert, in the same launches
 	}
 	for l := range c.Layers {
 		if c.IsMoE(l) {
-			b["experts"] += float64(distinct) * 2 * 3 * float64(c.Dim*c.FFNDim(l))
+			b["experts"] += float64(distinct) * w.of("experts") * 3 * float64(c.Dim*c.FFNDim(l))
 			break
 		}
 	}

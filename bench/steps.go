@@ -23,6 +23,7 @@ type StepOptions struct {
 	Depths     []int          // tokens before the first decoded one; default 128, 4096, 32768
 	Prompts    []int          // prompts to read, in one step; default 2048, 8192
 	KV         kernels.Format // of keys and values; BF16, unless it is F8E4M3
+	Widths     Widths         // of weights, keys and values, for the bounds
 	Steps      int            // decoded tokens of one repetition, each fed back; default 256
 	Repeat     int            // default 3
 	PageTokens int            // default 64
@@ -325,7 +326,7 @@ func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch,
 		}
 		o.KernelTimes()
 		const n = familySteps
-		least := decodeWork(s.Config, positions(), experts)
+		least := decodeWork(s.Config, positions(), experts, o.Widths)
 		for range n {
 			if err := s.step(list, nil); err != nil {
 				return err
@@ -349,7 +350,7 @@ func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch,
 		}
 		before := experts
 		experts, err = s.distinct(list)
-		least = append(least, total(DecodeBytes(s.Config, middle, (before+experts+1)/2)))
+		least = append(least, total(DecodeBytes(s.Config, middle, (before+experts+1)/2, o.Widths)))
 		return took, err
 	})
 	if err != nil {
@@ -393,7 +394,7 @@ func (r *Report) prefill(ctx context.Context, o *StepOptions, name string, n int
 				o.KernelTimes()
 			}
 		}
-		r.familyResults(name, o.KernelTimes(), 3, prefillWork(s.Config, n))
+		r.familyResults(name, o.KernelTimes(), 3, prefillWork(s.Config, n, o.Widths))
 		return nil
 	}
 	samples, err := repeat(ctx, 3*o.Repeat, op)

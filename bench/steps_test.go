@@ -34,7 +34,7 @@ func scout(t *testing.T, layers int) *model.Config {
 // 65.5 KB a layer and token of keys and values (KERNELS.md, sections 1.2 and 1.5).
 func TestDecodeBytes(t *testing.T) {
 	c := scout(t, 16)
-	weights := total(DecodeBytes(c, nil, 16))
+	weights := total(DecodeBytes(c, nil, 16, Widths{}))
 	if gb := weights / 1e9; math.Abs(gb-12.14) > 0.02 {
 		t.Errorf("weights of a step at batch 1: want 12.14 GB, got %.3f", gb)
 	}
@@ -42,13 +42,35 @@ func TestDecodeBytes(t *testing.T) {
 		pos  int
 		want float64 // keys of all layers: 12 chunked, 4 global
 	}{{511, 16 * 512}, {8191, 16 * 8192}, {8192, 12 + 4*8193}, {131071, 12*8192 + 4*131072}} {
-		got := DecodeBytes(c, []int{x.pos}, 16)["attend"] / 4096
+		got := DecodeBytes(c, []int{x.pos}, 16, Widths{})["attend"] / 4096
 		if got != x.want {
 			t.Errorf("keys read at position %d: want %.0f, got %.0f", x.pos, x.want, got)
 		}
 	}
-	if one, two := DecodeBytes(c, []int{0}, 16)["experts"], DecodeBytes(c, []int{0, 0}, 32)["experts"]; two-one != 16*6*5120*8192 {
+	if one, two := DecodeBytes(c, []int{0}, 16, Widths{})["experts"], DecodeBytes(c, []int{0, 0}, 32, Widths{})["experts"]; two-one != 16*6*5120*8192 {
 		t.Errorf("sixteen more experts: want %d bytes more, got %.0f", 16*6*5120*8192, two-one)
+	}
+}
+
+// Quantised, all of Scout: a step's bytes at 4.65 TB/s, and the size of all weights but the 1.74 GB of the vision tower.
+func TestQuantisedBytes(t *testing.T) {
+	c := scout(t, 48)
+	for _, x := range []struct {
+		recipe model.Recipe
+		ms, gb float64
+	}{{"", 6.94, 217.3}, {model.RecipeINT4, 3.08, 64.9}, {model.RecipeINT4Mixed, 2.21, 60.8}, {model.RecipeFP8, 3.47, 110.6}} {
+		weights, err := model.ValueBytes(nil, c, x.recipe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ms := total(DecodeBytes(c, nil, 48, Widths{Weights: weights})) / 4.65e12 * 1e3
+		size, err := model.DeviceBytes(nil, c, x.recipe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gb := float64(size)/1e9 + 1.74; math.Abs(ms/x.ms-1) > 0.005 || math.Abs(gb/x.gb-1) > 0.005 {
+			t.Errorf("%q: %.3f ms and %.2f GB, want %.2f and %.1f", x.recipe, ms, gb, x.ms, x.gb)
+		}
 	}
 }
 
@@ -96,16 +118,16 @@ func TestFamilyWork(t *testing.T) {
 			t.Fatal(err)
 		}
 		positions := []int{511, 8192}
-		bytes, flops := DecodeBytes(c, positions, 12), PrefillFlops(c, 2048)
+		bytes, flops := DecodeBytes(c, positions, 12, Widths{}), PrefillFlops(c, 2048)
 		var decode, compute float64
 		small := activations(c, 2, 8, 2)
 		for _, f := range Families {
-			if w := decodeWork(c, positions, 12)[f]; small[f] == (work{}) {
+			if w := decodeWork(c, positions, 12, Widths{})[f]; small[f] == (work{}) {
 				decode += w.bytes
 			} else if w.flops != 0 || w.bytes == 0 {
 				t.Errorf("%s: %s of decode: want bytes alone, got %+v", name, f, w)
 			}
-			compute += prefillWork(c, 2048)[f].flops
+			compute += prefillWork(c, 2048, Widths{})[f].flops
 		}
 		if want := total(bytes) - bytes["embed"]; math.Abs(decode-want) > 1 {
 			t.Errorf("%s: decode's families: want %.0f bytes, got %.0f", name, want, decode)
@@ -113,7 +135,7 @@ func TestFamilyWork(t *testing.T) {
 		if math.Abs(compute-total(flops)) > 1 {
 			t.Errorf("%s: prefill's families: want %.0f operations, got %.0f", name, total(flops), compute)
 		}
-		p := prefillWork(c, 2048)
+		p := prefillWork(c, 2048, Widths{})
 		if c.Experts > 1 && (p["shared"].flops != p["experts"].flops || p["experts"].bytes != float64(c.Experts)*p["shared"].bytes) {
 			t.Errorf("%s: want as many operations for the shared expert as for the routed and 1/%d of the bytes, got %+v, %+v", name, c.Experts, p["shared"], p["experts"])
 		}

@@ -1,6 +1,8 @@
 package model
 
 import (
+	"slices"
+
 	"chulengo/safetensors"
 )
 
@@ -77,38 +79,57 @@ func (w weight) parameters(part int) int64 {
 
 // DeviceBytes is the size of the weights on a device that keeps plain ones in BF16, without the vision tower: of a checkpoint, or, where
 // ckpt is nil, of LoadDummy. r quantises them; "": as they are stored.
-func DeviceBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe) (int64, error) {
+func DeviceBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe) (n int64, err error) {
+	rows, err := deviceRows(ckpt, c, r)
+	for _, row := range rows {
+		n += row.deviceBytes()
+	}
+	return n, err
+}
+
+// ValueBytes is the size of one value on such a device, its share of scales included, by module.
+func ValueBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe) (map[string]float64, error) {
+	rows, err := deviceRows(ckpt, c, r)
+	sizes, values := map[string]float64{}, map[string]float64{}
+	for _, row := range rows {
+		sizes[row.tensors[0].Module] += float64(row.deviceBytes())
+		values[row.tensors[0].Module] += float64(row.dummyBytes() / 2)
+	}
+	for module := range sizes {
+		sizes[module] /= values[module]
+	}
+	return sizes, err
+}
+
+// deviceRows are the weights that Load or LoadDummy puts on a device.
+func deviceRows(ckpt *safetensors.Checkpoint, c *Config, r Recipe) ([]weight, error) {
 	m := describe(c)
 	found := &resolved{rows: m.table(layouts[0])}
 	if ckpt != nil {
 		var err error
 		if found, err = m.resolve(ckpt); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if err := found.apply(r); err != nil {
-		return 0, err
+		return nil, err
 	}
-	return deviceBytes(found.rows), nil
+	return slices.DeleteFunc(found.rows, func(w weight) bool { return w.into == nil }), nil
 }
 
-func deviceBytes(rows []weight) (n int64) {
-	for _, row := range rows {
-		if row.into == nil {
-			continue
-		}
-		for _, part := range row.spec.Parts {
-			c, k := row.spec.Coding, row.spec.K
-			one := int64(c.Format.Bytes(part * k))
-			if c.Format.Quantised() {
-				rows, cols := c.Grid(part, k)
-				one += int64(c.Scale.Bytes(rows * cols))
-				if c.Zeros {
-					one += int64(rows * cols)
-				}
+// deviceBytes is the size of one weight on a device.
+func (w weight) deviceBytes() (n int64) {
+	c, k := w.spec.Coding, w.spec.K
+	for _, part := range w.spec.Parts {
+		one := int64(c.Format.Bytes(part * k))
+		if c.Format.Quantised() {
+			rows, cols := c.Grid(part, k)
+			one += int64(c.Scale.Bytes(rows * cols))
+			if c.Zeros {
+				one += int64(rows * cols)
 			}
-			n += one * int64(row.spec.Experts)
 		}
+		n += one * int64(w.spec.Experts)
 	}
 	return n
 }

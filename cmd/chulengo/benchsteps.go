@@ -103,13 +103,20 @@ func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.C
 		}
 	}
 	load := model.LoadOptions{Recipe: a.recipe(), Notes: a.noteLoad}
+	o.Widths.KV = float64(o.KV.Size())
 	var err error
 	if dummy {
+		if o.Widths.Weights, err = model.ValueBytes(nil, cfg, load.Recipe); err != nil {
+			return nil, err
+		}
 		o.Model, err = model.LoadDummy(ctx, cfg, o.Device, 1, load)
 	} else {
 		var ckpt *safetensors.Checkpoint
 		if ckpt, err = safetensors.Open(files); err == nil {
 			defer ckpt.Close()
+			if o.Widths.Weights, err = model.ValueBytes(ckpt, cfg, load.Recipe); err != nil {
+				return nil, err
+			}
 			o.Model, err = model.Load(ctx, ckpt, cfg, o.Device, load)
 		}
 	}
