@@ -36,7 +36,10 @@ func Quantise(m Matrix, c Coding) (Matrix, error) {
 	}
 	_, grid := c.Grid(m.N, m.K)
 	out := Matrix{Format: c.Format, N: m.N, K: m.K, Coding: c, Data: make([]byte, c.Format.Bytes(m.N*m.K)), Scales: make([]float32, m.N*grid)}
-	const some = 32 // rows at a time: a stored row of [K, N] is read in pieces of a cache line
+	some := 32 // rows at a time
+	if m.InOut {
+		some = 128 // of a stored row of [K, N], a few lines of the cache at a time
+	}
 	values := make([]float32, min(some, m.N)*m.K)
 	for first := 0; first < m.N; first += some {
 		count := min(some, m.N-first)

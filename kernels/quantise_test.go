@@ -92,7 +92,7 @@ func TestQuantise(t *testing.T) {
 	for _, c := range []Coding{{Format: F8E4M3, Rows: 1, Scale: BF16}, {Format: F8E4M3, Rows: 1, Cols: 32, Scale: F32}, {Format: Int4, Rows: 1, Cols: 32, Scale: BF16}, {Format: Int4, Rows: 1, Scale: F32}} {
 		for _, f := range []Format{BF16, F16, F32} {
 			for _, inOut := range []bool{false, true} {
-				const n, k = 37, 96
+				const n, k = 141, 96
 				m, values := plainMatrix(r, f, n, k, inOut)
 				read := make([]float32, n*k)
 				m.Rows(read, 0, n)
