@@ -3663,39 +3663,23 @@ loop:
 	VZEROUPPER
 	RET
 
-DATA decodeE4M3Constants<>+0(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+4(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+8(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+12(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+16(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+20(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+24(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+28(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+32(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+36(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+40(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+44(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+48(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+52(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+56(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+60(SB)/4, $0x3f803f80
-DATA decodeE4M3Constants<>+64(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+68(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+72(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+76(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+80(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+84(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+88(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+92(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+96(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+100(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+104(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+108(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+112(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+116(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+120(SB)/4, $0x80008000
-DATA decodeE4M3Constants<>+124(SB)/4, $0x80008000
-GLOBL decodeE4M3Constants<>(SB), RODATA|NOPTR, $128
+DATA decodeE4M3Constants<>+0(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+4(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+8(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+12(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+16(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+20(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+24(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+28(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+32(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+36(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+40(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+44(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+48(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+52(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+56(SB)/4, $0xbfffbfff
+DATA decodeE4M3Constants<>+60(SB)/4, $0xbfffbfff
+GLOBL decodeE4M3Constants<>(SB), RODATA|NOPTR, $64
 
 // func decodeE4M3(dst *float32, codes *byte, scale256 float32, n int)
 // Requires: AVX, AVX2, F16C
@@ -3704,21 +3688,20 @@ TEXT ·decodeE4M3(SB), NOSPLIT, $0-32
 	MOVQ         codes+8(FP), CX
 	MOVQ         n+24(FP), DX
 	VBROADCASTSS scale256+16(FP), Y0
+	VMOVDQU      decodeE4M3Constants<>+0(SB), Y1
 
 loop:
-	VPMOVZXBW    (CX), Y1
-	VPSLLW       $0x08, Y1, Y2
-	VPSLLW       $0x07, Y1, Y1
-	VPAND        decodeE4M3Constants<>+64(SB), Y2, Y2
-	VPAND        decodeE4M3Constants<>+0(SB), Y1, Y1
-	VPOR         Y2, Y1, Y1
-	VEXTRACTI128 $0x01, Y1, X2
-	VCVTPH2PS    X1, Y1
-	VMULPS       Y0, Y1, Y1
-	VMOVUPS      Y1, (AX)
-	VCVTPH2PS    X2, Y1
-	VMULPS       Y0, Y1, Y1
-	VMOVUPS      Y1, 32(AX)
+	VPMOVZXBW    (CX), Y2
+	VPSLLW       $0x08, Y2, Y2
+	VPSRAW       $0x01, Y2, Y2
+	VPAND        Y1, Y2, Y2
+	VEXTRACTI128 $0x01, Y2, X3
+	VCVTPH2PS    X2, Y2
+	VMULPS       Y0, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	VCVTPH2PS    X3, Y2
+	VMULPS       Y0, Y2, Y2
+	VMOVUPS      Y2, 32(AX)
 	ADDQ         $0x00000010, CX
 	ADDQ         $0x00000040, AX
 	SUBQ         $0x00000010, DX
@@ -4096,55 +4079,39 @@ loop:
 	VZEROUPPER
 	RET
 
-DATA dotE4M3AVX512Constants<>+0(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+4(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+8(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+12(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+16(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+20(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+24(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+28(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+32(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+36(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+40(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+44(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+48(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+52(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+56(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+60(SB)/4, $0x3f803f80
-DATA dotE4M3AVX512Constants<>+64(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+68(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+72(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+76(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+80(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+84(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+88(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+92(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+96(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+100(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+104(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+108(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+112(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+116(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+120(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+124(SB)/4, $0x80008000
-DATA dotE4M3AVX512Constants<>+128(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+132(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+136(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+140(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+144(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+148(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+152(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+156(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+160(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+164(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+168(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+172(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+176(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+180(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+184(SB)/4, $0x43800000
-DATA dotE4M3AVX512Constants<>+188(SB)/4, $0x43800000
-GLOBL dotE4M3AVX512Constants<>(SB), RODATA|NOPTR, $192
+DATA dotE4M3AVX512Constants<>+0(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+4(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+8(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+12(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+16(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+20(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+24(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+28(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+32(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+36(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+40(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+44(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+48(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+52(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+56(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+60(SB)/4, $0xbfffbfff
+DATA dotE4M3AVX512Constants<>+64(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+68(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+72(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+76(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+80(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+84(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+88(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+92(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+96(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+100(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+104(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+108(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+112(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+116(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+120(SB)/4, $0x43800000
+DATA dotE4M3AVX512Constants<>+124(SB)/4, $0x43800000
+GLOBL dotE4M3AVX512Constants<>(SB), RODATA|NOPTR, $128
 
 // func dotE4M3AVX512(y *float32, x *float32, codes *byte, ldc int, scales *float32, lds int, group int, groups int)
 // Requires: AVX, AVX2, AVX512F, AVX512VL
@@ -4161,61 +4128,52 @@ TEXT ·dotE4M3AVX512(SB), NOSPLIT, $0-64
 	LEAQ    (R8)(DI*2), R9
 	ADDQ    DI, R9
 	VMOVDQU dotE4M3AVX512Constants<>+0(SB), Y0
-	VMOVDQU dotE4M3AVX512Constants<>+64(SB), Y1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z8, Z8, Z8
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z7, Z7, Z7
 
 group:
-	VBROADCASTSS (R8), Z3
-	VMULPS       dotE4M3AVX512Constants<>+128(SB), Z3, Z3
-	VBROADCASTSS (R8)(DI*1), Z5
-	VMULPS       dotE4M3AVX512Constants<>+128(SB), Z5, Z5
-	VBROADCASTSS (R8)(DI*2), Z7
-	VMULPS       dotE4M3AVX512Constants<>+128(SB), Z7, Z7
-	VBROADCASTSS (R9), Z9
-	VMULPS       dotE4M3AVX512Constants<>+128(SB), Z9, Z9
+	VBROADCASTSS (R8), Z2
+	VMULPS       dotE4M3AVX512Constants<>+64(SB), Z2, Z2
+	VBROADCASTSS (R8)(DI*1), Z4
+	VMULPS       dotE4M3AVX512Constants<>+64(SB), Z4, Z4
+	VBROADCASTSS (R8)(DI*2), Z6
+	VMULPS       dotE4M3AVX512Constants<>+64(SB), Z6, Z6
+	VBROADCASTSS (R9), Z8
+	VMULPS       dotE4M3AVX512Constants<>+64(SB), Z8, Z8
 	MOVQ         group+48(FP), R10
 
 loop:
-	VMOVUPS       (AX), Z10
-	VPMOVZXBW     (DX), Y11
-	VPSLLW        $0x08, Y11, Y12
-	VPSLLW        $0x07, Y11, Y11
-	VPAND         Y1, Y12, Y12
-	VPAND         Y0, Y11, Y11
-	VPOR          Y12, Y11, Y11
-	VCVTPH2PS     Y11, Z11
-	VMULPS        Z3, Z11, Z11
-	VFMADD231PS   Z11, Z10, Z2
-	VPMOVZXBW     (DX)(BX*1), Y11
-	VPSLLW        $0x08, Y11, Y12
-	VPSLLW        $0x07, Y11, Y11
-	VPAND         Y1, Y12, Y12
-	VPAND         Y0, Y11, Y11
-	VPOR          Y12, Y11, Y11
-	VCVTPH2PS     Y11, Z11
-	VMULPS        Z5, Z11, Z11
-	VFMADD231PS   Z11, Z10, Z4
-	VPMOVZXBW     (DX)(BX*2), Y11
-	VPSLLW        $0x08, Y11, Y12
-	VPSLLW        $0x07, Y11, Y11
-	VPAND         Y1, Y12, Y12
-	VPAND         Y0, Y11, Y11
-	VPOR          Y12, Y11, Y11
-	VCVTPH2PS     Y11, Z11
-	VMULPS        Z7, Z11, Z11
-	VFMADD231PS   Z11, Z10, Z6
-	VPMOVZXBW     (SI), Y11
-	VPSLLW        $0x08, Y11, Y12
-	VPSLLW        $0x07, Y11, Y11
-	VPAND         Y1, Y12, Y12
-	VPAND         Y0, Y11, Y11
-	VPOR          Y12, Y11, Y11
-	VCVTPH2PS     Y11, Z11
-	VMULPS        Z9, Z11, Z11
-	VFMADD231PS   Z11, Z10, Z8
+	VMOVUPS       (AX), Z9
+	VPMOVZXBW     (DX), Y10
+	VPSLLW        $0x08, Y10, Y10
+	VPSRAW        $0x01, Y10, Y10
+	VPAND         Y0, Y10, Y10
+	VCVTPH2PS     Y10, Z10
+	VMULPS        Z2, Z10, Z10
+	VFMADD231PS   Z10, Z9, Z1
+	VPMOVZXBW     (DX)(BX*1), Y10
+	VPSLLW        $0x08, Y10, Y10
+	VPSRAW        $0x01, Y10, Y10
+	VPAND         Y0, Y10, Y10
+	VCVTPH2PS     Y10, Z10
+	VMULPS        Z4, Z10, Z10
+	VFMADD231PS   Z10, Z9, Z3
+	VPMOVZXBW     (DX)(BX*2), Y10
+	VPSLLW        $0x08, Y10, Y10
+	VPSRAW        $0x01, Y10, Y10
+	VPAND         Y0, Y10, Y10
+	VCVTPH2PS     Y10, Z10
+	VMULPS        Z6, Z10, Z10
+	VFMADD231PS   Z10, Z9, Z5
+	VPMOVZXBW     (SI), Y10
+	VPSLLW        $0x08, Y10, Y10
+	VPSRAW        $0x01, Y10, Y10
+	VPAND         Y0, Y10, Y10
+	VCVTPH2PS     Y10, Z10
+	VMULPS        Z8, Z10, Z10
+	VFMADD231PS   Z10, Z9, Z7
 	ADDQ          $0x00000040, AX
 	ADDQ          $0x00000010, DX
 	ADDQ          $0x00000010, SI
@@ -4226,8 +4184,8 @@ loop:
 	DECQ          CX
 	JNE           group
 	MOVQ          y+0(FP), AX
-	VEXTRACTF64X4 $0x01, Z2, Y0
-	VADDPS        Y0, Y2, Y0
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -4235,8 +4193,8 @@ loop:
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
 	VMOVSS        X1, (AX)
-	VEXTRACTF64X4 $0x01, Z4, Y0
-	VADDPS        Y0, Y4, Y0
+	VEXTRACTF64X4 $0x01, Z3, Y0
+	VADDPS        Y0, Y3, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -4244,8 +4202,8 @@ loop:
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
 	VMOVSS        X1, 4(AX)
-	VEXTRACTF64X4 $0x01, Z6, Y0
-	VADDPS        Y0, Y6, Y0
+	VEXTRACTF64X4 $0x01, Z5, Y0
+	VADDPS        Y0, Y5, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0
@@ -4253,8 +4211,8 @@ loop:
 	VPERMILPS     $0x4e, X1, X0
 	VADDPS        X0, X1, X1
 	VMOVSS        X1, 8(AX)
-	VEXTRACTF64X4 $0x01, Z8, Y0
-	VADDPS        Y0, Y8, Y0
+	VEXTRACTF64X4 $0x01, Z7, Y0
+	VADDPS        Y0, Y7, Y0
 	VEXTRACTF32X4 $0x01, Y0, X1
 	VADDPS        X1, X0, X1
 	VPERMILPS     $0xb1, X1, X0

@@ -8,24 +8,29 @@ import (
 
 // Codes of quantised weights.
 
-// decodeE4M3: dst[i] = number(codes[i])·scale for n codes, a multiple of 16. A code's exponent and mantissa, shifted to where
-// a float16 has its own, are the number divided by 256; subnormal ones too, and the conversion of those costs nothing.
+// widenE4M3 makes float16 of 16 codes, divided by 256: exponent and mantissa go where a float16 has its own; subnormal ones too, and the
+// conversion of those costs nothing. An arithmetic shift moves them past the sign, whose copy the mask 0xbfff removes.
+func widenE4M3(codes Mem, mask, v reg.VecVirtual) {
+	VPMOVZXBW(codes, v)
+	VPSLLW(Imm(8), v, v)
+	VPSRAW(Imm(1), v, v)
+	VPAND(mask, v, v)
+}
+
+// decodeE4M3: dst[i] = number(codes[i])·scale for n codes, a multiple of 16.
 func decodeE4M3() {
 	c := newConstants("decodeE4M3Constants")
-	rest, sign := c.bits(0x3f803f80), c.bits(0x80008000)
+	bits := c.bits(0xbfffbfff)
 	TEXT("decodeE4M3", NOSPLIT, "func(dst *float32, codes *byte, scale256 float32, n int)")
 	Pragma("noescape")
 	dst, codes, n := Load(Param("dst"), GP64()), Load(Param("codes"), GP64()), Load(Param("n"), GP64())
 	factor := YMM()
 	VBROADCASTSS(NewParamAddr("scale256", 16), factor)
+	mask := YMM()
+	VMOVDQU(bits, mask)
 	Label("loop")
-	v, s, upper := YMM(), YMM(), XMM()
-	VPMOVZXBW(Mem{Base: codes}, v)
-	VPSLLW(Imm(8), v, s)
-	VPSLLW(Imm(7), v, v)
-	VPAND(sign, s, s)
-	VPAND(rest, v, v)
-	VPOR(s, v, v)
+	v, upper := YMM(), XMM()
+	widenE4M3(Mem{Base: codes}, mask, v)
 	VEXTRACTI128(Imm(1), v, upper)
 	for h, half := range []reg.VecVirtual{v.AsX().(reg.VecVirtual), upper} {
 		f := YMM()
@@ -114,7 +119,7 @@ func dotCodes(name string, half, zeros bool) {
 	}
 	c := newConstants(name + "Constants")
 	var shifts Mem
-	var rest, sign, factor Mem
+	var bits, factor Mem
 	if half {
 		shifts = c.at
 		for i := range 16 {
@@ -122,7 +127,7 @@ func dotCodes(name string, half, zeros bool) {
 			c.size += 4
 		}
 	} else {
-		rest, sign, factor = c.bits(0x3f803f80), c.bits(0x80008000), c.float(256)
+		bits, factor = c.bits(0xbfffbfff), c.float(256)
 	}
 	TEXT(name, NOSPLIT, "func(y *float32, x *float32, "+args+")")
 	Pragma("noescape")
@@ -142,18 +147,16 @@ func dotCodes(name string, half, zeros bool) {
 	SHLQ(Imm(2), wide)
 	sp = strided(Load(Param("scales"), GP64()).(reg.GPVirtual), wide, codeRows)
 
-	table, shift, upper := ZMM(), ZMM(), K()
-	restY, signY := YMM(), YMM()
+	table, shift, upper, mask := ZMM(), ZMM(), K(), YMM()
 	if half {
 		numbers := Load(Param("table"), GP64())
 		VMOVUPS(Mem{Base: numbers}, table)
 		VMOVDQU32(shifts, shift)
-		mask := GP32()
-		MOVL(U32(0xff00), mask)
-		KMOVW(mask, upper)
+		lanes := GP32()
+		MOVL(U32(0xff00), lanes)
+		KMOVW(lanes, upper)
 	} else {
-		VMOVDQU(rest, restY)
-		VMOVDQU(sign, signY)
+		VMOVDQU(bits, mask)
 	}
 	var acc, scaled []reg.VecVirtual
 	for range codeRows {
@@ -190,14 +193,9 @@ func dotCodes(name string, half, zeros bool) {
 			VPSRLVD(shift, w, w)
 			VPERMPS(scaled[r], w, w) // the lowest 4 bits of a lane are its place
 		} else {
-			bits, s := YMM(), YMM()
-			VPMOVZXBW(codes[r], bits)
-			VPSLLW(Imm(8), bits, s)
-			VPSLLW(Imm(7), bits, bits)
-			VPAND(signY, s, s)
-			VPAND(restY, bits, bits)
-			VPOR(s, bits, bits)
-			VCVTPH2PS(bits, w)
+			halves := YMM()
+			widenE4M3(codes[r], mask, halves)
+			VCVTPH2PS(halves, w)
 			VMULPS(scaled[r], w, w)
 		}
 		VFMADD231PS(w, v, acc[r])
