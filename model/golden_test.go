@@ -43,6 +43,9 @@ func TestReferenceOutputs(t *testing.T) {
 				case kernels.HookResidPost:
 					check(fmt.Sprintf("hidden %d", l), fmt.Sprintf("text.hidden.%d", l), tap.Buf)
 				case kernels.HookAttnOut:
+					if g.name == "micro-maverick" {
+						continue // make.py leaves them out
+					}
 					check(fmt.Sprintf("attention %d", l), fmt.Sprintf("text.attn_out.%d", l), tap.Buf)
 				case kernels.HookRouterLogits:
 					ref := fmt.Sprintf("text.router_logits.%d", moe)
