@@ -19,8 +19,14 @@ import (
 func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, o LoadOptions) (*Model, error) {
 	m := describe(c)
 	rows := m.table(layouts[0])
+	if _, ok := dev.(kernels.Viewer); !ok && m.Vision != nil {
+		m.blind(rows)
+	}
 	var done atomic.Int64
-	total := DummyBytes(c)
+	var total int64
+	for _, row := range rows {
+		total += row.dummyBytes()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, row := range rows {
@@ -47,7 +53,7 @@ func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, 
 	return m, nil
 }
 
-// DummyBytes is the size of the weights of a model of c in bfloat16, without the vision tower.
+// DummyBytes is the size of the weights of a model of c in bfloat16, the vision tower included.
 func DummyBytes(c *Config) (n int64) {
 	for _, row := range describe(c).table(layouts[0]) {
 		n += row.dummyBytes()

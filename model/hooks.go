@@ -176,3 +176,27 @@ func hookGroup(inside string) (string, error) {
 	}
 	return "(?:" + strings.Join(words, "|") + ")", nil
 }
+
+// VisionHooks lists the observable values of the vision tower, in the order of its stages. Their rows are those of the
+// tiles, not tokens: P+1 to a tile (patches, then the class token) up to the last layer, then one to each token.
+func VisionHooks(c *Config) []Hook {
+	v := c.Vision
+	if v == nil {
+		return nil
+	}
+	hook := func(name string, layer int, at kernels.Hook, width int, means string) Hook {
+		return Hook{"vision." + name, kernels.Point{Layer: layer, Hook: at}, []int{width}, "dim", means}
+	}
+	list := []Hook{hook("embed", 0, kernels.HookVisionEmbed, v.Dim, "patches and class tokens with their positions, normalised")}
+	for l := range v.Layers {
+		block := fmt.Sprintf("blocks.%d.", l)
+		list = append(list,
+			hook(block+"attn.hook_z", l, kernels.HookVisionZ, v.Dim, "weighted values of all heads"),
+			hook(block+"hook_resid_mid", l, kernels.HookVisionResidMid, v.Dim, "residual stream between attention and feed-forward"),
+			hook(block+"hook_resid_post", l, kernels.HookVisionResidPost, v.Dim, "residual stream after the layer"))
+	}
+	return append(list,
+		hook("hook_shuffled", 0, kernels.HookVisionShuffled, v.FFNDim, "normalised patches, squares of them side by side: the adapter's input"),
+		hook("hook_features", 0, kernels.HookVisionFeatures, v.AdapterDim, "output of the adapter"),
+		hook("projected", 0, kernels.HookVisionOut, c.Dim, "what stands in place of token embeddings"))
+}

@@ -46,6 +46,9 @@ func Load(ctx context.Context, ckpt *safetensors.Checkpoint, c *Config, dev kern
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := dev.(kernels.Viewer); !ok && m.Vision != nil {
+		m.blind(rows)
+	}
 	var done atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
