@@ -69,10 +69,11 @@ func Inspect(file []byte) (Info, error) {
 
 // decodeError tells a damaged file from one of another kind.
 func decodeError(format string, err error) error {
+	cut := func(text string) bool { return strings.Contains(err.Error(), text) } // as package png words it
 	switch {
 	case errors.Is(err, image.ErrFormat):
 		return &Error{Want: "an image file (" + Formats + ")", Got: "another kind of file"}
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), strings.Contains(err.Error(), io.ErrUnexpectedEOF.Error()):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), cut("unexpected EOF"), cut("not enough pixel data"):
 		return &Error{Want: "a whole file", Got: "one that is cut off"}
 	case format != "":
 		return &Error{Want: "a readable " + format + " file", Got: err.Error()}
