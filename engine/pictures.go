@@ -14,7 +14,7 @@ import (
 // Files are turned into pixels by goroutines of their own, a few at a time; meanwhile the prompt waits before the
 // picture, and others go on. A step begins with at most one encoding, so that answers in progress do not wait for many.
 //
-// The oldest prompt always gets its picture, beyond the bound if need be: the memory is that of the bound and one more.
+// The oldest prompt gets one picture beyond the bound if it has none: so it always goes on, whoever holds the others.
 
 // Bounds on pixels that are not encoded yet.
 const (
@@ -159,7 +159,8 @@ func (e *Engine) reach(s *sequence, at *place, oldest bool) (there bool, err err
 		poke(e.wake) // nothing else may wake the engine for the next turn
 		return false, nil
 	}
-	if need := int64(at.total) * e.spec.PictureRow; !p.evict(e.options.PictureBytes-need) && !oldest {
+	need, bound := int64(at.total)*e.spec.PictureRow, e.options.PictureBytes
+	if !p.evict(bound-need) && !(oldest && len(s.holding) == 0 && p.bytes <= bound) {
 		return false, nil
 	}
 	p.busy = true

@@ -81,7 +81,7 @@ func (s *sight) request(t *testing.T, question string, files ...[]byte) engine.R
 	if err != nil {
 		t.Fatal(err)
 	}
-	return engine.Request{Prompt: ids, Media: media, MaxTokens: 24, LogProbs: true}
+	return engine.Request{Prompt: ids, Media: media, MaxTokens: 8, LogProbs: true}
 }
 
 // drawing is a picture of random rectangles.
@@ -205,7 +205,7 @@ func TestPicturesAnyway(t *testing.T) {
 	// Long answers, for whose pages younger prompts have to give way.
 	requests = requests[:4]
 	for i := range requests {
-		requests[i].MaxTokens, requests[i].IgnoreEOS = 90, true
+		requests[i].MaxTokens, requests[i].IgnoreEOS = 70, true
 	}
 	want, _ = run(engine.Options{}, false)
 	got, stats := run(engine.Options{PictureBytes: 1 << 16, PageTokens: 8, KVBytes: 10 << 20, StepTokens: 64, Context: 300}, true)
@@ -251,10 +251,10 @@ func TestManyPictures(t *testing.T) {
 	const users, each = 16, 8
 	var files [][]byte
 	for i := range 2 * each {
-		files = append(files, drawing(t, uint64(100+i), 336, 300))
+		files = append(files, drawing(t, uint64(100+i), 224, 100))
 	}
 	row := s.model.Spec().PictureRow
-	bound := 8 * 80 * row
+	bound := 8 * 48 * row
 	e := s.start(t, engine.Options{PictureBytes: bound, MaxSequences: users, NoPrefixCache: true})
 	var wg sync.WaitGroup
 	for u := range users {
@@ -266,8 +266,8 @@ func TestManyPictures(t *testing.T) {
 		r.MaxTokens = 3
 		wg.Go(func() {
 			if _, err := e.Generate(context.Background(), r, func(engine.Event) error {
-				if p := e.Stats().Pictures; p.Bytes > bound+80*row {
-					return fmt.Errorf("pictures take %d bytes, want at most %d", p.Bytes, bound+80*row)
+				if p := e.Stats().Pictures; p.Bytes > bound+48*row {
+					return fmt.Errorf("pictures take %d bytes, want at most %d", p.Bytes, bound+48*row)
 				}
 				return nil
 			}); err != nil {
