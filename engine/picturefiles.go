@@ -9,6 +9,9 @@ import (
 	"chulengo/model/picture"
 )
 
+// MaxPictureBytes bounds the file of a picture.
+const MaxPictureBytes = picture.MaxBytes
+
 // PictureReader makes pictures of files, as a checkpoint wants them, and puts them into prompts.
 type PictureReader struct{ pictures *model.Pictures }
 

@@ -56,6 +56,9 @@ type ModelInfo struct {
 	Bytes        int64   // that they take
 	Sequences    int     // answers that are generated at a time; 0: not known
 	ChatTemplate string  // source of the checkpoint's chat template; "": none
+
+	Pictures   *engine.PictureReader // nil: it takes none
+	NoPictures string                // why, for people; "": no reason is known
 }
 
 // Generator is what the server needs of an engine.Engine.
