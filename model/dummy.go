@@ -53,10 +53,12 @@ func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, 
 	return m, nil
 }
 
-// DummyBytes is the size of the weights of a model of c in bfloat16, the vision tower included.
+// DummyBytes is the size of the weights of the text model of c in bfloat16.
 func DummyBytes(c *Config) (n int64) {
 	for _, row := range describe(c).table(layouts[0]) {
-		n += row.dummyBytes()
+		if row.tensors[0].Module != visionModule {
+			n += row.dummyBytes()
+		}
 	}
 	return n
 }

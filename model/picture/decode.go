@@ -29,9 +29,20 @@ const (
 const Formats = "PNG, JPEG, GIF, WebP or BMP"
 
 // Error says why a file cannot be used as a picture.
-type Error struct{ Want, Got string }
+type Error struct {
+	Want, Got string
+	Chinese   string // the same for people who read Chinese
+}
 
 func (e *Error) Error() string { return fmt.Sprintf("picture: want %s, got %s", e.Want, e.Got) }
+
+// Localized is the error in the language of lang: zh or en.
+func (e *Error) Localized(lang string) string {
+	if strings.HasPrefix(lang, "zh") {
+		return e.Chinese
+	}
+	return fmt.Sprintf("want %s, got %s", e.Want, e.Got)
+}
 
 // Info is what a file says of its picture before it is decoded.
 type Info struct {
@@ -46,9 +57,10 @@ type Info struct {
 func Inspect(file []byte) (Info, error) {
 	switch {
 	case len(file) == 0:
-		return Info{}, &Error{Want: "an image file (" + Formats + ")", Got: "an empty one"}
+		return Info{}, &Error{"an image file (" + Formats + ")", "an empty one", "文件是空的"}
 	case len(file) > MaxBytes:
-		return Info{}, &Error{Want: fmt.Sprintf("at most %d bytes", MaxBytes), Got: fmt.Sprintf("%d", len(file))}
+		return Info{}, &Error{fmt.Sprintf("at most %d bytes", MaxBytes), fmt.Sprint(len(file)),
+			fmt.Sprintf("文件不能超过 %d 字节，实际 %d 字节", MaxBytes, len(file))}
 	}
 	c, format, err := image.DecodeConfig(bytes.NewReader(file))
 	if err != nil {
@@ -56,9 +68,10 @@ func Inspect(file []byte) (Info, error) {
 	}
 	switch {
 	case c.Width < 1 || c.Height < 1:
-		return Info{}, &Error{Want: "at least 1 × 1 pixel", Got: fmt.Sprintf("%d × %d", c.Width, c.Height)}
+		return Info{}, &Error{"at least 1 × 1 pixel", fmt.Sprintf("%d × %d", c.Width, c.Height), "图片没有像素"}
 	case c.Width > MaxSide || c.Height > MaxSide || c.Width > MaxPixels/c.Height:
-		return Info{}, &Error{Want: fmt.Sprintf("at most %d pixels on a side and %d in all", MaxSide, MaxPixels), Got: fmt.Sprintf("%d × %d", c.Width, c.Height)}
+		return Info{}, &Error{fmt.Sprintf("at most %d pixels on a side and %d in all", MaxSide, MaxPixels), fmt.Sprintf("%d × %d", c.Width, c.Height),
+			fmt.Sprintf("边长不能超过 %d 像素、总数不能超过 %d，实际 %d × %d", MaxSide, MaxPixels, c.Width, c.Height)}
 	}
 	i := Info{Format: format, Width: c.Width, Height: c.Height, screen: image.Pt(c.Width, c.Height), orientation: orientation(format, file)}
 	if i.orientation > 4 {
@@ -72,13 +85,19 @@ func decodeError(format string, err error) error {
 	cut := func(text string) bool { return strings.Contains(err.Error(), text) } // as package png words it
 	switch {
 	case errors.Is(err, image.ErrFormat):
-		return &Error{Want: "an image file (" + Formats + ")", Got: "another kind of file"}
+		return &Error{"an image file (" + Formats + ")", "another kind of file", "不是图片文件（" + Formats + "）"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), cut("unexpected EOF"), cut("not enough pixel data"):
-		return &Error{Want: "a whole file", Got: "one that is cut off"}
-	case format != "":
-		return &Error{Want: "a readable " + format + " file", Got: err.Error()}
+		return &Error{"a whole file", "one that is cut off", "文件不完整"}
 	}
-	return &Error{Want: "a readable file (" + Formats + ")", Got: err.Error()}
+	return damaged(format, err)
+}
+
+// damaged says that a file cannot be decoded; format "": nor its kind be told.
+func damaged(format string, why any) error {
+	if format == "" {
+		format = "image"
+	}
+	return &Error{"a readable " + format + " file", fmt.Sprint(why), fmt.Sprintf("文件已损坏或不受支持（%v）", why)}
 }
 
 // Decode reads a picture within the limits, turns it upright as its EXIF data say and lays transparent ones on white. Of an
@@ -90,7 +109,7 @@ func Decode(file []byte) (out *RGB, err error) {
 	}
 	defer func() { // a decoder's mistake is the file's fault, not the end of the process
 		if p := recover(); p != nil {
-			out, err = nil, &Error{Want: "a readable " + info.Format + " file", Got: fmt.Sprint(p)}
+			out, err = nil, damaged(info.Format, p)
 		}
 	}()
 	img, _, err := image.Decode(bytes.NewReader(file))

@@ -93,7 +93,11 @@ func cutPrefixFold(s, prefix string) (rest string, ok bool) {
 
 // unreadable says what is wrong with a file.
 func unreadable(param string, err error) *Error {
-	return &Error{Kind: KindInvalid, Param: param, ZH: "无法读取图片：" + err.Error(), EN: "cannot read the picture: " + err.Error(), Cause: err}
+	zh, en := err.Error(), err.Error()
+	if l, ok := err.(interface{ Localized(lang string) string }); ok {
+		zh, en = l.Localized("zh"), l.Localized("en")
+	}
+	return &Error{Kind: KindInvalid, Param: param, ZH: "无法读取图片：" + zh, EN: "cannot read the picture: " + en, Cause: err}
 }
 
 // expand puts the pictures into a rendered prompt.
