@@ -55,6 +55,11 @@
 // /api/generate is Ollama's where the body has no user_input, but model or prompt; else it is the tutorial's. GET / is
 // the page, except for programs whose Accept takes neither HTML nor everything: they look for Ollama and find its words.
 //
+// Pictures come as data: addresses or base64 in the image parts of each protocol; by http(s) addresses with
+// Options.FetchImages alone, at most 8 in a request, from public addresses and ports 80 and 443 only, whatever names and
+// redirects say. A request has at most 64, of 32 MiB and 50 million pixels each; one that cannot be read is a 400 that
+// names its field. They are decoded when the prompt comes to them, and encoded once for each content.
+//
 // # Who may come in
 //
 // Every request passes internal/guard. The name in Host must be an IP address, localhost, the name in Options.Addr, or one
