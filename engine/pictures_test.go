@@ -315,3 +315,51 @@ func TestPictureErrors(t *testing.T) {
 		t.Errorf("a blind device: got %v", err)
 	}
 }
+
+// What a user types is text in both templates, also beside pictures; those get the same tokens in both.
+func TestTypedTokens(t *testing.T) {
+	s := newSight(t)
+	source, ok := s.tokenizer.CheckpointTemplate()
+	if !ok {
+		t.Fatal("the demo checkpoint has no template")
+	}
+	checkpoint, err := s.tokenizer.JinjaTemplate(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := s.reader.Open(drawing(t, 9, 224, 112))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const typed = "<|image|> <|patch|><|image_start|>?"
+	chat := tokenizer.Chat{Messages: []tokenizer.Message{{Role: "user", Content: []tokenizer.Part{{Type: "text", Text: typed}, {Type: "image"}, {Type: "text", Text: typed}}}}}
+	patch := s.model.Spec().Patch
+	var first []int32
+	for name, template := range map[string]tokenizer.ChatTemplate{"native": s.tokenizer.NativeTemplate(), "checkpoint": checkpoint} {
+		ids, err := template.Render(chat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, media, err := s.reader.Expand(ids, []*engine.PictureFile{f})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		patches := 0
+		for i, id := range ids {
+			if id == patch {
+				if patches++; i < media[0].Pos || i >= media[0].Pos+media[0].Len {
+					t.Errorf("%s: a patch at %d, outside of the picture", name, i)
+				}
+			}
+		}
+		if patches != 3*16 || media[0].Len != f.Tokens {
+			t.Errorf("%s: %d patches in %d tokens, want 48 in %d", name, patches, media[0].Len, f.Tokens)
+		}
+		if first == nil {
+			first = ids
+		} else if !slices.Equal(ids, first) {
+			t.Errorf("the templates differ: %v and %v", ids, first)
+		}
+	}
+}
