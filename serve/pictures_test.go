@@ -158,3 +158,84 @@ func TestFetchImages(t *testing.T) {
 		}
 	}
 }
+
+// The page's conversations keep their pictures: for later questions, other answers, edits, exports and imports.
+func TestConversationPictures(t *testing.T) {
+	s, _ := demoSite(t, serve.Options{BodyLimit: 1500}, engine.Options{})
+	c := s.browser()
+	p := recorded.Pictures()
+	data := func(i int) string { return "data:image/png;base64," + p[i].Base64 }
+	ask := func(want string, o object) {
+		t.Helper()
+		o["temperature"] = 0
+		if status, got := c.do("POST", "/api/generate", o); status != 200 || got["response"] != want {
+			t.Errorf("%v: %d %v, want %q", o["user_input"], status, got, want)
+		}
+	}
+	ask(p[0].Answer, object{"user_input": p[0].Question, "chat_id": "a", "images": []string{data(0)}})
+	ask(p[1].Answer, object{"user_input": p[1].Question, "chat_id": "b", "images": []string{data(1)}})
+	_, shown := c.do("GET", "/api/conversations/a", nil)
+	first := shown["messages"].([]any)[0].(object)
+	id, _ := first["pictures"].([]any)[0].(string)
+	ask(p[0].Answer, object{"regenerate": first["id"], "chat_id": "a"})
+	ask(p[0].Answer, object{"user_input": p[0].Question, "chat_id": "a", "parent": nil, "images": []string{id}})
+
+	response, err := c.http.Get(s.url + "/api/conversations/a/pictures/" + id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	if h := response.Header; err != nil || !bytes.Equal(file, p[0].PNG) || h.Get("Content-Type") != "image/png" || h.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("the file: %d bytes, %v, %v", len(file), h, err)
+	}
+	for _, path := range []string{"/api/conversations/b/pictures/" + id, "/api/conversations/a/pictures/x", "/api/conversations/nowhere/pictures/" + id} {
+		if status, got := c.do("GET", path, nil); status != 404 {
+			t.Errorf("%s: %d %v", path, status, got)
+		}
+	}
+	if status, _ := s.browser().do("GET", "/api/conversations/a/pictures/"+id, nil); status != 404 {
+		t.Errorf("another browser gets the picture: %d", status)
+	}
+
+	_, exported := c.do("GET", "/api/conversations/a/export", nil)
+	status, imported := c.do("POST", "/api/import", exported)
+	if status != 200 || imported["imported"] != 1.0 {
+		t.Fatalf("import: %d %v", status, imported)
+	}
+	other := imported["conversations"].([]any)[0].(object)["id"].(string)
+	_, shown = c.do("GET", "/api/conversations/"+other, nil)
+	again := shown["messages"].([]any)[0].(object)
+	if got := again["pictures"].([]any); len(got) != 1 || got[0] != id {
+		t.Errorf("imported messages %v", shown)
+	}
+	ask(p[0].Answer, object{"regenerate": again["id"], "chat_id": other})
+	one := exported["conversations"].([]any)[0].(object)
+	one["pictures"] = object{id: p[1].Base64}
+	if _, got := c.do("POST", "/api/import", exported); got["imported"] != 0.0 {
+		t.Errorf("an export with another file under an id: %v", got)
+	}
+
+	for _, bad := range []struct {
+		images any
+		want   string
+	}{
+		{"x", "must be an array of strings"},
+		{[]string{"x"}, "images[0]: want data:image"},
+		{[]string{data(0), "data:image/png;base64,AAAA"}, "images[1]: cannot read the picture"},
+		{[]string{strings.Repeat("0", 64)}, "the conversation has no picture"},
+		{make([]string, 17), "at most 16"},
+		{[]string{data(0)[:300] + "AAAA"}, "cut off"},
+	} {
+		status, got := c.do("POST", "/api/generate?lang=en", object{"user_input": "q", "chat_id": "c", "images": bad.images})
+		if text, _ := got["error"].(string); status != 400 || !strings.Contains(text, bad.want) {
+			t.Errorf("%.60v: %d %v, want %q", bad.images, status, got, bad.want)
+		}
+	}
+	if status, _ := c.do("POST", "/api/generate", object{"user_input": strings.Repeat("x", 1500), "chat_id": "c"}); status != 413 {
+		t.Errorf("a long question: %d", status)
+	}
+	if _, got := c.do("GET", "/api/status", nil); got["model"].(object)["vision"] != true {
+		t.Errorf("status %v", got)
+	}
+}

@@ -41,7 +41,7 @@ func (g *gallery) add(ctx context.Context, c *Core, param string, image *Image) 
 	}
 	opened, bad := reader.Open(file)
 	if bad != nil {
-		return unreadable(param, bad)
+		return Unreadable(param, bad)
 	}
 	g.files, g.params = append(g.files, opened), append(g.params, param)
 	return nil
@@ -53,19 +53,8 @@ func (g *gallery) bytes(ctx context.Context, c *Core, param string, image *Image
 	if address == "" {
 		return image.Data, nil
 	}
-	if rest, ok := cutPrefixFold(address, "data:"); ok {
-		kind, data, found := strings.Cut(rest, ",")
-		if !found || !strings.HasSuffix(strings.ToLower(kind), ";base64") {
-			return nil, Invalid(param, "应为 data:image/…;base64,…", "want data:image/…;base64,…")
-		}
-		file, err := base64.StdEncoding.DecodeString(data)
-		if err != nil {
-			file, err = base64.RawStdEncoding.DecodeString(data)
-		}
-		if err != nil {
-			return nil, Invalid(param, "不是有效的 base64", "not valid base64")
-		}
-		return file, nil
+	if _, ok := cutPrefixFold(address, "data:"); ok {
+		return ReadData(param, address)
 	}
 	if c.options.Fetch == nil {
 		return nil, Invalid(param, "应为 data: 地址；这个服务器没有用 --fetch-images 启动，不会去取网址上的图片",
@@ -84,6 +73,23 @@ func (g *gallery) bytes(ctx context.Context, c *Core, param string, image *Image
 	return file, nil
 }
 
+// ReadData gives the file in a data: address at a field.
+func ReadData(param, address string) ([]byte, *Error) {
+	rest, ok := cutPrefixFold(address, "data:")
+	kind, data, found := strings.Cut(rest, ",")
+	if !ok || !found || !strings.HasSuffix(strings.ToLower(kind), ";base64") {
+		return nil, Invalid(param, "应为 data:image/…;base64,…", "want data:image/…;base64,…")
+	}
+	file, err := base64.StdEncoding.DecodeString(data)
+	if err != nil {
+		file, err = base64.RawStdEncoding.DecodeString(data)
+	}
+	if err != nil {
+		return nil, Invalid(param, "不是有效的 base64", "not valid base64")
+	}
+	return file, nil
+}
+
 func cutPrefixFold(s, prefix string) (rest string, ok bool) {
 	if len(s) < len(prefix) || !strings.EqualFold(s[:len(prefix)], prefix) {
 		return s, false
@@ -91,8 +97,8 @@ func cutPrefixFold(s, prefix string) (rest string, ok bool) {
 	return s[len(prefix):], true
 }
 
-// unreadable says what is wrong with a file.
-func unreadable(param string, err error) *Error {
+// Unreadable says what is wrong with the file of a picture.
+func Unreadable(param string, err error) *Error {
 	zh, en := err.Error(), err.Error()
 	if l, ok := err.(interface{ Localized(lang string) string }); ok {
 		zh, en = l.Localized("zh"), l.Localized("en")
@@ -117,7 +123,7 @@ func (g *gallery) expand(c *Core, ids []int32) ([]int32, []engine.Media, error) 
 func (g *gallery) blame(err error) error {
 	var bad *engine.PictureError
 	if errors.As(err, &bad) && bad.Index >= 0 && bad.Index < len(g.params) {
-		return unreadable(g.params[bad.Index], bad.Err)
+		return Unreadable(g.params[bad.Index], bad.Err)
 	}
 	return err
 }
