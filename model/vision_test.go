@@ -42,11 +42,7 @@ func see(t *testing.T, m *loaded, p *kernels.Pixels, hooks ...model.Hook) kernel
 	t.Helper()
 	v := m.Config.Vision
 	for _, h := range hooks {
-		rows := p.Tiles * v.Tokens()
-		if h.At.Hook < kernels.HookVisionShuffled {
-			rows = p.Tiles * (v.Patches() + 1)
-		}
-		p.Taps = append(p.Taps, capture(h, rows))
+		p.Taps = append(p.Taps, capture(h, p.Tiles*h.VisionRows(v)))
 	}
 	seen, err := m.See(m.dev, p)
 	if err != nil {

@@ -65,6 +65,9 @@ func TestRecordedPictures(t *testing.T) {
 			}
 		}
 	}
+	if _, answer := post(t, s.url+"/api/show", object{"model": "chulengo-demo"}); !strings.Contains(answer, `"vision"`) {
+		t.Errorf("Ollama's show does not name vision: %s", answer)
+	}
 	if n := e.Stats().Pictures.Encoded; n != 2 {
 		t.Errorf("two pictures were encoded %d times", n)
 	}

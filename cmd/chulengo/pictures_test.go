@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"chulengo/internal/recorded"
+	"chulengo/safetensors"
 )
 
 // pictureFiles writes the recorded pictures to a folder whose name has a blank.
@@ -108,4 +109,48 @@ func TestGenerateWithPicture(t *testing.T) {
 	if one.code != 0 || two.code != 0 || none.code != 0 || one.out == none.out || two.out == one.out {
 		t.Errorf("got %+v, %+v, %+v", one, two, none)
 	}
+}
+
+// The vision tower's values of a picture go into a trace beside the text model's, and change nothing.
+func TestTracePictures(t *testing.T) {
+	paths := pictureFiles(t)
+	path := filepath.Join(t.TempDir(), "trace.safetensors")
+	args := []string{"--max-tokens", "4", "--image", paths[0], "--image", paths[1], "What?"}
+	plain := generateJSON(t, args...)
+	traced := generateJSON(t, append([]string{"--trace", path, "--capture", "vision.*", "--capture", "embed"}, args...)...)
+	if !slices.Equal(traced.IDs, plain.IDs) || !slices.Equal(traced.LogProbs, plain.LogProbs) {
+		t.Errorf("capturing changes the answer: got %+v, want %+v", traced, plain)
+	}
+	f, err := safetensors.OpenFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	values := func(name string, rows, width int) []float32 {
+		x, err := f.Tensor(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(x.Shape, []int{rows, width}) {
+			t.Errorf("%s has the shape %v, want [%d, %d]", name, x.Shape, rows, width)
+		}
+		v, err := x.Float32s()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	const tiles, dim = 1 + 3, 256
+	values("vision.blocks.3.hook_resid_post", tiles*65, 128)
+	embed, projected := values("embed", len(plain.PromptIDs)+len(plain.IDs)-1, dim), values("vision.projected", tiles*16, dim)
+	row := 0
+	for at := range plain.PromptIDs {
+		if row < tiles*16 && slices.Equal(embed[at*dim:][:dim], projected[row*dim:][:dim]) {
+			row++
+		}
+	}
+	if row != tiles*16 {
+		t.Errorf("%d of %d rows of the pictures stand in the prompt in their order", row, tiles*16)
+	}
+	command(t, "", nil, "generate", "--trace", path, "--capture", "vision.*", "Hi").wants(t, exitUsage, "", "--image")
 }

@@ -2,6 +2,7 @@ package picture
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"image"
@@ -14,6 +15,7 @@ import (
 
 	_ "golang.org/x/image/bmp"
 	_ "golang.org/x/image/webp"
+	"golang.org/x/sync/semaphore"
 )
 
 // Limits of what is opened. A file says how large its picture is before anything is allocated for it, so a small file
@@ -24,6 +26,8 @@ const (
 	MaxPixels = 50_000_000
 	MaxSide   = 32_768
 )
+
+var decoding = semaphore.NewWeighted(MaxPixels)
 
 // Formats names what can be read, for error messages.
 const Formats = "PNG, JPEG, GIF, WebP or BMP"
@@ -107,6 +111,12 @@ func Decode(file []byte) (out *RGB, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// What is decoded at a time has no more pixels than one picture may have.
+	pixels := int64(info.Width) * int64(info.Height)
+	if err := decoding.Acquire(context.Background(), pixels); err != nil {
+		return nil, err
+	}
+	defer decoding.Release(pixels)
 	defer func() { // a decoder's mistake is the file's fault, not the end of the process
 		if p := recover(); p != nil {
 			out, err = nil, damaged(info.Format, p)

@@ -22,7 +22,8 @@ const (
 type gallery struct {
 	files   []*engine.PictureFile
 	params  []string // the field of each
-	fetched int
+	fetched int // addresses
+	bytes   int // that came from them
 }
 
 // add opens a picture at a field.
@@ -35,7 +36,7 @@ func (g *gallery) add(ctx context.Context, c *Core, param string, image *Image) 
 	if len(g.files) == maxPictures {
 		return Invalid(param, "一次请求最多 %d 张图片", "want at most %d pictures in a request", maxPictures)
 	}
-	file, err := g.bytes(ctx, c, param, image)
+	file, err := g.read(ctx, c, param, image)
 	if err != nil {
 		return err
 	}
@@ -47,8 +48,8 @@ func (g *gallery) add(ctx context.Context, c *Core, param string, image *Image) 
 	return nil
 }
 
-// bytes gives a picture's file.
-func (g *gallery) bytes(ctx context.Context, c *Core, param string, image *Image) ([]byte, *Error) {
+// read gives a picture's file.
+func (g *gallery) read(ctx context.Context, c *Core, param string, image *Image) ([]byte, *Error) {
 	address := image.URL
 	if address == "" {
 		return image.Data, nil
@@ -69,6 +70,9 @@ func (g *gallery) bytes(ctx context.Context, c *Core, param string, image *Image
 		return nil, Public(c.explain(context.Cause(ctx)))
 	case err != nil:
 		return nil, Invalid(param, "无法取得图片：%v", "cannot fetch the picture: %v", err)
+	}
+	if g.bytes += len(file); g.bytes > engine.MaxPictureBytes {
+		return nil, Invalid(param, "网址上的图片合计不能超过 %d 字节", "want at most %d bytes from addresses in a request", engine.MaxPictureBytes)
 	}
 	return file, nil
 }

@@ -20,18 +20,20 @@ import (
 const (
 	timeLimit    = 20 * time.Second
 	maxRedirects = 3
+	maxAtOnce    = 8
 )
 
 // Fetcher gets files over http and https.
 type Fetcher struct {
 	client *http.Client
 	limit  int64
+	places chan struct{} // of fetches at a time: each may hold a whole file
 }
 
 // New makes a fetcher of files of at most limit bytes.
 func New(limit int64, allowed ...ssrf.Option) *Fetcher {
 	dialer := &net.Dialer{Timeout: 5 * time.Second, Control: ssrf.New(allowed...).Safe}
-	return &Fetcher{limit: limit, client: &http.Client{
+	return &Fetcher{limit: limit, places: make(chan struct{}, maxAtOnce), client: &http.Client{
 		Timeout: timeLimit,
 		Transport: &http.Transport{
 			DialContext:         dialer.DialContext, // and no proxy: it would make the connection in our place
@@ -67,6 +69,12 @@ func (f *Fetcher) Get(ctx context.Context, address string) ([]byte, error) {
 	}
 	if err := check(u); err != nil {
 		return nil, err
+	}
+	select {
+	case f.places <- struct{}{}:
+		defer func() { <-f.places }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
