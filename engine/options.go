@@ -25,7 +25,7 @@ type Options struct {
 
 	NoPrefixCache bool  // every prompt is read whole
 	HostKVBytes   int64 // memory of the host for keys and values of sequences that had to give way; default 1 GiB; negative: none
-	PictureBytes  int64 // the device's memory for encoded pictures; one more may come beyond it; default 512 MiB; negative: none
+	PictureBytes  int64 // the device's memory for encoded pictures, or one that is larger; default 512 MiB; negative: one at a time
 	ExpertStats   bool  // count the tokens of every expert, for Stats; on the CPU, with the demo checkpoint, within the noise of measuring
 
 	Observe     func(Observation)               // called once for every request that was accepted, when it has ended, on its caller's goroutine

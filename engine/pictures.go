@@ -14,7 +14,8 @@ import (
 // Files are turned into pixels by goroutines of their own, a few at a time; meanwhile the prompt waits before the
 // picture, and others go on. A step begins with at most one encoding, so that answers in progress do not wait for many.
 //
-// The oldest prompt gets one picture beyond the bound if it has none: so it always goes on, whoever holds the others.
+// One prompt always goes on: the oldest that always gets its pages, else the oldest. Where the others hold all the memory,
+// it takes theirs; so no more is held than the bound, or one picture that is larger.
 
 // Bounds on pixels that are not encoded yet.
 const (
@@ -59,7 +60,8 @@ func places(prompt []int32, media []Media, patch int32) (list []place) {
 // seen is a picture that the engine knows: its pixels are being made, or are there, or its rows are.
 type seen struct {
 	hash    [32]byte
-	ready   bool // pixels or err are there
+	source  *Media // of the pixels
+	ready   bool   // pixels or err are there
 	pixels  *kernels.Pixels
 	err     error
 	picture kernels.Picture // nil: not encoded
@@ -100,25 +102,13 @@ func (e *Engine) see() {
 	}
 	p.done = p.done[:0]
 	p.mu.Unlock()
-	for i, s := range e.prompts {
-		s.until = len(s.call.prompt)
-		for j := range s.call.places {
-			at := &s.call.places[j]
-			if at.pos+at.rows <= s.pos || s.call.over {
-				continue
-			}
-			if at.pos >= s.pos+e.options.StepTokens {
-				break
-			}
-			there, err := e.reach(s, at, i == 0)
-			if err != nil {
-				e.fail(s.call, err)
-				break
-			}
-			if !there {
-				s.until = max(s.pos, at.pos)
-				break
-			}
+	first := e.foremost() // before the others know what they have: it may take that away
+	if first != nil {
+		e.seeFor(first, true)
+	}
+	for _, s := range e.prompts {
+		if s != first {
+			e.seeFor(s, false)
 		}
 	}
 	e.prompts = slices.DeleteFunc(e.prompts, func(s *sequence) bool { return s.call.over })
@@ -130,13 +120,49 @@ func (e *Engine) see() {
 	}
 }
 
+// foremost is the prompt that goes on whatever others hold: the oldest that always gets its pages, else the oldest.
+func (e *Engine) foremost() *sequence {
+	for _, s := range e.prompts {
+		if s.guaranteed {
+			return s
+		}
+	}
+	if len(e.prompts) > 0 {
+		return e.prompts[0]
+	}
+	return nil
+}
+
+// seeFor is see for one prompt.
+func (e *Engine) seeFor(s *sequence, first bool) {
+	s.until = len(s.call.prompt)
+	for i := range s.call.places {
+		at := &s.call.places[i]
+		if at.pos+at.rows <= s.pos || s.call.over {
+			continue
+		}
+		if at.pos >= s.pos+e.options.StepTokens {
+			return
+		}
+		there, err := e.reach(s, at, first)
+		if err != nil {
+			e.fail(s.call, err)
+			return
+		}
+		if !there {
+			s.until = max(s.pos, at.pos)
+			return
+		}
+	}
+}
+
 // reach says whether a picture is encoded, and holds it for s; if it is not, it moves it on.
-func (e *Engine) reach(s *sequence, at *place, oldest bool) (there bool, err error) {
+func (e *Engine) reach(s *sequence, at *place, first bool) (there bool, err error) {
 	p := &e.pictures
 	x := p.known[at.media.Hash]
 	switch {
 	case x == nil:
-		if oldest || p.room() {
+		if first || p.room() {
 			e.prepare(at.media)
 		}
 		return false, nil
@@ -152,16 +178,23 @@ func (e *Engine) reach(s *sequence, at *place, oldest bool) (there bool, err err
 		return false, nil
 	}
 	if x.err != nil {
-		delete(p.known, x.hash) // another request may have a better source of the same picture
+		delete(p.known, x.hash)
+		if x.source != at.media { // this request's own source may be better
+			poke(e.wake)
+			return false, nil
+		}
 		return false, &PictureError{Index: s.call.mediaIndex(at.media), Err: x.err}
 	}
 	if p.busy {
 		poke(e.wake) // nothing else may wake the engine for the next turn
 		return false, nil
 	}
-	need, bound := int64(at.total)*e.spec.PictureRow, e.options.PictureBytes
-	if !p.evict(bound-need) && !(oldest && len(s.holding) == 0 && p.bytes <= bound) {
-		return false, nil
+	if room := e.options.PictureBytes - int64(at.total)*e.spec.PictureRow; !p.evict(room) {
+		if !first || at.pos > s.pos {
+			return false, nil
+		}
+		s.letGo(true) // what it will need later
+		e.revoke(s, room)
 	}
 	p.busy = true
 	picture, err := e.spec.See(p.device, x.pixels)
@@ -174,7 +207,7 @@ func (e *Engine) reach(s *sequence, at *place, oldest bool) (there bool, err err
 		delete(p.known, x.hash)
 		return false, &StepError{Err: fmt.Errorf("picture: want %d rows for its tokens, got %d", at.total, picture.Rows())}
 	}
-	x.picture, x.bytes, x.pixels = picture, picture.Bytes(), nil
+	x.picture, x.bytes, x.pixels, x.source = picture, picture.Bytes(), nil, nil
 	p.bytes += x.bytes
 	p.stats.Encoded++
 	s.hold(x)
@@ -201,7 +234,7 @@ func (p *pictures) room() bool {
 // prepare has a goroutine make pixels. The engine hears of them in a later turn.
 func (e *Engine) prepare(m *Media) {
 	p := &e.pictures
-	x := &seen{hash: m.Hash, used: p.turn}
+	x := &seen{hash: m.Hash, source: m, used: p.turn}
 	p.known[m.Hash] = x
 	go func() {
 		pixels, err := decode(m)
@@ -238,6 +271,17 @@ func (p *pictures) evict(bytes int64) bool {
 		p.forget(oldest)
 	}
 	return p.bytes <= bytes
+}
+
+// revoke takes pictures from the sequences that hold them, the youngest first, until at most bytes are kept. They will have
+// them encoded again.
+func (e *Engine) revoke(but *sequence, bytes int64) {
+	for i := len(e.running) - 1; i >= 0 && !e.pictures.evict(bytes); i-- {
+		if e.running[i] != but {
+			e.running[i].letGo(true)
+		}
+	}
+	e.pictures.evict(bytes)
 }
 
 func (p *pictures) forget(x *seen) {
