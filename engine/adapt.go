@@ -28,6 +28,9 @@ func ForModel(m *model.Model, g *model.Generation) Model {
 	for l := range c.Layers {
 		s.Chunk = max(s.Chunk, c.ChunkSize(l))
 	}
+	if m.Vision != nil {
+		s.See, s.Patch, s.PictureRow = m.See, c.Vision.Patch, 4*int64(c.Dim)
+	}
 	if g != nil {
 		s.StopIDs = g.EOS
 	}

@@ -40,7 +40,35 @@ func (e *Engine) Check() error {
 			return fmt.Errorf("group %d: %w", g, err)
 		}
 	}
+	if err := e.checkPictures(); err != nil {
+		return err
+	}
 	return checkBatch(&e.batch, e.options.StepTokens)
+}
+
+// checkPictures counts the pictures that sequences hold, and the memory of all.
+func (e *Engine) checkPictures() error {
+	holds, bytes, largest := map[*seen]int{}, int64(0), int64(0)
+	for _, s := range append(slices.Clone(e.running), e.away...) {
+		for _, x := range s.holding {
+			if holds[x]++; e.pictures.known[x.hash] != x || x.picture == nil {
+				return fmt.Errorf("a sequence holds a picture that is not there")
+			}
+		}
+		if s.parked && len(s.holding) > 0 {
+			return fmt.Errorf("a sequence that gave way holds %d pictures", len(s.holding))
+		}
+	}
+	for _, x := range e.pictures.known {
+		if holds[x] != x.holds {
+			return fmt.Errorf("%d sequences hold a picture that counts %d", holds[x], x.holds)
+		}
+		bytes, largest = bytes+x.bytes, max(largest, x.bytes)
+	}
+	if bytes != e.pictures.bytes || bytes > max(e.options.PictureBytes, largest) {
+		return fmt.Errorf("pictures have %d bytes, %d counted, of %d allowed, the largest has %d", bytes, e.pictures.bytes, e.options.PictureBytes, largest)
+	}
+	return nil
 }
 
 func (e *Engine) checkPool(g int, p *pool) error {

@@ -49,6 +49,7 @@ type Engine struct {
 	batch     kernels.Batch
 	parts     []part
 	experts   experts
+	pictures  pictures
 }
 
 // New starts an engine for m on dev, which must not be used otherwise until the engine was closed; the caller closes it
@@ -86,6 +87,10 @@ func New(m Model, tok Tokenizer, dev kernels.Device, o Options) (*Engine, error)
 		e.experts.find(&e.spec)
 		e.experts.device, _ = dev.(kernels.ExpertCounter)
 	}
+	if e.spec.See != nil {
+		e.pictures.device, _ = dev.(kernels.Viewer)
+		e.pictures.known = map[[32]byte]*seen{}
+	}
 	go e.run()
 	return e, nil
 }
@@ -111,6 +116,7 @@ func (e *Engine) run() {
 			<-e.wake
 		}
 	}
+	e.pictures.close()
 	if err := e.batch.KV.Close(); err != nil {
 		e.closeErr = fmt.Errorf("engine: keys and values: %w", err)
 	}

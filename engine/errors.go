@@ -37,6 +37,15 @@ type ConstraintError struct{ Err error }
 func (e *ConstraintError) Error() string { return fmt.Sprintf("engine: constraint: %v", e.Err) }
 func (e *ConstraintError) Unwrap() error { return e.Err }
 
+// PictureError says that a picture of a request cannot be read: its file is damaged, say.
+type PictureError struct {
+	Index int // among the request's Media
+	Err   error
+}
+
+func (e *PictureError) Error() string { return fmt.Sprintf("engine: picture %d: %v", e.Index, e.Err) }
+func (e *PictureError) Unwrap() error { return e.Err }
+
 // StepError says that the device or the model failed while the request ran.
 type StepError struct {
 	Err   error

@@ -43,6 +43,8 @@ func newFake(vocab, context, chunk int) *fake {
 			}
 			return 0, fmt.Errorf("no point %v", p)
 		},
+		See:   func(v kernels.Viewer, p *kernels.Pixels) (kernels.Picture, error) { return v.Encode(p, nil) },
+		Patch: int32(vocab - 2), PictureRow: fakeRow,
 	}}
 }
 
@@ -164,7 +166,7 @@ func (f *fake) Embed(kernels.Weight) kernels.Act {
 				if n := s.Pages[at/f.kv.spec.PageTokens]; f.shared != nil && f.shared(g, n) {
 					f.fail("position %d in group %d is written to page %d, which others see", b.Pos[r], g, n)
 				}
-				*c = slot{full: true, token: b.Token[r], pos: b.Pos[r]}
+				*c = slot{full: true, token: f.token(r), pos: b.Pos[r]}
 			}
 		}
 	}
@@ -287,6 +289,50 @@ func (f *fake) Logits(_ *kernels.Head, x kernels.Act) {
 	}
 }
 
+// fakeRow is the size of a row of a fake picture.
+const fakeRow = 10
+
+// fakePicture is a number, and a row for each tile.
+type fakePicture struct {
+	seed     byte
+	rows     int
+	released bool
+}
+
+func (p *fakePicture) Rows() int    { return p.rows }
+func (p *fakePicture) Bytes() int64 { return int64(p.rows) * fakeRow }
+func (p *fakePicture) Release() {
+	if p.released {
+		panic("a picture is released twice")
+	}
+	p.released = true
+}
+
+// fakeToken is what a row of a picture looks like to the fake.
+func fakeToken(seed byte, row int) int32 { return 1000 + int32(seed)*100 + int32(row) }
+
+// token is the id of a row, or what a picture shows there.
+func (f *fake) token(row int32) int32 {
+	for _, p := range f.batch.Pictures {
+		if row >= p.Row && row < p.Row+p.Rows {
+			shown := p.Picture.(*fakePicture)
+			if shown.released || f.batch.Token[row] != f.spec.Patch {
+				f.fail("row %d, id %d, shows a picture (released: %v)", row, f.batch.Token[row], shown.released)
+			}
+			return fakeToken(shown.seed, int(p.From+row-p.Row))
+		}
+	}
+	return f.batch.Token[row]
+}
+
+// Encode makes a picture of its number.
+func (f *fake) Encode(p *kernels.Pixels, _ func()) (kernels.Picture, error) {
+	return &fakePicture{seed: p.Data[0], rows: p.Tiles}, nil
+}
+
+func (f *fake) Patches(*kernels.Patch) kernels.Act                          { return nil }
+func (f *fake) VisionLayer(*kernels.VisionLayer, kernels.Act)               {}
+func (f *fake) Project(*kernels.Projector, kernels.Act)                     {}
 func (f *fake) Name() string                                                { return "fake" }
 func (f *fake) NewWeight(kernels.WeightSpec) (kernels.Weight, error)        { return nil, nil }
 func (f *fake) AttnIn(*kernels.Attn, kernels.Act) kernels.Act               { return nil }

@@ -220,6 +220,8 @@ func (e *Engine) newCall(r *Request, maxTokens int) (c *call, err error) {
 		c.taps = append(c.taps, tapped{t, columns})
 		c.everyRow = c.everyRow || t.At.Hook == kernels.HookFinalNorm || t.At.Hook == kernels.HookLogits
 	}
+	c.media = slices.Clone(r.Media)
+	c.places = places(c.prompt, c.media, e.spec.Patch)
 	if !e.options.NoPrefixCache && !r.NoCache {
 		for g := range c.keys {
 			c.keys[g] = e.promptKeys(g, c.prompt, r.CacheSalt, r.Media)

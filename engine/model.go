@@ -24,6 +24,12 @@ type Spec struct {
 	KV      kernels.KVSpec // Format, KVHeads, HeadDim and Layers; the engine fills in the pages
 	// Columns is the width of the value at a point, or an error where the model has no such point. nil: no taps.
 	Columns func(kernels.Point) (int, error)
+
+	// See encodes a picture; nil: the model takes none. The rows stand for tokens of the id Patch; one of them takes at
+	// most PictureRow bytes of the device's memory.
+	See        func(kernels.Viewer, *kernels.Pixels) (kernels.Picture, error)
+	Patch      int32
+	PictureRow int64
 }
 
 func (s *Spec) check() error {

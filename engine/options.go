@@ -25,6 +25,7 @@ type Options struct {
 
 	NoPrefixCache bool  // every prompt is read whole
 	HostKVBytes   int64 // memory of the host for keys and values of sequences that had to give way; default 1 GiB; negative: none
+	PictureBytes  int64 // the device's memory for encoded pictures, or one that is larger; default 512 MiB; negative: one at a time
 	ExpertStats   bool  // count the tokens of every expert, for Stats; on the CPU, with the demo checkpoint, within the noise of measuring
 
 	Observe     func(Observation)               // called once for every request that was accepted, when it has ended, on its caller's goroutine
@@ -46,6 +47,7 @@ const (
 	defaultPageTokens = 32
 	defaultKVBytes    = 4 << 30
 	defaultHostKV     = 1 << 30
+	defaultPictures   = 512 << 20
 )
 
 func (o *Options) fill(s *Spec) error {
@@ -86,6 +88,12 @@ func (o *Options) fill(s *Spec) error {
 		o.HostKVBytes = defaultHostKV
 	case o.HostKVBytes < 0:
 		o.HostKVBytes = 0
+	}
+	switch {
+	case o.PictureBytes == 0:
+		o.PictureBytes = defaultPictures
+	case o.PictureBytes < 0:
+		o.PictureBytes = 0
 	}
 	return nil
 }

@@ -173,6 +173,7 @@ func (e *Engine) preempt(s *sequence) {
 		}
 	}
 	s.rows, s.parked = 0, true
+	s.letGo(true)
 }
 
 // restore is the inverse of preempt. Pages of the prompt that the cache still has are taken from it. There must be pages

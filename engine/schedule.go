@@ -89,6 +89,7 @@ func (e *Engine) drop(s *sequence) {
 		e.pools[g].reserved -= s.promised[g]
 	}
 	s.saved = [len(s.saved)][][]byte{}
+	s.letGo(true)
 	if !s.guaranteed {
 		e.loose--
 	}
@@ -121,6 +122,8 @@ const minPiece = 64
 func (e *Engine) plan() bool {
 	b := &e.batch
 	b.Token, b.Pos, b.Want, b.Taps, b.Decode = b.Token[:0], b.Pos[:0], b.Want[:0], b.Taps[:0], 0
+	clear(b.Pictures)
+	b.Pictures = b.Pictures[:0]
 	for g := range b.Spans {
 		b.Spans[g] = b.Spans[g][:0]
 	}
@@ -137,6 +140,7 @@ func (e *Engine) plan() bool {
 			e.prompts = append(e.prompts, s)
 		}
 	}
+	e.see()
 	e.share(max(1, e.options.StepTokens-decode)) // a prompt moves on, however many decode
 	e.provide()
 	e.constrain()
@@ -163,7 +167,7 @@ func (e *Engine) plan() bool {
 func (e *Engine) share(room int) {
 	prompts := e.prompts
 	left := func(s *sequence) int {
-		return min(s.call.mostRows(), len(s.call.prompt)-s.pos) - s.rows
+		return min(s.call.mostRows(), s.until-s.pos) - s.rows
 	}
 	if len(prompts) > 1 {
 		half := (room + 1) / 2
@@ -173,9 +177,12 @@ func (e *Engine) share(room int) {
 		}
 		for i := range prompts {
 			s := prompts[(first+i)%len(prompts)]
+			if half == 0 {
+				break
+			}
 			n := min(minPiece, half, left(s))
 			if n == 0 {
-				break
+				continue
 			}
 			s.rows = n
 			half, room = half-n, room-n

@@ -23,6 +23,8 @@ type call struct {
 	taps      []tapped
 	everyRow  bool // the logits of every row are needed
 	progress  bool // the caller wants to know
+	media     []Media
+	places    []place // of the media in the prompt
 	choices   []*sequence
 	cached    int  // prompt tokens from the prefix cache
 	over      bool // every choice has ended
@@ -55,6 +57,8 @@ type sequence struct {
 	promised   [kernels.Groups]int      // pages reserved for that
 	parked     bool                     // gave way: saved has what was in the pages of tables, whose numbers mean nothing
 	saved      [kernels.Groups][][]byte // in order of the tables
+	until      int                      // the prompt may be read so far: a picture that is not there yet begins there
+	holding    []*seen                  // pictures that it is in the midst of
 	rows       int                      // in the step that is planned
 	planned    bool                     // they have their pages
 	joins      []*sequence              // s and its siblings that begin with the planned step; nil: s alone

@@ -18,6 +18,11 @@ import (
 func plainAnswer(f *fake, r Request, limit int) []int32 {
 	alone := newFake(f.spec.Vocab, f.spec.Context, f.spec.Chunk)
 	text := slices.Clone(r.Prompt)
+	for _, p := range places(r.Prompt, r.Media, f.spec.Patch) {
+		for i := range p.rows {
+			text[p.pos+i] = fakeToken(p.media.Hash[0], p.from+i)
+		}
+	}
 	d := newDrawer(r.Sampling, r.Prompt)
 	for n := 0; n < limit; n++ {
 		kv, _ := alone.NewKV(kernels.KVSpec{PageTokens: len(text), Pages: [kernels.Groups]int{1, 1 + len(text)}})
@@ -48,6 +53,35 @@ func plainAnswer(f *fake, r Request, limit int) []int32 {
 	return text[len(r.Prompt):]
 }
 
+// randomPictures puts pictures into a prompt, where there is room: some of a few, each with as many rows as its number
+// says, with other tokens between.
+func randomPictures(rng *rand.Rand, f *fake, prompt []int32) (media []Media) {
+	for pos := rng.IntN(12); rng.IntN(5) > 0; {
+		number := byte(rng.IntN(6))
+		rows := 1 + 2*int(number)
+		m := Media{Pos: pos, Len: rows + rng.IntN(4), Hash: [32]byte{number}}
+		if m.Pos+m.Len > len(prompt) {
+			break
+		}
+		for i := range m.Len {
+			if id := &prompt[pos+i]; *id == f.spec.Patch {
+				*id--
+			}
+		}
+		for _, at := range rng.Perm(m.Len)[:rows] {
+			prompt[pos+at] = f.spec.Patch
+		}
+		wait := time.Duration(rng.IntN(100)) * time.Microsecond
+		m.Pixels = func() (*kernels.Pixels, error) {
+			time.Sleep(wait)
+			return &kernels.Pixels{Tiles: rows, Data: []byte{number}}, nil
+		}
+		media = append(media, m)
+		pos += m.Len + rng.IntN(20)
+	}
+	return media
+}
+
 // TestSimulation runs random requests, some of which are cancelled, on random sizes; after every step all invariants are
 // walked, and every answer is what the naive model says, whatever ran beside it.
 func TestSimulation(t *testing.T) {
@@ -63,12 +97,13 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	t.Logf("%d times a sequence gave way, %d tokens came from the cache", preempted.Load(), hits.Load())
-	if preempted.Load() == 0 || hits.Load() == 0 {
+	t.Logf("%d pictures encoded, %d shared", encoded.Load(), shared.Load())
+	if preempted.Load() == 0 || hits.Load() == 0 || encoded.Load() == 0 || shared.Load() == 0 {
 		t.Error("the simulation does not reach what it is for")
 	}
 }
 
-var preempted, hits atomic.Int64
+var preempted, hits, encoded, shared atomic.Int64
 
 func simulate(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -86,6 +121,7 @@ func simulate(t *testing.T, seed uint64) {
 		o.pages = [kernels.Groups]int{2 + rng.IntN(60), 2 + rng.IntN(60)}
 		o.HostKVBytes = 1 << 20
 	}
+	o.PictureBytes = int64(rng.IntN(400) - 20)
 	o.NoPrefixCache = rng.IntN(6) == 0
 	common := make([]int32, f.spec.Context)
 	for i := range common {
@@ -110,6 +146,9 @@ func simulate(t *testing.T, seed uint64) {
 		}
 		if rng.IntN(3) > 0 { // like a system prompt
 			copy(r.Prompt[:rng.IntN(len(r.Prompt)+1)], common)
+		}
+		if rng.IntN(2) == 0 {
+			r.Media = randomPictures(rng, f, r.Prompt)
 		}
 		if rng.IntN(4) == 0 {
 			r.CacheSalt = "salt"
@@ -185,6 +224,8 @@ func simulate(t *testing.T, seed uint64) {
 	wg.Wait()
 	preempted.Add(e.Stats().Preempted)
 	hits.Add(e.Stats().PrefixHits)
+	encoded.Add(e.Stats().Pictures.Encoded)
+	shared.Add(e.Stats().Pictures.Shared)
 	if err := e.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ type Stats struct {
 	StepRows        int64         // rows of all steps together
 	StepTime        time.Duration // in steps, all together
 	Pages           [kernels.Groups]PageStats
+	Pictures        PictureStats
 	ExpertTokens    [][]uint64 // [layer][expert] tokens routed; nil without Options.ExpertStats; layers without experts have nil
 }
 
@@ -72,6 +73,7 @@ func (e *Engine) gauge() {
 	}
 	s.Running, s.Queued = len(e.running), e.waiting+len(e.queue)
 	s.Preempted, s.PrefixQueries, s.PrefixHits = e.preempted, e.queries, e.hits
+	s.Pictures = e.pictures.stats
 	for g, p := range e.pools {
 		s.Pages[g].Used = len(p.pages) - len(p.free) - p.idles
 		s.Pages[g].Cached = p.idles

@@ -53,6 +53,7 @@ func (e *Engine) join(s *sequence) {
 	for g := range s.tables {
 		b.Spans[g] = s.tables[g].spans(b.Spans[g], p.row, s.pos, n)
 	}
+	e.show(s, p.row, n)
 	if len(c.taps) > 0 {
 		rows := make([]int32, n)
 		for i := range rows {
@@ -114,6 +115,7 @@ func (e *Engine) advance(p *part, outs []kernels.Out, now time.Time) (drawn int)
 		}
 	}
 	s.pos += p.rows
+	s.letGo(false)
 	if prefill {
 		s.enter()
 		c.advanced(s)

@@ -64,6 +64,11 @@ type Request struct {
 type Media struct {
 	Pos, Len int
 	Hash     [32]byte
+
+	// Pixels makes the picture's pixels, whose rows take the places of the patch tokens. It is called when the prompt
+	// comes to them, from a goroutine of the engine's, and not at all if the engine has the picture. nil: the tokens are
+	// read as they are.
+	Pixels func() (*kernels.Pixels, error)
 }
 
 // Constraint restricts the ids of one answer, step by step. It is asked from the engine's goroutines, never from two at

@@ -90,6 +90,10 @@ func (e *Engine) validate(r *Request) (maxTokens int, err error) {
 			fail(fmt.Sprintf("media[%d]", i), fmt.Sprintf("tokens within [%d, %d)", end, len(r.Prompt)), fmt.Sprintf("%d tokens at %d", m.Len, m.Pos))
 			break
 		}
+		if m.Pixels != nil && e.pictures.device == nil {
+			fail(fmt.Sprintf("media[%d]", i), "none: pictures need a model and a device that can see", "one for "+e.device.Name())
+			break
+		}
 		end = m.Pos + m.Len
 	}
 	for i, t := range r.Taps {

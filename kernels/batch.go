@@ -10,6 +10,10 @@ type Batch struct {
 	Spans  [Groups][]Span // per page group; every row lies in exactly one span of each group
 	Want   []Want
 	Taps   []Tap
+
+	// Pictures stand in place of the embeddings of their rows; ascending, not overlapping. Pictures come from the
+	// device's Encode (Viewer).
+	Pictures []PictureRows
 }
 
 // Page groups. Layers that see the whole context keep their keys and values in the global group. Layers that see only

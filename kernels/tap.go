@@ -56,5 +56,14 @@ const (
 	HookResidPost                // [D] residual after the layer
 	HookFinalNorm                // [D] normalised input of the output projection
 	HookLogits                   // [V] plain logits
-	Hooks                        // the number of hooks
+
+	// Of the vision tower (Pixels.Taps); rows count over all tiles of a picture, P+1 to a tile before the pixel shuffle.
+	HookVisionEmbed     // [Dv] patches and class tokens with their positions, normalised
+	HookVisionZ         // [Dv] attention's weighted values
+	HookVisionResidMid  // [Dv] between attention and feed-forward
+	HookVisionResidPost // [Dv] after the layer
+	HookVisionShuffled  // [Dv·Shuffle²] normalised patches after the pixel shuffle: what the adapter reads
+	HookVisionFeatures  // [A] after the adapter
+	HookVisionOut       // [D] after the projection: in place of embeddings
+	Hooks               // the number of hooks
 )

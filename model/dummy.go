@@ -19,11 +19,17 @@ import (
 func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, o LoadOptions) (*Model, error) {
 	m := describe(c)
 	found := &resolved{rows: m.table(layouts[0])}
+	if _, ok := dev.(kernels.Viewer); !ok && m.Vision != nil {
+		m.blind(found.rows)
+	}
 	if err := found.apply(o.Recipe); err != nil {
 		return nil, err
 	}
 	var done atomic.Int64
-	total := 2 * Parameters(c)
+	var total int64
+	for _, row := range found.rows {
+		total += row.dummyBytes()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for _, row := range found.rows {
@@ -53,7 +59,9 @@ func LoadDummy(ctx context.Context, c *Config, dev kernels.Device, seed uint64, 
 // Parameters is the number of weights of a model of c, without the vision tower.
 func Parameters(c *Config) (n int64) {
 	for _, row := range describe(c).table(layouts[0]) {
-		n += row.dummyBytes() / 2
+		if row.tensors[0].Module != visionModule {
+			n += row.dummyBytes() / 2
+		}
 	}
 	return n
 }

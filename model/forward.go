@@ -8,6 +8,7 @@ type Model struct {
 	Embed  kernels.Weight // [V, D]
 	Layers []Layer
 	Head   kernels.Head
+	Vision *Vision // nil: the checkpoint is for text, or the device is no kernels.Viewer
 }
 
 // Layer is attention followed by a feed-forward: routed experts (MoE) or one dense network, the other is nil.
@@ -20,7 +21,7 @@ type Layer struct {
 // Forward enqueues one step of the model on d: token ids to logits. T rows of several sequences run together; which
 // keys and values a row sees is in the step's spans.
 func (m *Model) Forward(d kernels.Device) {
-	x := d.Embed(m.Embed) // [T, D] the residual stream
+	x := d.Embed(m.Embed) // [T, D] the residual stream: tokens, and rows of pictures
 	for i := range m.Layers {
 		l := &m.Layers[i]
 
@@ -41,6 +42,9 @@ func (m *Model) Forward(d kernels.Device) {
 // describe builds the stages of every layer with the rules of the configuration; the weights come later.
 func describe(c *Config) *Model {
 	m := &Model{Config: c, Layers: make([]Layer, c.Layers), Head: kernels.Head{Eps: c.Eps}}
+	if c.Vision != nil {
+		m.Vision = describeVision(c.Vision)
+	}
 	frequencies := c.RoPE.Frequencies(c.HeadDim)
 	var slots [kernels.Groups]int
 	for i := range m.Layers {

@@ -143,6 +143,8 @@ type stepper struct {
 	kv    kernels.KV
 	order [kernels.Groups][]int
 	next  [kernels.Groups]int
+
+	pictures []kernels.PictureRows // of the next steps
 }
 
 // sequence is one text in progress.
@@ -186,7 +188,7 @@ func grow(list []kernels.Page, slots int, page func() kernels.Page) []kernels.Pa
 // step runs one batch and gives the logits of all its rows, flat [T, V]. Pieces of one token come first.
 func (s *stepper) step(pieces []piece, taps ...kernels.Tap) []float32 {
 	s.t.Helper()
-	b := &kernels.Batch{KV: s.kv, Taps: taps}
+	b := &kernels.Batch{KV: s.kv, Taps: taps, Pictures: s.pictures}
 	chunk := s.m.Config.AttnChunk
 	var rows []int32
 	for _, p := range pieces {

@@ -99,7 +99,15 @@ func Hooks(c *Config) []Hook {
 // SelectHooks gives the hooks that match any of the patterns, in the order of the forward pass. In a pattern * stands for
 // any characters, {a,b} for alternatives and {4..7} for numbers from 4 to 7. A pattern that matches nothing is an error.
 func SelectHooks(c *Config, patterns []string) ([]Hook, error) {
-	all := Hooks(c)
+	return selectHooks(c, Hooks(c), patterns)
+}
+
+// SelectAllHooks chooses among the hooks of the vision tower as well, which come first.
+func SelectAllHooks(c *Config, patterns []string) ([]Hook, error) {
+	return selectHooks(c, append(VisionHooks(c), Hooks(c)...), patterns)
+}
+
+func selectHooks(c *Config, all []Hook, patterns []string) ([]Hook, error) {
 	chosen := make([]bool, len(all))
 	for _, p := range patterns {
 		re, err := hookPattern(p)
@@ -114,7 +122,7 @@ func SelectHooks(c *Config, patterns []string) ([]Hook, error) {
 		}
 		if !found {
 			return nil, fmt.Errorf("model: no hook matches %q: want a name such as %s or a pattern such as blocks.*.hook_resid_post; there are %d layers",
-				p, all[1].Name, c.Layers)
+				p, Hooks(c)[1].Name, c.Layers)
 		}
 	}
 	var out []Hook
@@ -175,4 +183,42 @@ func hookGroup(inside string) (string, error) {
 		}
 	}
 	return "(?:" + strings.Join(words, "|") + ")", nil
+}
+
+// VisionHooks lists the observable values of the vision tower, in the order of its stages. Their rows are those of the
+// tiles, not tokens: VisionRows to a tile.
+func VisionHooks(c *Config) []Hook {
+	v := c.Vision
+	if v == nil {
+		return nil
+	}
+	hook := func(name string, layer int, at kernels.Hook, width int, means string) Hook {
+		return Hook{"vision." + name, kernels.Point{Layer: layer, Hook: at}, []int{width}, "dim", means}
+	}
+	list := []Hook{hook("embed", 0, kernels.HookVisionEmbed, v.Dim, "patches and class tokens with their positions, normalised")}
+	for l := range v.Layers {
+		block := fmt.Sprintf("blocks.%d.", l)
+		list = append(list,
+			hook(block+"attn.hook_z", l, kernels.HookVisionZ, v.Dim, "weighted values of all heads"),
+			hook(block+"hook_resid_mid", l, kernels.HookVisionResidMid, v.Dim, "residual stream between attention and feed-forward"),
+			hook(block+"hook_resid_post", l, kernels.HookVisionResidPost, v.Dim, "residual stream after the layer"))
+	}
+	return append(list,
+		hook("hook_shuffled", 0, kernels.HookVisionShuffled, v.FFNDim, "normalised patches, squares of them side by side: the adapter's input"),
+		hook("hook_features", 0, kernels.HookVisionFeatures, v.AdapterDim, "output of the adapter"),
+		hook("projected", 0, kernels.HookVisionOut, c.Dim, "what stands in place of token embeddings"))
+}
+
+// IsVision says that a hook is one of the vision tower's.
+func (h Hook) IsVision() bool {
+	return h.At.Hook >= kernels.HookVisionEmbed && h.At.Hook <= kernels.HookVisionOut
+}
+
+// VisionRows is how many rows a hook of the vision tower has to a tile: patches and then the class token, or, from the
+// pixel shuffle on, one for each token.
+func (h Hook) VisionRows(v *VisionConfig) int {
+	if h.At.Hook >= kernels.HookVisionShuffled {
+		return v.Tokens()
+	}
+	return v.Patches() + 1
 }

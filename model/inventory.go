@@ -101,7 +101,7 @@ func ValueBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe) (map[string]f
 	return sizes, err
 }
 
-// deviceRows are the weights that Load or LoadDummy puts on a device.
+// deviceRows are the weights of the text model that Load or LoadDummy puts on a device.
 func deviceRows(ckpt *safetensors.Checkpoint, c *Config, r Recipe) ([]weight, error) {
 	m := describe(c)
 	found := &resolved{rows: m.table(layouts[0])}
@@ -114,7 +114,7 @@ func deviceRows(ckpt *safetensors.Checkpoint, c *Config, r Recipe) ([]weight, er
 	if err := found.apply(r); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(found.rows, func(w weight) bool { return w.into == nil }), nil
+	return slices.DeleteFunc(found.rows, func(w weight) bool { return w.into == nil || w.tensors[0].Module == visionModule }), nil
 }
 
 // deviceBytes is the size of one weight on a device.

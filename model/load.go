@@ -51,6 +51,9 @@ func Load(ctx context.Context, ckpt *safetensors.Checkpoint, c *Config, dev kern
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := dev.(kernels.Viewer); !ok && m.Vision != nil {
+		m.blind(found.rows)
+	}
 	if err := found.apply(o.Recipe); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,9 @@
 package model
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // VisionConfig is the vision tower, its adapter and the projector of a multimodal checkpoint.
 type VisionConfig struct {
@@ -21,6 +24,12 @@ type VisionConfig struct {
 
 // Patches is the number of patches of one tile, without the class token.
 func (v *VisionConfig) Patches() int { n := v.TileSize / v.PatchSize; return n * n }
+
+// Tokens is the number of rows that stand for one tile in a prompt: patches after the pixel shuffle.
+func (v *VisionConfig) Tokens() int { s := v.Shuffle(); return v.Patches() / (s * s) }
+
+// Shuffle is how many patches along each side of a tile become one token.
+func (v *VisionConfig) Shuffle() int { return int(math.Round(1 / v.ShuffleRatio)) }
 
 // PatchDim is the number of values of one patch.
 func (v *VisionConfig) PatchDim() int { return v.Channels * v.PatchSize * v.PatchSize }
@@ -65,12 +74,12 @@ func parseVision(top object, text *Config) *VisionConfig {
 	if v.TileSize%v.PatchSize != 0 {
 		o.fail("patch_size", fmt.Sprintf("a divisor of image_size (%d)", v.TileSize), v.PatchSize)
 	}
-	side := float64(v.TileSize/v.PatchSize) * v.ShuffleRatio
-	if v.ShuffleRatio > 1 || side != float64(int(side)) {
-		o.fail("pixel_shuffle_ratio", fmt.Sprintf("at most 1, and a whole number of the %d patches on a side", v.TileSize/v.PatchSize), v.ShuffleRatio)
+	if side := v.TileSize / v.PatchSize; v.ShuffleRatio > 1 || v.Shuffle() > side || math.Abs(v.ShuffleRatio*float64(v.Shuffle())-1) > 1e-9 || side%v.Shuffle() != 0 {
+		o.fail("pixel_shuffle_ratio", fmt.Sprintf("1 / a divisor of the %d patches on a side", side), v.ShuffleRatio)
+		return v
 	}
-	if want := float64(v.Dim) / (v.ShuffleRatio * v.ShuffleRatio); float64(v.FFNDim) != want {
-		o.fail("intermediate_size", fmt.Sprintf("%v (hidden_size / pixel_shuffle_ratio², the adapter's input)", want), v.FFNDim)
+	if want := v.Dim * v.Shuffle() * v.Shuffle(); v.FFNDim != want {
+		o.fail("intermediate_size", fmt.Sprintf("%d (hidden_size / pixel_shuffle_ratio², the adapter's input)", want), v.FFNDim)
 	}
 	for _, key := range []string{"projector_input_dim", "projector_output_dim"} {
 		if got := o.integer(key, 1, maxDim); got != v.AdapterDim {

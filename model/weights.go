@@ -22,7 +22,7 @@ type Tensor struct {
 
 // weight is one kernels.Weight and the tensors it is made of.
 type weight struct {
-	into    *kernels.Weight // nil: checked, but not put on the device
+	into    *kernels.Weight // nil: checked, but not put on the device (vision, where the device cannot see)
 	spec    kernels.WeightSpec
 	tensors []Tensor
 	sources [][]source // [part][expert] of a checkpoint, once they were found
@@ -90,45 +90,69 @@ func (m *Model) table(names layout) []weight {
 		rows = append(rows, matrix(&m.Head.Out, "output projection", kernels.Outputs, c.Dim, c.Vocab, names.head+"weight"))
 	}
 	if c.Vision != nil {
-		rows = append(rows, c.visionTable(names.vision)...)
+		rows = append(rows, c.visionTable(m.Vision, names.vision)...)
 	}
 	return rows
 }
 
-// visionTable lists the tensors of the vision tower, adapter and projector.
-func (c *Config) visionTable(prefix string) []weight {
-	v := c.Vision
+// visionTable lists the tensors of the vision tower, adapter and projector, with the places in v where they go.
+func (c *Config) visionTable(v *Vision, prefix string) []weight {
+	o := c.Vision
 	var rows []weight
-	add := func(name string, shape ...int) {
-		rows = append(rows, weight{tensors: []Tensor{{Name: prefix + name, Shape: shape, Module: "vision"}}})
+	add := func(w weight) { rows = append(rows, w) }
+	// Random biases and class tokens are small beside what they are added to.
+	bias := func(into *kernels.Weight, n int, name string) {
+		add(vector(into, visionModule, n, prefix+name+".bias").random(0.02))
 	}
-	linear := func(name string, in, out int) {
-		add(name+".weight", out, in)
-		add(name+".bias", out)
+	norm := func(n *kernels.LayerNorm, name string) {
+		add(vector(&n.Weight, visionModule, o.Dim, prefix+name+".weight"))
+		bias(&n.Bias, o.Dim, name)
 	}
-	norm := func(name string) {
-		add(name+".weight", v.Dim)
-		add(name+".bias", v.Dim)
+	linear := func(into *kernels.Weight, in, out int, name string) {
+		add(matrix(into, visionModule, kernels.Replicated, in, out, prefix+name+".weight"))
 	}
-	add("vision_model.class_embedding", v.Dim)
-	add("vision_model.positional_embedding_vlm", v.Patches()+1, v.Dim)
-	add("vision_model.patch_embedding.linear.weight", v.Dim, v.PatchDim())
-	norm("vision_model.layernorm_pre")
+	added := 1 / math.Sqrt(float64(2*o.Layers))
+
+	const tower = "vision_model."
+	add(vector(&v.Patch.Class, visionModule, o.Dim, prefix+tower+"class_embedding").random(0.02))
+	add(matrix(&v.Patch.Positions, visionModule, kernels.Replicated, o.Dim, o.Patches()+1, prefix+tower+"positional_embedding_vlm").random(0.02))
+	linear(&v.Patch.Weight, o.PatchDim(), o.Dim, tower+"patch_embedding.linear")
+	norm(&v.Patch.Norm, tower+"layernorm_pre")
 	for i := range v.Layers {
-		p := fmt.Sprintf("vision_model.model.layers.%d.", i)
-		norm(p + "input_layernorm")
-		for _, proj := range []string{"q", "k", "v", "o"} {
-			linear(p+"self_attn."+proj+"_proj", v.Dim, v.Dim)
+		l, layer := &v.Layers[i], fmt.Sprintf("%smodel.layers.%d.", tower, i)
+		attn, mlp := layer+"self_attn.", layer+"mlp."
+		norm(&l.AttnNorm, layer+"input_layernorm")
+		add(parts(&l.QKV, visionModule, kernels.Replicated, o.Dim, []int{o.Dim, o.Dim, o.Dim},
+			prefix+attn+"q_proj.weight", prefix+attn+"k_proj.weight", prefix+attn+"v_proj.weight"))
+		for p, name := range []string{"q_proj", "k_proj", "v_proj"} {
+			bias(&l.QKVBias[p], o.Dim, attn+name)
 		}
-		norm(p + "post_attention_layernorm")
-		linear(p+"mlp.fc1", v.Dim, v.FFNDim)
-		linear(p+"mlp.fc2", v.FFNDim, v.Dim)
+		add(matrix(&l.Out, visionModule, kernels.Replicated, o.Dim, o.Dim, prefix+attn+"o_proj.weight").random(added / math.Sqrt(float64(o.Dim))))
+		bias(&l.OutBias, o.Dim, attn+"o_proj")
+		norm(&l.FFNNorm, layer+"post_attention_layernorm")
+		linear(&l.Up, o.Dim, o.FFNDim, mlp+"fc1")
+		bias(&l.UpBias, o.FFNDim, mlp+"fc1")
+		add(matrix(&l.Down, visionModule, kernels.Replicated, o.FFNDim, o.Dim, prefix+mlp+"fc2.weight").random(added / math.Sqrt(float64(o.FFNDim))))
+		bias(&l.DownBias, o.Dim, mlp+"fc2")
 	}
-	norm("vision_model.layernorm_post")
-	add("vision_model.vision_adapter.mlp.fc1.weight", v.AdapterDim, v.FFNDim)
-	add("vision_model.vision_adapter.mlp.fc2.weight", v.AdapterDim, v.AdapterDim)
-	add("multi_modal_projector.linear_1.weight", c.Dim, v.AdapterDim)
+	p := &v.Projector
+	norm(&p.Norm, tower+"layernorm_post")
+	linear(&p.Up, o.FFNDim, o.AdapterDim, tower+"vision_adapter.mlp.fc1")
+	linear(&p.Down, o.AdapterDim, o.AdapterDim, tower+"vision_adapter.mlp.fc2")
+	linear(&p.Out, o.AdapterDim, c.Dim, "multi_modal_projector.linear_1")
 	return rows
+}
+
+const visionModule = "vision"
+
+// blind takes the tower's weights off a table, for a device that cannot run it; they are still checked.
+func (m *Model) blind(rows []weight) {
+	for i := range rows {
+		if rows[i].tensors[0].Module == visionModule {
+			rows[i].into = nil
+		}
+	}
+	m.Vision = nil
 }
 
 // downGain makes up for silu(gate)·up of normal values being smaller than normal.

@@ -19,6 +19,8 @@ const (
 type Message struct {
 	Role    string
 	Content string
+
+	Pictures []*engine.PictureFile // shown before the content
 }
 
 // Backend is a loaded model as the server sees it. Its methods are called concurrently.
@@ -26,8 +28,8 @@ type Backend interface {
 	// Info describes the model; it does not change.
 	Info() ModelInfo
 
-	// Prompt renders messages through the chat template, up to where the assistant's answer begins. Special tokens
-	// come from the template alone: text of messages that spells one stays text.
+	// Prompt renders messages through the chat template, up to where the assistant's answer begins, with one <|image|>
+	// for each picture. Special tokens come from the template alone: text of messages that spells one stays text.
 	Prompt(messages []Message) ([]int32, error)
 
 	Generator
@@ -56,6 +58,9 @@ type ModelInfo struct {
 	Bytes        int64   // that they take
 	Sequences    int     // answers that are generated at a time; 0: not known
 	ChatTemplate string  // source of the checkpoint's chat template; "": none
+
+	Pictures   *engine.PictureReader // nil: it takes none
+	NoPictures string                // why, for people; "": no reason is known
 }
 
 // Generator is what the server needs of an engine.Engine.
@@ -88,7 +93,12 @@ func (c chat) Template() tokenizer.ChatTemplate { return c.template }
 func (c chat) Prompt(messages []Message) ([]int32, error) {
 	var all tokenizer.Chat
 	for _, m := range messages {
-		all.Messages = append(all.Messages, tokenizer.Text(m.Role, m.Content))
+		one := tokenizer.Message{Role: m.Role}
+		for range m.Pictures {
+			one.Content = append(one.Content, tokenizer.Part{Type: "image"})
+		}
+		one.Content = append(one.Content, tokenizer.Part{Type: "text", Text: m.Content})
+		all.Messages = append(all.Messages, one)
 	}
 	return c.template.Render(all)
 }

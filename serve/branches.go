@@ -59,7 +59,7 @@ func (s *Server) locate(ctx context.Context, q ask) (question StoredMessage, his
 		}
 		return question, path[max(0, n-limit):n], nil
 	}
-	question = StoredMessage{Role: RoleUser, Content: q.question, Created: time.Now()}
+	question = StoredMessage{Role: RoleUser, Content: q.question, Created: time.Now(), Pictures: ids(q.pictures)}
 	history, err = s.store.Branch(ctx, q.chatID, q.place.under, limit)
 	if errors.Is(err, ErrNoMessage) {
 		return question, nil, badRequest("字段 parent:这个会话里没有编号为 %d 的消息", "field parent: the conversation has no message %d", q.place.under)
@@ -218,7 +218,7 @@ func (s *Server) show(c echo.Context, found Conversation) error {
 			return err
 		}
 		if failure != nil {
-			body["failure"] = map[string]any{"content": failure.Question, "parent": orNull(failure.Parent),
+			body["failure"] = map[string]any{"content": failure.Question, "parent": orNull(failure.Parent), "pictures": failure.Pictures,
 				"error": message{failure.ZH, failure.EN}.in(language(c)), "created_at": failure.At.UTC()}
 		}
 	}

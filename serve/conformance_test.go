@@ -233,7 +233,7 @@ func TestStoreImports(t *testing.T) {
 		c := must[Conversation](t)(s.Import(ctx, "me", Conversation{ID: "new", Title: "T", Created: at, Updated: at, Head: 9}, []StoredMessage{
 			{ID: 7, Role: RoleUser, Content: "q", Created: at}, {ID: 9, Parent: 7, Role: RoleAssistant, Content: "a", Finish: "stop", Created: at},
 			{ID: 8, Parent: 7, Role: RoleAssistant, Content: "b", Finish: "length", Created: at},
-		}))
+		}, nil))
 		if c.ID != "new" || c.Owner != "me" || c.Title != "T" || !c.Updated.Equal(at) {
 			t.Errorf("got %+v", c)
 		}
@@ -242,6 +242,57 @@ func TestStoreImports(t *testing.T) {
 		}
 		if got := contents(must[[]StoredMessage](t)(s.Tree(ctx, "new"))); got != "q a b" {
 			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// Pictures stay with their questions: through rounds, failures, new answers, imports and another opening, until the
+// conversation is cleared or deleted.
+func TestStorePictures(t *testing.T) {
+	eachStore(t, func(t *testing.T, s Store, db *sql.DB) {
+		ctx := context.Background()
+		must[Conversation](t)(s.Touch(ctx, "a", "me"))
+		must[Conversation](t)(s.Touch(ctx, "b", "me"))
+		one, two := strings.Repeat("1", 64), strings.Repeat("2", 64)
+		show := Question{Text: "q", Pictures: []string{one, two}, Files: map[string][]byte{one: {1, 0, 255}, two: {2}}}
+		round := say(t, s, "a", show, "a")
+		say(t, s, "a", Question{Text: "again", Pictures: []string{one}}, "a")
+		say(t, s, "a", Question{Answers: round.Question}, "b")
+		tree := must[[]StoredMessage](t)(s.Tree(ctx, "a"))
+		if !slices.Equal(tree[0].Pictures, show.Pictures) || len(tree[1].Pictures) > 0 || !slices.Equal(tree[2].Pictures, []string{one}) || len(tree) != 5 {
+			t.Errorf("got %+v", tree)
+		}
+		if got := must[[]byte](t)(s.Picture(ctx, "a", one)); !slices.Equal(got, []byte{1, 0, 255}) {
+			t.Errorf("got %v", got)
+		}
+		for _, place := range [][2]string{{"b", one}, {"a", "x"}, {"", ""}} {
+			if _, err := s.Picture(ctx, place[0], place[1]); !errors.Is(err, ErrNoPicture) {
+				t.Errorf("%v: got %v", place, err)
+			}
+		}
+		failing := must[int64](t)(s.Begin(ctx, "b", show))
+		if err := s.Fail(ctx, failing, "坏", "bad"); err != nil {
+			t.Fatal(err)
+		}
+		if f := must[*Failure](t)(s.Failure(ctx, "b")); f == nil || !slices.Equal(f.Pictures, show.Pictures) {
+			t.Errorf("failure %+v", f)
+		}
+		again := must[int64](t)(s.Begin(ctx, "b", Question{Answers: 0, Text: "x"}))
+		if err := s.Abandon(ctx, again); err != nil {
+			t.Fatal(err)
+		}
+		at := time.UnixMilli(1700000000000)
+		must[Conversation](t)(s.Import(ctx, "me", Conversation{ID: "c", Created: at, Updated: at, Head: 2}, []StoredMessage{
+			{ID: 1, Role: RoleUser, Content: "q", Created: at, Pictures: []string{two}}, {ID: 2, Parent: 1, Role: RoleAssistant, Created: at}}, map[string][]byte{two: {9}}))
+		if m := must[[]StoredMessage](t)(s.Messages(ctx, "c", 0)); !slices.Equal(m[0].Pictures, []string{two}) || !slices.Equal(must[[]byte](t)(s.Picture(ctx, "c", two)), []byte{9}) {
+			t.Errorf("imported %+v", m)
+		}
+		if err := errors.Join(s.Clear(ctx, "a"), s.Delete(ctx, "b"), s.Delete(ctx, "c")); err != nil {
+			t.Fatal(err)
+		}
+		left := -1
+		if err := db.QueryRow("SELECT count(*) FROM pictures").Scan(&left); err != nil || left != 0 {
+			t.Errorf("%d pictures are left, %v", left, err)
 		}
 	})
 }

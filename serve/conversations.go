@@ -35,7 +35,7 @@ func (s *Server) status(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]any{
 		"state": state, "done": done, "total": total, "percent": percent, "error": failure,
 		"model": map[string]any{"name": m.Name, "display": m.Display, "llama": m.Llama, "scout": m.Scout,
-			"demo": m.Demo, "context": m.Context},
+			"demo": m.Demo, "context": m.Context, "vision": m.Pictures != nil},
 		"version": s.options.Version,
 	})
 }
@@ -57,11 +57,12 @@ type messageItem struct {
 	Created  time.Time `json:"created_at"`
 	Finish   string    `json:"finish_reason,omitempty"`
 	Numbers  *Numbers  `json:"numbers,omitempty"`
+	Pictures []string  `json:"pictures,omitempty"` // ids; the files are at …/pictures/{picture}
 	Siblings []int64   `json:"siblings,omitempty"` // all that stand at its place, the oldest first
 }
 
 func itemOf(m StoredMessage) messageItem {
-	return messageItem{orNull(m.ID), orNull(m.Parent), m.Role, m.Content, m.Created.UTC(), m.Finish, m.Numbers, nil}
+	return messageItem{orNull(m.ID), orNull(m.Parent), m.Role, m.Content, m.Created.UTC(), m.Finish, m.Numbers, m.Pictures, nil}
 }
 
 func item(c Conversation) conversationItem {

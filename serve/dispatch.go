@@ -19,6 +19,9 @@ func (s *Server) generateOf(theirs echo.HandlerFunc, limit int64) echo.HandlerFu
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 			return errTooLarge
 		}
+		if bytes.Contains(data, []byte(`"images"`)) {
+			c.Set(largerBody, limit)
+		}
 		rest := io.Reader(http.NoBody)
 		if err != nil {
 			rest = broken{err} // the handler says it in its own words

@@ -20,7 +20,7 @@
 //	GET    /static/…                         its files
 //	POST   /api/generate                     {user_input, chat_id, max_new_tokens, max_history_length, stream, detach,
 //	                                         progress, parent, regenerate, system, temperature, top_p, top_k, min_p,
-//	                                         repetition_penalty, frequency_penalty, presence_penalty, seed}
+//	                                         repetition_penalty, frequency_penalty, presence_penalty, seed, images}
 //	POST   /api/stop                         {chat_id} → {success, stopped}
 //	POST   /api/clear_history                {chat_id} → {success, message}
 //	GET    /api/status                       {state, done, total, percent, error, model, version}
@@ -32,6 +32,7 @@
 //	PATCH  /api/conversations/{id}           {title}
 //	DELETE /api/conversations/{id}
 //	GET    /api/conversations/{id}/stream    ?from=N&progress=1: the running answer after its first N bytes; 204 if there is none
+//	GET    /api/conversations/{id}/pictures/{picture}  the file of a picture that one of the messages has
 //	DELETE /api/conversations/{id}/failure   forgets it
 //	GET    /api/conversations/{id}/export    ?format=json or markdown
 //	GET    /api/export                       the same of all the session's
@@ -54,6 +55,13 @@
 //
 // /api/generate is Ollama's where the body has no user_input, but model or prompt; else it is the tutorial's. GET / is
 // the page, except for programs whose Accept takes neither HTML nor everything: they look for Ollama and find its words.
+//
+// Pictures come as data: addresses or base64 in the image parts of each protocol; by http(s) addresses with
+// Options.FetchImages alone, at most 8 in a request, from public addresses and ports 80 and 443 only, whatever names and
+// redirects say. A request has at most 64, of 32 MiB and 50 million pixels each; one that cannot be read is a 400 that
+// names its field. In the page's conversations "images" are data: addresses, or ids of pictures that the conversation
+// has; at most 16 with a question, in a body of 16 times Options.BodyLimit. The files are kept with the conversation,
+// and part of its export. They are decoded when the prompt comes to them, and encoded once for each content.
 //
 // # Who may come in
 //

@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"chulengo/engine"
+	"chulengo/serve/internal/completion"
 )
 
 // generate is POST /api/generate. The order of the checks is the tutorial's.
@@ -39,9 +40,12 @@ func (s *Server) generate(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	question := ""
+	question, pictures := "", []shown(nil)
 	if place.again == 0 {
-		if question, err = f.userInput(); err != nil {
+		if pictures, err = s.pictures(backend, f); err != nil {
+			return err
+		}
+		if question, err = f.userInput(); err != nil && (len(pictures) == 0 || err != error(errEmptyInput)) {
 			return err
 		}
 	}
@@ -84,7 +88,7 @@ func (s *Server) generate(c echo.Context) error {
 	if detach {
 		ctx = context.WithoutCancel(ctx) // not even while the question is being written down
 	}
-	a, err := s.ask(ctx, backend, ask{id, found.Owner, question, place, set, detach})
+	a, err := s.ask(ctx, backend, ask{id, found.Owner, question, pictures, place, set, detach})
 	if err != nil {
 		return err
 	}
@@ -126,6 +130,7 @@ type ask struct {
 	chatID   string
 	owner    string // of the conversation, if it is new
 	question string
+	pictures []shown
 	place    place
 	settings settings
 	detach   bool // the answer goes on without its client
@@ -186,7 +191,11 @@ func (s *Server) begin(ctx context.Context, backend Backend, q ask, free func())
 	if q.settings.System != nil {
 		system = *q.settings.System
 	}
-	request, err := s.fit(backend, info.Context, system, window(history, question.Content, q.settings.Rounds), q.settings.NewTokens)
+	messages, err := s.illustrate(ctx, backend, q, window(history, question, q.settings.Rounds))
+	if err != nil {
+		return nil, err
+	}
+	request, err := s.fit(backend, info.Context, system, messages, q.settings.NewTokens)
 	if err != nil {
 		return nil, err
 	}
@@ -228,13 +237,14 @@ func (s *Server) record(ctx context.Context, q ask, question StoredMessage) (rou
 	if under == 0 {
 		under = AtRoot
 	}
-	return s.store.Begin(ctx, q.chatID, Question{Text: question.Content, Under: under, Answers: question.ID})
+	return s.store.Begin(ctx, q.chatID, Question{Text: question.Content, Under: under, Answers: question.ID,
+		Pictures: question.Pictures, Files: files(q.pictures)})
 }
 
 // window gives the messages of a prompt: the last 2·rounds, the question included. It never begins with an answer,
 // which a full history would make it do, and leaves out rounds that were ended before a word was said.
-func window(history []StoredMessage, question string, rounds int) []Message {
-	var list []Message
+func window(history []StoredMessage, question StoredMessage, rounds int) []StoredMessage {
+	var list []StoredMessage
 	for _, m := range history {
 		if m.Role == RoleAssistant && m.Content == "" && (m.Finish == FinishStopRequested || m.Finish == FinishInterrupted) {
 			if n := len(list); n > 0 && list[n-1].Role == RoleUser {
@@ -242,9 +252,9 @@ func window(history []StoredMessage, question string, rounds int) []Message {
 			}
 			continue
 		}
-		list = append(list, Message{m.Role, m.Content})
+		list = append(list, m)
 	}
-	list = append(list, Message{RoleUser, question})
+	list = append(list, question)
 	list = list[max(0, len(list)-2*rounds):]
 	for list[0].Role == RoleAssistant {
 		list = list[1:]
@@ -259,9 +269,13 @@ func (s *Server) fit(backend Backend, limit int, system string, messages []Messa
 	for {
 		whole := messages
 		if system != "" {
-			whole = append([]Message{{RoleSystem, system}}, messages...)
+			whole = append([]Message{{Role: RoleSystem, Content: system}}, messages...)
 		}
 		prompt, err := backend.Prompt(whole)
+		if err != nil {
+			return engine.Request{}, fmt.Errorf("prompt: %w", err)
+		}
+		prompt, media, err := expand(backend, prompt, messages)
 		if err != nil {
 			return engine.Request{}, fmt.Errorf("prompt: %w", err)
 		}
@@ -279,7 +293,7 @@ func (s *Server) fit(backend Backend, limit int, system string, messages []Messa
 		if limit > 0 {
 			newTokens = min(newTokens, limit-len(prompt))
 		}
-		return engine.Request{Prompt: prompt, MaxTokens: newTokens}, nil
+		return engine.Request{Prompt: prompt, Media: media, MaxTokens: newTokens}, nil
 	}
 }
 
@@ -397,6 +411,9 @@ func (s *Server) explain(err error) *httpError {
 	}
 	if tooLong := (*engine.ContextError)(nil); errors.As(err, &tooLong) {
 		return errTooLong(tooLong.Prompt, tooLong.Context)
+	}
+	if bad := (*engine.PictureError)(nil); errors.As(err, &bad) {
+		return publicly(completion.Unreadable("images", bad.Err))
 	}
 	switch {
 	case errors.Is(err, engine.ErrBusy):

@@ -14,6 +14,7 @@ import (
 	"chulengo/engine"
 	"chulengo/serve/anthropic"
 	"chulengo/serve/internal/completion"
+	"chulengo/serve/internal/fetch"
 	"chulengo/serve/ollama"
 	"chulengo/serve/openai"
 )
@@ -30,13 +31,24 @@ func (s *Server) host() *completion.Host {
 	}
 }
 
+// fetch gets pictures from the net, if that is allowed.
+func (s *Server) fetch() func(context.Context, string) ([]byte, error) {
+	if !s.options.FetchImages {
+		return nil
+	}
+	return fetch.New(engine.MaxPictureBytes).Get
+}
+
 // newCore gives the core of a loaded model. sampling (nil: the model's own) is the server's.
-func newCore(b Backend, sampling *engine.Sampling) *completion.Core {
+func newCore(b Backend, sampling *engine.Sampling, get func(context.Context, string) ([]byte, error)) *completion.Core {
 	info := b.Info()
 	o := completion.Options{Name: info.Name, Aliases: []string{info.Name, info.Display}, Root: info.Root, Created: time.Now(),
 		Context: info.Context, Sampling: info.Sampling, StopIDs: info.StopIDs, ChatTemplate: info.ChatTemplate,
-		Sequences: info.Sequences,
-		Meta:      completion.Meta{TrainContext: info.TrainContext, Dim: info.Dim, Params: info.Params, Bytes: info.Bytes}}
+		Sequences: info.Sequences, Pictures: info.Pictures, Fetch: get,
+		Meta: completion.Meta{TrainContext: info.TrainContext, Dim: info.Dim, Params: info.Params, Bytes: info.Bytes}}
+	if info.NoPictures != "" {
+		o.NoPictures = " (" + info.NoPictures + ")"
+	}
 	if sampling != nil {
 		o.Sampling = *sampling
 	}

@@ -49,6 +49,7 @@ func (s *Server) routes() *echo.Echo {
 	g.PATCH("/api/conversations/:id", s.renameConversation)
 	g.DELETE("/api/conversations/:id", s.deleteConversation)
 	g.GET("/api/conversations/:id/stream", s.reattach)
+	g.GET("/api/conversations/:id/pictures/:picture", s.showPicture)
 	g.GET("/api/conversations/:id/tree", s.showTree)
 	g.PUT("/api/conversations/:id/branch", s.chooseBranch)
 	g.DELETE("/api/conversations/:id/failure", s.forgetFailure)
@@ -197,9 +198,16 @@ func (s *Server) public(c echo.Context, err error) *httpError {
 // bodyTime is how long a client may take to send its body.
 const bodyTime = time.Minute
 
+// largerBody is the key under which a request keeps the limit of a body with pictures.
+const largerBody = "larger body"
+
 // fields reads the request's JSON object and takes note of its language.
 func (s *Server) fields(c echo.Context) (fields, error) {
-	f, err := readFields(c.Response(), c.Request(), s.options.BodyLimit)
+	limit := s.options.BodyLimit
+	if larger, ok := c.Get(largerBody).(int64); ok {
+		limit = larger
+	}
+	f, err := readFields(c.Response(), c.Request(), limit)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	s.server.SetReady(&fake.Backend{Model: serve.ModelInfo{Name: "m", Display: "M", Llama: true, Scout: true, Demo: true, Context: 7}})
-	want := object{"name": "m", "display": "M", "llama": true, "scout": true, "demo": true, "context": 7.0}
+	want := object{"name": "m", "display": "M", "llama": true, "scout": true, "demo": true, "context": 7.0, "vision": false}
 	if got := get(); got["state"] != "ready" || got["percent"] != 100.0 || got["error"] != "" || !reflect.DeepEqual(got["model"], want) {
 		t.Errorf("got %v", got)
 	}

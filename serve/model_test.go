@@ -45,7 +45,9 @@ func demoSite(t testing.TB, o serve.Options, eo engine.Options) (*site, *engine.
 	eo.Observe, eo.ObserveStep, eo.ObserveToken, eo.ExpertStats = s.server.Observe, s.server.ObserveStep, s.server.ObserveToken, true
 	e, err = engine.New(engine.ForModel(m, generation), engine.ForTokenizer(tok), device, eo)
 	must(err)
-	info := serve.ModelInfo{Name: demo.Name, Display: demo.Name, Demo: true, Context: e.Context(), Sampling: engine.Defaults(generation), StopIDs: generation.EOS}
+	pictures, err := model.LoadPictures(demo.FS(), config, tok.Special)
+	must(err)
+	info := serve.ModelInfo{Pictures: engine.NewPictureReader(pictures), Name: demo.Name, Display: demo.Name, Demo: true, Context: e.Context(), Sampling: engine.Defaults(generation), StopIDs: generation.EOS}
 	s.server.SetReady(serve.NewBackend(info, tok, tok.NativeTemplate(), e))
 	return s, e
 }

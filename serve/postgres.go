@@ -68,6 +68,16 @@ var postgresMigrations = [][]string{{
 	`CREATE TABLE settings (owner TEXT PRIMARY KEY, value TEXT NOT NULL, updated BIGINT NOT NULL)`,
 	`CREATE TABLE claims (conversation TEXT COLLATE "C" PRIMARY KEY, server TEXT NOT NULL REFERENCES servers (id))`,
 	`CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL)`,
+}, {
+	`ALTER TABLE messages ADD COLUMN pictures TEXT NOT NULL DEFAULT ''`,
+	`ALTER TABLE rounds ADD COLUMN pictures TEXT NOT NULL DEFAULT ''`,
+	`ALTER TABLE failures ADD COLUMN pictures TEXT NOT NULL DEFAULT ''`,
+	`CREATE TABLE pictures (
+		conversation TEXT COLLATE "C" NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+		id           TEXT NOT NULL,
+		file         BYTEA NOT NULL,
+		PRIMARY KEY (conversation, id)
+	)`,
 }}
 
 // postgresSchema has our tables, so that the database may have others beside them.
@@ -255,13 +265,14 @@ func (s *postgresStore) Claim(ctx context.Context, id string) (func(), error) {
 func (s *postgresStore) Elsewhere(ctx context.Context, id string) (*OpenRound, error) {
 	r := OpenRound{Question: StoredMessage{Role: RoleUser}}
 	var asked int64
-	err := s.queryRow(ctx, `SELECT id, coalesce(parent, 0), coalesce(existing, 0), question, asked, answer FROM rounds
+	var pictures string
+	err := s.queryRow(ctx, `SELECT id, coalesce(parent, 0), coalesce(existing, 0), question, asked, answer, pictures FROM rounds
 		WHERE conversation = $1 AND server <> $2 ORDER BY id DESC LIMIT 1`, s.plain(id), s.server).
-		Scan(&r.ID, &r.Question.Parent, &r.Question.ID, &r.Question.Content, &asked, &r.Answer)
+		Scan(&r.ID, &r.Question.Parent, &r.Question.ID, &r.Question.Content, &asked, &r.Answer, &pictures)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
-	r.Question.Created = time.UnixMilli(asked)
+	r.Question.Created, r.Question.Pictures = time.UnixMilli(asked), strings.Fields(pictures)
 	return &r, err
 }
 

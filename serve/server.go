@@ -41,6 +41,7 @@ type Options struct {
 	TrustedProxies []string // addresses and ranges whose X-Forwarded-* are believed
 	RateLimit      float64  // requests a second of each key (of each address without keys); 0: no limit
 	RateBurst      int      // of these at once; 0: RateLimit rounded up
+	FetchImages    bool     // pictures may be named by http(s) addresses, which the server gets; never from private networks
 	LogPrompts     bool     // the beginnings of requests' bodies join the log
 
 	AnswerTimeout time.Duration // longest answer of an API request; 0: no limit
@@ -198,7 +199,7 @@ func (s *Server) SetReady(b Backend) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.backend, s.model = b, info
-	s.core = newCore(b, s.options.Sampling)
+	s.core = newCore(b, s.options.Sampling, s.fetch())
 	s.done = s.total
 }
 

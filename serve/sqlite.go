@@ -70,6 +70,16 @@ var migrations = []string{
 		value   TEXT NOT NULL, -- JSON
 		updated INTEGER NOT NULL
 	);`,
+	// Questions have pictures.
+	`ALTER TABLE messages ADD COLUMN pictures TEXT NOT NULL DEFAULT ''; -- ids, with blanks between
+	ALTER TABLE rounds ADD COLUMN pictures TEXT NOT NULL DEFAULT '';
+	ALTER TABLE failures ADD COLUMN pictures TEXT NOT NULL DEFAULT '';
+	CREATE TABLE pictures (
+		conversation TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+		id           TEXT NOT NULL, -- SHA-256 of the file
+		file         BLOB NOT NULL,
+		PRIMARY KEY (conversation, id)
+	);`,
 }
 
 // sqliteStore is the Store in one SQLite file, held exclusively, in WAL mode: a process that is killed loses nothing

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -22,11 +23,11 @@ func (s *sqlStore) Begin(ctx context.Context, id string, q Question) (int64, err
 		if err != nil {
 			return err
 		}
-		text, parent := s.plain(q.Text), q.Under
+		text, parent, pictures := s.plain(q.Text), q.Under, strings.Join(q.Pictures, " ")
 		switch {
 		case q.Answers != 0:
-			err = tx.QueryRow("SELECT content, coalesce(parent, 0) FROM messages WHERE conversation = $1 AND seq = $2 AND role = 'user'",
-				id, q.Answers).Scan(&text, &parent)
+			err = tx.QueryRow("SELECT content, coalesce(parent, 0), pictures FROM messages WHERE conversation = $1 AND seq = $2 AND role = 'user'",
+				id, q.Answers).Scan(&text, &parent, &pictures)
 		case q.Under == AtHead:
 			parent = head
 		case q.Under == AtRoot:
@@ -43,9 +44,12 @@ func (s *sqlStore) Begin(ctx context.Context, id string, q Question) (int64, err
 		if _, err := tx.Exec("DELETE FROM failures WHERE conversation = $1", id); err != nil {
 			return err
 		}
-		return tx.QueryRow(`INSERT INTO rounds (conversation, parent, existing, question, asked, answered, server)
-			VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id`,
-			id, null(parent), null(q.Answers), text, now, now, s.server).Scan(&round)
+		if err := insertPictures(tx, id, q.Files); err != nil {
+			return err
+		}
+		return tx.QueryRow(`INSERT INTO rounds (conversation, parent, existing, question, asked, answered, server, pictures)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id`,
+			id, null(parent), null(q.Answers), text, now, now, s.server, pictures).Scan(&round)
 	})
 	return round, err
 }
@@ -80,6 +84,7 @@ type openRound struct {
 	conversation     string
 	parent, existing int64
 	question         string
+	pictures         string
 	asked, answered  time.Time
 }
 
@@ -87,8 +92,8 @@ type openRound struct {
 func take(tx *sql.Tx, round int64) (r openRound, ok bool, err error) {
 	var asked, answered int64
 	err = tx.QueryRow(`DELETE FROM rounds WHERE id = $1
-		RETURNING conversation, coalesce(parent, 0), coalesce(existing, 0), question, asked, answered`, round).
-		Scan(&r.conversation, &r.parent, &r.existing, &r.question, &asked, &answered)
+		RETURNING conversation, coalesce(parent, 0), coalesce(existing, 0), question, asked, answered, pictures`, round).
+		Scan(&r.conversation, &r.parent, &r.existing, &r.question, &asked, &answered, &r.pictures)
 	if errors.Is(err, sql.ErrNoRows) {
 		return r, false, nil
 	}
@@ -105,7 +110,7 @@ func finish(tx *sql.Tx, round int64, a Answer) (done Round, err error) {
 	done = Round{Parent: r.parent, Question: r.existing}
 	if r.existing == 0 {
 		if done.Question, err = insert(tx, r.conversation, r.parent,
-			StoredMessage{Role: RoleUser, Content: r.question, Created: r.asked}); err != nil {
+			StoredMessage{Role: RoleUser, Content: r.question, Created: r.asked, Pictures: strings.Fields(r.pictures)}); err != nil {
 			return Round{}, err
 		}
 	}
@@ -128,10 +133,10 @@ func (s *sqlStore) Fail(ctx context.Context, round int64, zh, en string) error {
 		if err != nil || !ok {
 			return err
 		}
-		_, err = tx.Exec(`INSERT INTO failures (conversation, parent, question, zh, en, failed) VALUES ($1, $2, $3, $4, $5, $6)
+		_, err = tx.Exec(`INSERT INTO failures (conversation, parent, question, zh, en, failed, pictures) VALUES ($1, $2, $3, $4, $5, $6, $7)
 			ON CONFLICT (conversation) DO UPDATE SET parent = excluded.parent, question = excluded.question,
-				zh = excluded.zh, en = excluded.en, failed = excluded.failed`,
-			r.conversation, null(r.parent), r.question, zh, en, time.Now().UnixMilli())
+				zh = excluded.zh, en = excluded.en, failed = excluded.failed, pictures = excluded.pictures`,
+			r.conversation, null(r.parent), r.question, zh, en, time.Now().UnixMilli(), r.pictures)
 		return err
 	})
 }
@@ -139,12 +144,13 @@ func (s *sqlStore) Fail(ctx context.Context, round int64, zh, en string) error {
 func (s *sqlStore) Failure(ctx context.Context, id string) (*Failure, error) {
 	var f Failure
 	var at int64
-	err := s.queryRow(ctx, "SELECT coalesce(parent, 0), question, zh, en, failed FROM failures WHERE conversation = $1", s.plain(id)).
-		Scan(&f.Parent, &f.Question, &f.ZH, &f.EN, &at)
+	var pictures string
+	err := s.queryRow(ctx, "SELECT coalesce(parent, 0), question, zh, en, failed, pictures FROM failures WHERE conversation = $1", s.plain(id)).
+		Scan(&f.Parent, &f.Question, &f.ZH, &f.EN, &at, &pictures)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
-	f.At = time.UnixMilli(at)
+	f.At, f.Pictures = time.UnixMilli(at), strings.Fields(pictures)
 	return &f, err
 }
 

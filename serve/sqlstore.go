@@ -197,7 +197,7 @@ func (s *sqlStore) Messages(ctx context.Context, id string, limit int) ([]Stored
 	return s.Branch(ctx, id, AtHead, limit)
 }
 
-const messageColumns = "m.seq, coalesce(m.parent, 0), m.role, m.content, m.finish, m.numbers, m.created"
+const messageColumns = "m.seq, coalesce(m.parent, 0), m.role, m.content, m.finish, m.numbers, m.created, m.pictures"
 
 func (s *sqlStore) messages(ctx context.Context, statement string, args ...any) ([]StoredMessage, error) {
 	rows, err := s.query(ctx, statement, args...)
@@ -209,10 +209,11 @@ func (s *sqlStore) messages(ctx context.Context, statement string, args ...any) 
 	for rows.Next() {
 		var m StoredMessage
 		var created int64
-		var numbers string
-		if err := rows.Scan(&m.ID, &m.Parent, &m.Role, &m.Content, &m.Finish, &numbers, &created); err != nil {
+		var numbers, pictures string
+		if err := rows.Scan(&m.ID, &m.Parent, &m.Role, &m.Content, &m.Finish, &numbers, &created, &pictures); err != nil {
 			return nil, err
 		}
+		m.Pictures = strings.Fields(pictures)
 		if numbers != "" {
 			if err := json.Unmarshal([]byte(numbers), &m.Numbers); err != nil {
 				return nil, err
@@ -297,7 +298,7 @@ func (s *sqlStore) Clear(ctx context.Context, id string) error {
 		if err := touching(tx.Exec("UPDATE conversations SET updated = $1, title = '', head = NULL WHERE id = $2", now, id)); err != nil {
 			return err
 		}
-		for _, table := range []string{"messages", "rounds", "failures"} {
+		for _, table := range []string{"messages", "rounds", "failures", "pictures"} {
 			if _, err := tx.Exec("DELETE FROM "+table+" WHERE conversation = $1", id); err != nil {
 				return err
 			}
@@ -322,7 +323,7 @@ func (s *sqlStore) SetSettings(ctx context.Context, owner, value string) error {
 	return err
 }
 
-func (s *sqlStore) Import(ctx context.Context, owner string, c Conversation, messages []StoredMessage) (Conversation, error) {
+func (s *sqlStore) Import(ctx context.Context, owner string, c Conversation, messages []StoredMessage, pictures map[string][]byte) (Conversation, error) {
 	id := s.plain(c.ID)
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec("INSERT INTO conversations (id, owner, title, created, updated) VALUES ($1, $2, $3, $4, $5)",
@@ -330,10 +331,13 @@ func (s *sqlStore) Import(ctx context.Context, owner string, c Conversation, mes
 		if err != nil {
 			return err
 		}
+		if err := insertPictures(tx, id, pictures); err != nil {
+			return err
+		}
 		ids := map[int64]int64{} // old → new
 		for _, m := range messages {
 			if ids[m.ID], err = insert(tx, id, ids[m.Parent], StoredMessage{Role: m.Role, Content: s.plain(m.Content),
-				Finish: s.plain(m.Finish), Numbers: m.Numbers, Created: m.Created}); err != nil {
+				Finish: s.plain(m.Finish), Numbers: m.Numbers, Created: m.Created, Pictures: m.Pictures}); err != nil {
 				return err
 			}
 		}
@@ -359,8 +363,26 @@ func insert(tx *sql.Tx, conversation string, parent int64, m StoredMessage) (id 
 		}
 		numbers = string(text)
 	}
-	err = tx.QueryRow(`INSERT INTO messages (conversation, parent, role, content, finish, numbers, created)
-		VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING seq`,
-		conversation, null(parent), m.Role, m.Content, m.Finish, numbers, m.Created.UnixMilli()).Scan(&id)
+	err = tx.QueryRow(`INSERT INTO messages (conversation, parent, role, content, finish, numbers, created, pictures)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING seq`,
+		conversation, null(parent), m.Role, m.Content, m.Finish, numbers, m.Created.UnixMilli(), strings.Join(m.Pictures, " ")).Scan(&id)
 	return id, err
+}
+
+// insertPictures keeps files that a conversation does not have yet.
+func insertPictures(tx *sql.Tx, conversation string, files map[string][]byte) error {
+	for id, file := range files {
+		if _, err := tx.Exec("INSERT INTO pictures (conversation, id, file) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", conversation, id, file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sqlStore) Picture(ctx context.Context, id, picture string) (file []byte, err error) {
+	err = s.queryRow(ctx, "SELECT file FROM pictures WHERE conversation = $1 AND id = $2", s.plain(id), s.plain(picture)).Scan(&file)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = ErrNoPicture
+	}
+	return file, err
 }

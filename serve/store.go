@@ -41,7 +41,10 @@ type Store interface {
 	// Choose makes the newest path through a message the active branch.
 	Choose(ctx context.Context, id string, message int64) error
 	// Import makes a conversation of messages whose ids and parents refer to one another; all get new ids.
-	Import(ctx context.Context, owner string, c Conversation, messages []StoredMessage) (Conversation, error)
+	// pictures are the files of theirs, by id.
+	Import(ctx context.Context, owner string, c Conversation, messages []StoredMessage, pictures map[string][]byte) (Conversation, error)
+	// Picture gives the file of a picture that was shown in a conversation, or ErrNoPicture.
+	Picture(ctx context.Context, id, picture string) ([]byte, error)
 
 	// Claim keeps other servers from answering in a conversation until release is called, or the process is gone. It
 	// gives ErrClaimed while another server has the claim. The conversation need not be known.
@@ -98,6 +101,8 @@ type StoredMessage struct {
 	Finish  string // answers only: why it ended
 	Numbers *Numbers
 	Created time.Time
+
+	Pictures []string // shown with a question: ids of files, which are hashes of their content
 }
 
 // Places in a conversation that are no message's.
@@ -110,7 +115,10 @@ const (
 type Question struct {
 	Text    string
 	Under   int64 // the message that it follows, AtHead or AtRoot
-	Answers int64 // a question of the conversation that is answered anew, in place of Text and Under; 0: none
+	Answers int64 // a question of the conversation that is answered anew, in place of the other fields; 0: none
+
+	Pictures []string          // ids
+	Files    map[string][]byte // of those that the conversation may not have yet
 }
 
 // Answer is what Finish writes down.
@@ -138,6 +146,7 @@ type OpenRound struct {
 type Failure struct {
 	Parent   int64 // as a message's
 	Question string
+	Pictures []string
 	ZH, EN   string // why
 	At       time.Time
 }
@@ -154,6 +163,7 @@ var ErrNoConversation = errors.New("serve: no such conversation")
 // What else a store says.
 var (
 	ErrNoMessage    = errors.New("serve: no such message in the conversation")
+	ErrNoPicture    = errors.New("serve: no such picture in the conversation")
 	ErrClaimed      = errors.New("serve: another server answers in this conversation")
 	ErrRoundGone    = errors.New("serve: the round was cleared")
 	ErrRoundStopped = errors.New("serve: the round was stopped through another server")

@@ -111,6 +111,10 @@ var (
 		status: http.StatusNotFound,
 		text:   message{"会话里没有这条消息", "no such message in the conversation"},
 	}
+	errNoPicture = &httpError{
+		status: http.StatusNotFound,
+		text:   message{"会话里没有这张图片", "no such picture in the conversation"},
+	}
 	errNoSession = &httpError{
 		status: http.StatusUnauthorized,
 		text:   message{"没有浏览器会话:请先打开页面", "no browser session: open the page first"},

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
+
+	"chulengo/engine"
 )
 
 // Exports of chats, and what comes back of them.
@@ -28,6 +31,8 @@ type exportedConversation struct {
 	Updated  time.Time     `json:"updated_at"`
 	Head     *int64        `json:"head"`
 	Messages []messageItem `json:"messages"`
+
+	Pictures map[string][]byte `json:"pictures,omitempty"` // files by id
 }
 
 // exportConversation is GET /api/conversations/{id}/export.
@@ -87,7 +92,10 @@ func (s *Server) export(c echo.Context, list []Conversation) error {
 			if i > 0 {
 				separator = ","
 			}
-			e := exportedConversation{one.Title, one.Created.UTC(), one.Updated.UTC(), orNull(one.Head), make([]messageItem, len(messages))}
+			e := exportedConversation{one.Title, one.Created.UTC(), one.Updated.UTC(), orNull(one.Head), make([]messageItem, len(messages)), nil}
+			if e.Pictures, err = s.filesOf(c.Request().Context(), one.ID, messages); err != nil {
+				return err
+			}
 			for k, m := range messages {
 				e.Messages[k] = itemOf(m)
 			}
@@ -106,9 +114,50 @@ func (s *Server) export(c echo.Context, list []Conversation) error {
 	return nil
 }
 
+// filesOf gives the files of all pictures in messages.
+func (s *Server) filesOf(ctx context.Context, id string, messages []StoredMessage) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for _, m := range messages {
+		for _, picture := range m.Pictures {
+			if files[picture] != nil {
+				continue
+			}
+			file, err := s.store.Picture(ctx, id, picture)
+			if err != nil && !errors.Is(err, ErrNoPicture) {
+				return nil, err
+			}
+			if err == nil {
+				files[picture] = file
+			}
+		}
+	}
+	return files, nil
+}
+
+// checkPictures compares the files of an export with their ids, and the messages with the files.
+func (e *exportedConversation) checkPictures() *httpError {
+	for id, file := range e.Pictures {
+		if pictureID(file) != id || len(file) > engine.MaxPictureBytes || !pictureKinds[http.DetectContentType(file)] {
+			return badRequest("字段 pictures:%.80q 不是该编号的图片", "field pictures: %.80q is not the picture of that id", id)
+		}
+	}
+	for i, m := range e.Messages {
+		if len(m.Pictures) > maxShown {
+			return badRequest("字段 messages[%d].pictures 太多", "field messages[%d].pictures has too many", i)
+		}
+		for _, id := range m.Pictures {
+			if e.Pictures[id] == nil || m.Role != RoleUser {
+				return badRequest("字段 messages[%d].pictures:没有图片 %.80q", "field messages[%d].pictures: there is no picture %.80q", i, id)
+			}
+		}
+	}
+	return nil
+}
+
 var (
 	textUser      = message{"用户", "User"}
 	textAssistant = message{"助手", "Assistant"}
+	textPictures  = message{"*（图片：%d 张）*", "*(pictures: %d)*"}
 	textUntitled  = message{"未命名会话", "Untitled conversation"}
 )
 
@@ -125,7 +174,11 @@ func markdown(c Conversation, messages []StoredMessage, lang Lang) string {
 		if m.Role == RoleUser {
 			who = textUser
 		}
-		fmt.Fprintf(&b, "\n## %s\n\n%s\n", who.in(lang), strings.TrimRight(m.Content, "\n"))
+		fmt.Fprintf(&b, "\n## %s\n\n", who.in(lang))
+		if n := len(m.Pictures); n > 0 {
+			fmt.Fprintf(&b, textPictures.in(lang)+"\n\n", n)
+		}
+		fmt.Fprintf(&b, "%s\n", strings.TrimRight(m.Content, "\n"))
 	}
 	return b.String()
 }
@@ -158,12 +211,12 @@ func (s *Server) importConversations(c echo.Context) error {
 	}
 	made, skipped := []conversationItem{}, []skip{}
 	for i, raw := range list {
-		conversation, messages, problem := readExported(raw)
+		conversation, messages, pictures, problem := readExported(raw)
 		if problem != nil {
 			skipped = append(skipped, skip{i, problem.text.in(language(c))})
 			continue
 		}
-		conversation, err := s.store.Import(c.Request().Context(), who.owner, conversation, messages)
+		conversation, err := s.store.Import(c.Request().Context(), who.owner, conversation, messages, pictures)
 		if err != nil {
 			return err
 		}
@@ -174,13 +227,16 @@ func (s *Server) importConversations(c echo.Context) error {
 
 // readExported checks one conversation of an export: parents come before their children, questions under answers and
 // answers under questions.
-func readExported(raw json.RawMessage) (Conversation, []StoredMessage, *httpError) {
+func readExported(raw json.RawMessage) (Conversation, []StoredMessage, map[string][]byte, *httpError) {
 	var e exportedConversation
 	if err := json.Unmarshal(raw, &e); err != nil {
 		if typed := (*json.UnmarshalTypeError)(nil); errors.As(err, &typed) && typed.Field != "" {
-			return Conversation{}, nil, badRequest("字段 %s 的类型不对:%s", "field %s has the wrong type: %s", typed.Field, typed.Value)
+			return Conversation{}, nil, nil, badRequest("字段 %s 的类型不对:%s", "field %s has the wrong type: %s", typed.Field, typed.Value)
 		}
-		return Conversation{}, nil, badRequest("不是会话", "not a conversation")
+		return Conversation{}, nil, nil, badRequest("不是会话", "not a conversation")
+	}
+	if bad := e.checkPictures(); bad != nil {
+		return Conversation{}, nil, nil, bad
 	}
 	now := time.Now()
 	moment := func(t time.Time) time.Time { // what a clock may have said
@@ -202,35 +258,35 @@ func readExported(raw json.RawMessage) (Conversation, []StoredMessage, *httpErro
 		}
 		switch {
 		case m.ID == nil || *m.ID <= 0 || roles[*m.ID] != "":
-			return c, nil, wrong("id", "必须是不重复的正整数", "must be a positive integer that no other has")
+			return c, nil, nil, wrong("id", "必须是不重复的正整数", "must be a positive integer that no other has")
 		case m.Role != RoleUser && m.Role != RoleAssistant:
-			return c, nil, wrong("role", "必须是 user 或 assistant", "must be user or assistant")
+			return c, nil, nil, wrong("role", "必须是 user 或 assistant", "must be user or assistant")
 		case m.Parent != nil && (roles[parent] == "" || roles[parent] == m.Role):
-			return c, nil, wrong("parent", "必须是前面一条对方的消息", "must be an earlier message of the other side")
+			return c, nil, nil, wrong("parent", "必须是前面一条对方的消息", "must be an earlier message of the other side")
 		case m.Parent == nil && m.Role != RoleUser:
-			return c, nil, wrong("parent", "必须有:回答不能没有问题", "must be there: an answer has a question")
+			return c, nil, nil, wrong("parent", "必须有:回答不能没有问题", "must be there: an answer has a question")
 		case !utf8.ValidString(m.Content):
-			return c, nil, wrong("content", "不是有效的 UTF-8", "is no valid UTF-8")
+			return c, nil, nil, wrong("content", "不是有效的 UTF-8", "is no valid UTF-8")
 		}
 		roles[*m.ID] = m.Role
 		messages = append(messages, StoredMessage{ID: *m.ID, Parent: parent, Role: m.Role, Content: m.Content, Finish: m.Finish,
-			Numbers: m.Numbers, Created: moment(m.Created)})
+			Numbers: m.Numbers, Created: moment(m.Created), Pictures: m.Pictures})
 	}
 	switch {
 	case len(messages) == 0:
-		return c, nil, badRequest("字段 messages 是空的", "field messages is empty")
+		return c, nil, nil, badRequest("字段 messages 是空的", "field messages is empty")
 	case e.Head == nil:
 		c.Head = messages[len(messages)-1].ID
 	case roles[*e.Head] == "":
-		return c, nil, badRequest("字段 head:没有编号为 %d 的消息", "field head: there is no message %d", *e.Head)
+		return c, nil, nil, badRequest("字段 head:没有编号为 %d 的消息", "field head: there is no message %d", *e.Head)
 	default:
 		c.Head = *e.Head
 	}
 	// A question without an answer would be followed by another question.
 	if roles[c.Head] == RoleUser {
-		return c, nil, badRequest("字段 head:消息 %d 不是回答", "field head: message %d is no answer", c.Head)
+		return c, nil, nil, badRequest("字段 head:消息 %d 不是回答", "field head: message %d is no answer", c.Head)
 	}
-	return c, messages, nil
+	return c, messages, e.Pictures, nil
 }
 
 // search answers GET /api/conversations?q=.

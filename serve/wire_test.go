@@ -154,7 +154,7 @@ func TestWindow(t *testing.T) {
 		{history("a", "e"), 20, "a A e  q"}, // an answer that the model itself left empty
 	} {
 		var got []string
-		for i, m := range window(test.history, "q", test.rounds) {
+		for i, m := range window(test.history, StoredMessage{Role: RoleUser, Content: "q"}, test.rounds) {
 			if want := []string{RoleUser, RoleAssistant}[i%2]; m.Role != want {
 				t.Errorf("%s: message %d is the %s's", test.want, i, m.Role)
 			}

@@ -16,11 +16,13 @@ func (a *app) chatCommand() *cobra.Command {
 		Use:   "chat [flags] [PROMPT]",
 		Short: a.say("Talk in the terminal, or get one answer", "在终端对话，或得到一个回答"),
 		Long: a.say(`Talk to the model. With a PROMPT, or with one on standard input, chat prints one answer and ends.
-With --interactive, standard input is a conversation of one message a line even if it is no terminal.`,
+With --interactive, standard input is a conversation of one message a line even if it is no terminal.
+Pictures of --image belong to the first message; in a conversation the path of a picture is enough.`,
 			`与模型对话。给出提示（参数或标准输入）时只输出一个回答。
-使用 --interactive 时，标准输入不是终端也逐行对话。`),
+使用 --interactive 时，标准输入不是终端也逐行对话。
+--image 的图片属于第一条消息；对话中写出（或拖入）图片的路径即可。`),
 	}
-	a.addFlags(cmd.Flags(), deviceOptions, chatOptions, samplingOptions, []string{"max-tokens", "interactive", "data-dir"})
+	a.addFlags(cmd.Flags(), deviceOptions, chatOptions, samplingOptions, []string{"image", "max-tokens", "interactive", "data-dir"})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, err := a.sampling(nil); err != nil {
 			return err
@@ -62,6 +64,9 @@ type conversation struct {
 	template tokenizer.ChatTemplate
 	system   string
 	messages []tokenizer.Message // without the system's
+
+	pictures []*engine.PictureFile // of the messages, in order
+	added    []*engine.PictureFile // of the next message
 }
 
 func (a *app) newConversation(l *loaded) (*conversation, error) {
@@ -69,19 +74,33 @@ func (a *app) newConversation(l *loaded) (*conversation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conversation{app: a, model: l, template: t, system: a.opts.System}, nil
+	c := &conversation{app: a, model: l, template: t, system: a.opts.System}
+	c.added, err = l.readPictures(a.opts.Images)
+	return c, err
+}
+
+// message is what the user says next: the pictures that were added, and a text.
+func (c *conversation) message(text string) tokenizer.Message {
+	m := tokenizer.Message{Role: "user"}
+	for range c.added {
+		m.Content = append(m.Content, tokenizer.Part{Type: "image"})
+	}
+	m.Content = append(m.Content, tokenizer.Part{Type: "text", Text: text})
+	return m
 }
 
 // ask prints the answer to a message as it is made, and remembers both. An answer that was stopped keeps what it said;
 // one that failed leaves no trace.
 func (c *conversation) ask(ctx context.Context, text string) error {
 	a := c.app
-	messages := append(c.messages[:len(c.messages):len(c.messages)], tokenizer.Text("user", text))
-	prompt, err := c.render(messages)
+	messages := append(c.messages[:len(c.messages):len(c.messages)], c.message(text))
+	pictures := append(c.pictures[:len(c.pictures):len(c.pictures)], c.added...)
+	c.added = nil
+	prompt, media, err := c.render(messages, pictures)
 	if err != nil {
 		return err
 	}
-	r := engine.Request{Prompt: prompt, MaxTokens: a.opts.MaxTokens}
+	r := engine.Request{Prompt: prompt, Media: media, MaxTokens: a.opts.MaxTokens}
 	if r.Sampling, err = a.sampling(c.model.generation); err != nil {
 		return err
 	}
@@ -94,7 +113,7 @@ func (c *conversation) ask(ctx context.Context, text string) error {
 	}
 	fmt.Fprintln(a.out)
 	if err == nil || ctx.Err() != nil {
-		c.messages = append(messages, tokenizer.Text("assistant", result.Text))
+		c.messages, c.pictures = append(messages, tokenizer.Text("assistant", result.Text)), pictures
 	}
 	if err == nil {
 		a.timings(c.model, r.Sampling, result)
@@ -105,14 +124,25 @@ func (c *conversation) ask(ctx context.Context, text string) error {
 	return err
 }
 
-// render is the prompt of messages.
-func (c *conversation) render(messages []tokenizer.Message) ([]int32, error) {
+// render is the prompt of messages with their pictures.
+func (c *conversation) render(messages []tokenizer.Message, pictures []*engine.PictureFile) ([]int32, []engine.Media, error) {
 	if c.system != "" {
 		messages = append([]tokenizer.Message{tokenizer.Text("system", c.system)}, messages...)
 	}
 	ids, err := c.template.Render(tokenizer.Chat{Messages: messages})
 	if err != nil {
-		return nil, failed(err, "the chat template failed", "对话模板出错")
+		return nil, nil, failed(err, "the chat template failed", "对话模板出错")
 	}
-	return ids, nil
+	if len(pictures) == 0 {
+		return ids, nil, nil
+	}
+	reader, err := c.model.pictures()
+	if err != nil {
+		return nil, nil, err
+	}
+	ids, media, err := reader.Expand(ids, pictures)
+	if err != nil {
+		return nil, nil, failed(err, "the chat template does not give every picture its place", "对话模板没有给每张图片留位置")
+	}
+	return ids, media, nil
 }

@@ -142,8 +142,13 @@ func localized(err error, lang string) string {
 		config  *model.ConfigError
 		tensor  *model.TensorError
 		format  *safetensors.Error
+		picture *engine.PictureError
 	)
 	switch {
+	case errors.As(err, &picture) && zh:
+		return fmt.Sprintf("无法读取第 %d 张图片：%s", picture.Index+1, localized(picture.Err, lang))
+	case errors.As(err, &picture):
+		return fmt.Sprintf("picture %d cannot be read: %s", picture.Index+1, localized(picture.Err, lang))
 	case errors.As(err, &length):
 		return lengthText(length, zh)
 	case errors.As(err, &param) && zh:
@@ -175,7 +180,7 @@ func localized(err error, lang string) string {
 		}
 	}
 	text := err.Error()
-	for _, room := range []string{"safetensors: ", "model: ", "tokenizer: ", "engine: ", "serve: ", "bench: ", "hub: "} {
+	for _, room := range []string{"safetensors: ", "model: ", "tokenizer: ", "engine: ", "serve: ", "bench: ", "hub: ", "picture: "} {
 		if rest, ok := strings.CutPrefix(text, room); ok {
 			return rest
 		}

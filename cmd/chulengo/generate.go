@@ -20,14 +20,15 @@ func (a *app) generateCommand() *cobra.Command {
 		Long: a.say(`Continue a prompt as it is, without a chat format. The prompt is the argument, or standard input.
 
 A begin-of-text token is put before a text, unless the text begins with its name or --no-bos is given; token ids of
---prompt-ids are taken as they are, and work for checkpoints without a tokenizer.`,
+--prompt-ids are taken as they are, and work for checkpoints without a tokenizer. Pictures of --image come first.`,
 			`按原样续写提示，不套用对话格式。提示来自参数或标准输入。
 
-文字之前会加一个开始 token，除非文字以它的名称开头或使用了 --no-bos；--prompt-ids 的编号按原样使用，没有分词器的模型也可以。`),
+文字之前会加一个开始 token，除非文字以它的名称开头或使用了 --no-bos；--prompt-ids 的编号按原样使用，没有分词器的模型也可以。
+--image 的图片放在最前面。`),
 		Args: a.arguments(0, 1, "PROMPT"),
 	}
 	a.addFlags(cmd.Flags(), deviceOptions, samplingOptions,
-		[]string{"max-tokens", "prompt-ids", "no-bos", "special", "ignore-eos", "json", "trace", "capture", "trace-limit"})
+		[]string{"image", "max-tokens", "prompt-ids", "no-bos", "special", "ignore-eos", "json", "trace", "capture", "trace-limit"})
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		prompt, err := a.rawPrompt(args)
 		if err != nil {
@@ -70,7 +71,21 @@ func (a *app) generate(ctx context.Context, l *loaded, prompt string) error {
 	if err != nil {
 		return err
 	}
-	r := engine.Request{Prompt: ids, MaxTokens: a.opts.MaxTokens, IgnoreEOS: a.opts.IgnoreEOS, LogProbs: a.opts.JSON}
+	files, err := l.readPictures(a.opts.Images)
+	if err != nil {
+		return err
+	}
+	var media []engine.Media
+	if len(files) > 0 {
+		reader, err := l.pictures()
+		if err != nil {
+			return err
+		}
+		if ids, media, err = reader.Put(ids, l.tokenizer.BOS(), files); err != nil {
+			return err
+		}
+	}
+	r := engine.Request{Prompt: ids, Media: media, MaxTokens: a.opts.MaxTokens, IgnoreEOS: a.opts.IgnoreEOS, LogProbs: a.opts.JSON}
 	if r.Sampling, err = a.sampling(l.generation); err != nil {
 		return err
 	}

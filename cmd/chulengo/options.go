@@ -24,6 +24,8 @@ type options struct {
 	Database       string
 	Template       string
 	System         string
+	Images         []string
+	FetchImages    bool
 	Greedy         bool
 	Seed           number[uint64]
 	Temperature    number[float64]
@@ -110,6 +112,7 @@ func (o *options) table() []option {
 		{"database", &o.Database, "postgres://USER@HOST/DATABASE `URL` of chats that several servers share (default: a file in --data-dir)", "多个服务共享对话时的 postgres://用户@主机/库 地址 `URL`（默认：--data-dir 中的文件）"},
 		{"chat-template", &o.Template, "chat format: `native|checkpoint|FILE`", "对话模板：`native|checkpoint|FILE`"},
 		{"system", &o.System, "system `TEXT` before every conversation", "每次对话之前的系统文字 `TEXT`"},
+		{"image", &o.Images, "picture `FILE` before the prompt, repeatable (PNG, JPEG, GIF, WebP, BMP)", "提示之前的图片文件 `FILE`，可重复（PNG、JPEG、GIF、WebP、BMP）"},
 		{"greedy", &o.Greedy, "always the most probable token", "总是取概率最大的 token"},
 		{"seed", &o.Seed, "`N`: the same seed gives the same answer (default: another each time)", "随机种子 `N`：同一种子得到同一回答（默认每次不同）"},
 		{"temperature", &o.Temperature, "`X`: 0 is greedy, larger is freer (default: the checkpoint's)", "温度 `X`：0 为贪心，越大越随意（默认按模型）"},
@@ -132,6 +135,7 @@ func (o *options) table() []option {
 		{"rate-burst", &o.RateBurst, "`N` requests at once before --rate-limit counts (0: --rate-limit rounded up)", "受 --rate-limit 限制前可一次发出的请求数 `N`（0：--rate-limit 取整）"},
 		{"answer-timeout", &o.AnswerTimeout, "longest `TIME` that an answer to a program may take (0: no limit)", "回答程序请求的最长时间 `TIME`（0：不限）"},
 		{"body-limit", &o.BodyLimit, "`KIB` of a request from the page; programs may send 16 times as much (0: 1024)", "网页请求的大小上限 `KIB`，程序可发送 16 倍（0：1024）"},
+		{"fetch-images", &o.FetchImages, "get pictures that programs name by http(s) addresses; never from private networks", "取得程序以 http(s) 网址给出的图片；不会访问内网地址"},
 		{"max-batch", &o.MaxBatch, "`N` answers that are generated at a time", "同时生成的回答数 `N`"},
 		{"max-queue", &o.MaxQueue, "`N` requests that may wait when so many are; others get 503 and may try again", "此外可排队的请求数 `N`；超出的请求得到 503，可稍后重试"},
 		{"log-prompts", &o.LogPrompts, "write the texts that people send to the log", "把用户发送的内容写入日志"},

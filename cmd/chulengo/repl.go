@@ -48,7 +48,14 @@ func (a *app) converse(ctx context.Context) error {
 			}
 			continue
 		}
-		if strings.TrimSpace(text) == "" {
+		paths, text := dropped(text)
+		if files, err := l.readPictures(paths); err != nil {
+			fmt.Fprintln(a.err, a.say("error: ", "错误：")+a.describe(err))
+			continue
+		} else if c.added = append(c.added, files...); len(files) > 0 && text == "" {
+			a.note("%d picture(s) for the next message", "下一条消息将附带 %d 张图片", len(c.added))
+		}
+		if text == "" {
 			continue
 		}
 		if err := c.askInterruptibly(ctx, text); err != nil {
@@ -139,6 +146,9 @@ func readMessage(in lineReader) (text string, isCommand bool, err error) {
 	if !several {
 		if line != "" {
 			in.Remember(line)
+		}
+		if paths, _ := dropped(line); len(paths) > 0 {
+			return line, false, nil // it may begin with a path
 		}
 		text, isCommand = strings.CutPrefix(line, "/")
 		return text, isCommand, nil

@@ -19,7 +19,7 @@ func (c *conversation) command(line string) (leave bool) {
 	case "help", "?":
 		fmt.Fprintln(a.err, a.say(replHelp, replHelpChinese))
 	case "clear":
-		c.messages = nil
+		c.messages, c.pictures, c.added = nil, nil, nil
 		a.note("the conversation begins anew", "对话已清空")
 	case "system":
 		if rest == "" {
@@ -27,7 +27,7 @@ func (c *conversation) command(line string) (leave bool) {
 			break
 		}
 		c.system = strings.Trim(rest, `"`)
-		c.messages = nil
+		c.messages, c.pictures = nil, nil
 		a.note("system text set; the conversation begins anew", "系统文字已更改；对话已清空")
 	case "set":
 		if err := c.set(rest); err != nil {
@@ -77,6 +77,7 @@ const replHelp = `  /clear           forget the conversation
   /set             list the parameters; /set NAME VALUE changes one
   /bye             leave (also Ctrl-D)
   """              begins and ends a message of several lines
+  a picture's path (or a picture dropped here) shows it with the message
   Ctrl-C           stops the answer`
 
 const replHelpChinese = `  /clear           忘记这次对话
@@ -84,4 +85,5 @@ const replHelpChinese = `  /clear           忘记这次对话
   /set             列出参数；/set 名称 值 更改参数
   /bye             退出（也可按 Ctrl-D）
   """              多行消息的开头与结尾
+  图片路径         写出（或拖入）即随消息发送
   Ctrl-C           停止正在生成的回答`

@@ -52,7 +52,7 @@ x-api-key), and the page asks for a key; /health, /readyz and /version need none
 		Args: a.arguments(0, 0, ""),
 	}
 	a.addFlags(cmd.Flags(), []string{"addr", "base-path", "page", "data-dir", "database"}, deviceOptions, chatOptions, samplingOptions, accessOptions,
-		[]string{"max-batch", "max-queue", "answer-timeout", "body-limit", "drain-timeout", "log-prompts"})
+		[]string{"max-batch", "max-queue", "answer-timeout", "body-limit", "fetch-images", "drain-timeout", "log-prompts"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := a.signalled(cmd.Context())
 		defer stop()
@@ -110,7 +110,7 @@ func (a *app) serve(ctx context.Context) error {
 	server, err := serve.New(serve.Options{Addr: a.opts.Addr, BasePath: a.opts.BasePath, DataDir: data, Database: a.opts.Database,
 		Page: a.opts.Page, System: a.opts.System, Model: a.info(d), Version: version(), Sampling: &sampling,
 		APIKeys: keys, AllowedHosts: a.opts.AllowedHosts, Origins: a.opts.Origins, TrustedProxies: a.opts.Proxies,
-		RateLimit: a.opts.RateLimit.value, RateBurst: a.opts.RateBurst, LogPrompts: a.opts.LogPrompts,
+		RateLimit: a.opts.RateLimit.value, RateBurst: a.opts.RateBurst, FetchImages: a.opts.FetchImages, LogPrompts: a.opts.LogPrompts,
 		AnswerTimeout: a.opts.AnswerTimeout, BodyLimit: int64(a.opts.BodyLimit) << 10, DrainTimeout: max(a.opts.Drain, 1), Logger: a.logger()})
 	if err != nil {
 		return err
@@ -138,6 +138,9 @@ func (a *app) serve(ctx context.Context) error {
 		model.Store(l)
 		info := a.info(d)
 		info.Context = l.engine.Context()
+		if info.Pictures, err = l.pictures(); err != nil {
+			info.NoPictures = err.Error()
+		}
 		server.SetReady(serve.NewBackend(info, d.tokenizer, template, l.engine))
 		a.note("%s is ready (%s, %.1f s)", "%s 已就绪（%s，%.1f 秒）", d.name, l.device.Name(), l.took.Seconds())
 		<-ended

@@ -32,6 +32,12 @@ var terms = map[string]string{
 	"normalised input of the output projection":          "输出投影的归一化输入",
 	"scores before the softmax":                          "softmax 之前的分数",
 
+	"patches and class tokens with their positions, normalised":             "带位置的图像块与类别 token，已归一化",
+	"weighted values of all heads":                                          "所有头加权后的值",
+	"normalised patches, squares of them side by side: the adapter's input": "归一化的图像块，每个方格内的并排：适配器的输入",
+	"output of the adapter":                                                 "适配器的输出",
+	"what stands in place of token embeddings":                              "代替词嵌入的数值",
+
 	"stop": "正常结束", "length": "达到长度上限", "cancelled": "已取消", "error": "出错",
 }
 

@@ -26,6 +26,9 @@ func TestTerms(t *testing.T) {
 		for _, h := range model.Hooks(cfg) {
 			words = append(words, h.Means)
 		}
+		for _, h := range model.VisionHooks(cfg) {
+			words = append(words, h.Means)
+		}
 		inv, err := model.Inspect(ckpt, cfg)
 		if err != nil {
 			t.Fatal(err)

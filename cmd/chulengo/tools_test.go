@@ -25,7 +25,7 @@ func TestTokenize(t *testing.T) {
 func TestHooks(t *testing.T) {
 	o := command(t, "", nil, "hooks", "--json")
 	var m manifest
-	if err := json.Unmarshal([]byte(o.out), &m); err != nil || m.Version != 1 || len(m.Hooks) != 1+8*19+2 {
+	if err := json.Unmarshal([]byte(o.out), &m); err != nil || m.Version != 1 || len(m.Hooks) != 1+8*19+2+1+4*3+3 {
 		t.Fatalf("%d hooks, %v", len(m.Hooks), err)
 	}
 	for _, h := range m.Hooks {

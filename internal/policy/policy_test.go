@@ -24,7 +24,7 @@ var rooms = map[string]struct{ ours, theirs []string }{
 	"kernels/cuda": {[]string{"kernels"}, []string{"gorgonia.org/cu", "github.com/x448/float16"}},
 	"model":        {[]string{"kernels", "safetensors"}, []string{"golang.org/x/image", "golang.org/x/sync"}},
 	"engine":       {[]string{"model", "tokenizer", "kernels"}, nil},
-	"serve":        {[]string{"engine", "tokenizer", "serve", "internal"}, []string{"github.com/labstack/echo/v4", "modernc.org/sqlite", "github.com/jackc/pgx/v5", "github.com/prometheus", "github.com/google/uuid", "golang.org/x/net", "golang.org/x/sync", "golang.org/x/time"}},
+	"serve":        {[]string{"engine", "tokenizer", "serve", "internal"}, []string{"github.com/labstack/echo/v4", "modernc.org/sqlite", "github.com/jackc/pgx/v5", "github.com/prometheus", "github.com/google/uuid", "golang.org/x/net", "code.dny.dev/ssrf", "golang.org/x/sync", "golang.org/x/time"}},
 	"bench":        {[]string{"engine", "model", "tokenizer", "kernels", "kernels/cpu", "safetensors", "demo", "serve"}, []string{"golang.org/x"}},
 	"demo":         {[]string{"safetensors"}, nil},
 	"internal":     {[]string{"internal"}, []string{""}},

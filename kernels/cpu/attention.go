@@ -24,6 +24,16 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 	d.eachRow(x, func(i int) {
 		readRow(x.row(i), &m, int(d.batch.Token[i]))
 	})
+	for _, p := range d.batch.Pictures {
+		from := p.Picture.(*seen)
+		if from.act.width != x.width {
+			d.fail("picture at row %d: want rows of %d values, got %d", p.Row, x.width, from.act.width)
+			return nil
+		}
+		for i := range int(p.Rows) {
+			copy(x.row(int(p.Row)+i), from.act.row(int(p.From)+i))
+		}
+	}
 	d.tap(0, kernels.HookEmbed, x)
 	return x
 }
@@ -240,8 +250,10 @@ func (r *ropeTable) prepare(d *Device, frequencies []float64) {
 }
 
 // rotate turns the adjacent pairs of x [Hd] by the angles of a row.
-func (r *ropeTable) rotate(x []float32, row int) {
-	cos, sin := r.cos.row(row), r.sin.row(row)
+func (r *ropeTable) rotate(x []float32, row int) { turn(x, r.cos.row(row), r.sin.row(row)) }
+
+// turn rotates the adjacent pairs of x.
+func turn(x, cos, sin []float32) {
 	for i := range cos {
 		a, b := x[2*i], x[2*i+1]
 		x[2*i], x[2*i+1] = a*cos[i]-b*sin[i], a*sin[i]+b*cos[i]

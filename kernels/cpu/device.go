@@ -37,10 +37,11 @@ type Device struct {
 	err   error
 	outs  []kernels.Out
 
-	work workspace
+	work   workspace
+	seeing *encoding // of Encode
 }
 
-var _ kernels.Device = (*Device)(nil)
+var _ kernels.Viewer = (*Device)(nil)
 
 // workspace keeps the buffers of the stages from step to step; each grows to the largest step seen.
 type workspace struct {
@@ -174,6 +175,20 @@ func (d *Device) check(b *kernels.Batch) error {
 		if w.Row < 0 || int(w.Row) >= t {
 			return fmt.Errorf("kernels/cpu: batch: want %d: want a row below %d, got %d", i, t, w.Row)
 		}
+	}
+	free := int32(0) // rows before it are taken
+	for i, p := range b.Pictures {
+		from, ok := p.Picture.(*seen)
+		if !ok || from.released {
+			return fmt.Errorf("kernels/cpu: batch: picture %d: want one of this device that was not released, got %T", i, p.Picture)
+		}
+		if p.Rows < 1 || p.Row < free || int(p.Row)+int(p.Rows) > t {
+			return fmt.Errorf("kernels/cpu: batch: picture %d: want rows from %d on, below %d, got %d rows from %d", i, free, t, p.Rows, p.Row)
+		}
+		if p.From < 0 || int(p.From)+int(p.Rows) > from.Rows() {
+			return fmt.Errorf("kernels/cpu: batch: picture %d: want rows of its %d, got %d rows from %d", i, from.Rows(), p.Rows, p.From)
+		}
+		free = p.Row + p.Rows
 	}
 	for _, tap := range b.Taps {
 		for _, r := range tap.Rows {

@@ -236,6 +236,9 @@ func (d *Device) check(b *kernels.Batch) error {
 	if b.Decode > maxDecodeRows {
 		return fmt.Errorf("kernels/cuda: batch: want at most %d decoding rows, got %d", maxDecodeRows, b.Decode)
 	}
+	if len(b.Pictures) > 0 {
+		return errors.New("kernels/cuda: batch: pictures need a device with a vision tower; this one has none yet")
+	}
 	memory, ok := b.KV.(*kv)
 	if !ok || memory.closed {
 		return errors.New("kernels/cuda: batch: want open key/value memory of this device")

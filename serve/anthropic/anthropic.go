@@ -223,7 +223,7 @@ func (a *api) count(c echo.Context) error {
 	if err != nil {
 		return a.fail(c, err)
 	}
-	job, err := core.Prepare(&r.Request)
+	job, err := core.Prepare(c.Request().Context(), &r.Request)
 	if err != nil {
 		return a.fail(c, err)
 	}
@@ -280,7 +280,7 @@ func (a *api) messages(c echo.Context) error {
 		return a.fail(c, err)
 	}
 	defer done()
-	job, err := core.Prepare(&r.Request)
+	job, err := core.Prepare(ctx, &r.Request)
 	if err != nil {
 		return a.fail(c, err)
 	}

@@ -42,7 +42,7 @@ func (a *api) answer(c echo.Context, read func(body.Value) (*request, error)) er
 		last["done"], last["done_reason"] = true, r.load
 		return c.JSON(http.StatusOK, last)
 	}
-	job, err := core.Prepare(&r.Request)
+	job, err := core.Prepare(ctx, &r.Request)
 	if err != nil {
 		return a.fail(c, r.translate(err))
 	}

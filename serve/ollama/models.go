@@ -89,8 +89,12 @@ func (a *api) show(c echo.Context) error {
 	if o.Meta.Params > 0 {
 		info["general.parameter_count"] = o.Meta.Params
 	}
+	capabilities := []string{"completion", "tools"}
+	if o.Pictures != nil {
+		capabilities = append(capabilities, "vision")
+	}
 	return c.JSON(http.StatusOK, fields{"modelfile": "", "parameters": "", "template": o.ChatTemplate, "details": describe(core)["details"],
-		"capabilities": []string{"completion", "tools"}, "modified_at": o.Created.UTC().Format(time.RFC3339Nano),
+		"capabilities": capabilities, "modified_at": o.Created.UTC().Format(time.RFC3339Nano),
 		"model_info": info})
 }
 

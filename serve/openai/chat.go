@@ -68,7 +68,7 @@ func (a *api) chat(c echo.Context) error {
 	if err := core.Named(r.model); err != nil {
 		return a.fail(c, err)
 	}
-	job, err := core.Prepare(&r.Request)
+	job, err := core.Prepare(ctx, &r.Request)
 	if err != nil {
 		return a.fail(c, err)
 	}

@@ -83,7 +83,7 @@ func (a *api) props(c echo.Context) error {
 		"model_alias":        o.Name,
 		"chat_template":      o.ChatTemplate,
 		"chat_template_caps": map[string]bool{"supports_system_role": true, "supports_tools": true, "supports_tool_calls": true, "supports_parallel_tool_calls": true},
-		"modalities":         map[string]bool{"vision": false, "audio": false},
+		"modalities":         map[string]bool{"vision": o.Pictures != nil, "audio": false},
 		"build_info":         a.host.Version,
 		"is_sleeping":        false,
 	})

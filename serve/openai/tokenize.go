@@ -1,6 +1,7 @@
 package openai
 
 import (
+	"context"
 	"math"
 	"unicode/utf8"
 
@@ -20,7 +21,7 @@ func (a *api) tokenize(c echo.Context) error {
 	if err != nil {
 		return a.fail(c, err)
 	}
-	ids, err := encode(v, core)
+	ids, err := encode(c.Request().Context(), v, core)
 	if err != nil {
 		return a.fail(c, err)
 	}
@@ -44,7 +45,7 @@ func (a *api) tokenize(c echo.Context) error {
 }
 
 // encode gives the ids of what a request wants to have counted.
-func encode(v body.Value, core *completion.Core) ([]int32, error) {
+func encode(ctx context.Context, v body.Value, core *completion.Core) ([]int32, error) {
 	t := core.Model().Tokenizer()
 	special := func(string, int32) bool { return true }
 	bos := func(ids []int32, wanted bool) []int32 {
@@ -63,7 +64,7 @@ func encode(v body.Value, core *completion.Core) ([]int32, error) {
 			return nil, err
 		}
 		var err error
-		if ids, err = core.Render(&r); err != nil {
+		if ids, err = core.Render(ctx, &r); err != nil {
 			return nil, err
 		}
 	case content.Is(): // llama-server's
@@ -159,7 +160,7 @@ func (a *api) applyTemplate(c echo.Context) error {
 	if err := core.Named(model); err != nil {
 		return a.fail(c, err)
 	}
-	ids, err := core.Render(&r)
+	ids, err := core.Render(c.Request().Context(), &r)
 	if err != nil {
 		return a.fail(c, err)
 	}

@@ -31,7 +31,7 @@ func question(text string) completion.Request {
 func TestRun(t *testing.T) {
 	r := question("Hi")
 	r.Choices, r.LogProbs, r.Specials = 2, true, true
-	job, err := core(says("a", "b")).Prepare(&r)
+	job, err := core(says("a", "b")).Prepare(t.Context(), &r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestFit(t *testing.T) {
 		c := core(b)
 		r := question(strings.Repeat("x", test.prompt))
 		r.MaxTokens, r.Clamp = test.maxTokens, test.clamp
-		job, err := c.Prepare(&r)
+		job, err := c.Prepare(t.Context(), &r)
 		var e *completion.Error
 		switch {
 		case test.sizes == nil && err == nil:
@@ -118,7 +118,7 @@ func TestExplain(t *testing.T) {
 		for choices := 1; choices <= 3; choices += 2 {
 			r := question("Hi")
 			r.Choices = choices
-			job, err := core(&fake.Backend{Refuse: c.err}).Prepare(&r)
+			job, err := core(&fake.Backend{Refuse: c.err}).Prepare(t.Context(), &r)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -163,7 +163,7 @@ func TestEnd(t *testing.T) {
 			}
 			r := question("Hi")
 			r.Choices = choices
-			job, err := core(b).Prepare(&r)
+			job, err := core(b).Prepare(t.Context(), &r)
 			if err != nil {
 				t.Fatal(err)
 			}

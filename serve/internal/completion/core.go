@@ -53,6 +53,10 @@ type Options struct {
 
 	Sequences    int    // answers that are generated at a time
 	ChatTemplate string // source of the chat template; "": none
+
+	Pictures   *engine.PictureReader                                     // nil: the model takes none
+	NoPictures string                                                    // why, " (…)", for clients; "": no reason is known
+	Fetch      func(ctx context.Context, address string) ([]byte, error) // gets pictures from the net; nil: it is not allowed
 }
 
 // Meta are sizes that clients show.

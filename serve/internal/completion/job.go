@@ -17,19 +17,24 @@ type Job struct {
 	request *Request
 	engine  engine.Request
 	stops   map[int32]bool // ids that end an answer
-	tools   []string       // that the answer may call; none: its text is text
+	gallery gallery
+	tools   []string // that the answer may call; none: its text is text
 	began   time.Time
 }
 
-// Prepare checks a request and renders its prompt. Errors are *Error. The request must not change afterwards.
-func (c *Core) Prepare(r *Request) (*Job, error) {
-	ids, err := c.prompt(r)
+// Prepare checks a request, gets its pictures and renders its prompt. Errors are *Error. The request must not change afterwards.
+func (c *Core) Prepare(ctx context.Context, r *Request) (*Job, error) {
+	j := &Job{core: c, request: r, stops: c.stops}
+	ids, err := c.prompt(ctx, r, &j.gallery)
 	if err != nil {
 		return nil, err
 	}
-	j := &Job{core: c, request: r, stops: c.stops}
+	ids, media, err := j.gallery.expand(c, ids)
+	if err != nil {
+		return nil, err
+	}
 	j.engine = engine.Request{
-		Prompt: ids, Sampling: r.Sampling.over(c.options.Sampling), MaxTokens: r.MaxTokens, MinTokens: r.MinTokens,
+		Prompt: ids, Media: media, Sampling: r.Sampling.over(c.options.Sampling), MaxTokens: r.MaxTokens, MinTokens: r.MinTokens,
 		Stop: r.Stop, IgnoreEOS: r.IgnoreEOS,
 		LogProbs: r.LogProbs, Top: r.Top, PromptLogProbs: r.PromptLogProbs, PromptTop: r.PromptTop,
 		CacheSalt: r.CacheSalt, NoCache: r.NoCache, Choices: max(1, r.Choices),
@@ -142,7 +147,7 @@ func (j *Job) Run(ctx context.Context, emit func(Event) error) (*Answer, error) 
 	case emitted != nil:
 		return nil, emitted
 	case err != nil:
-		return nil, j.core.explain(err)
+		return nil, j.core.explain(j.gallery.blame(err))
 	case ctx.Err() != nil:
 		return nil, j.core.explain(context.Cause(ctx))
 	}

@@ -1,6 +1,7 @@
 package completion
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -9,13 +10,21 @@ import (
 )
 
 // Render gives the ids of a request's prompt. Errors are *Error.
-func (c *Core) Render(r *Request) ([]int32, error) { return c.prompt(r) }
+func (c *Core) Render(ctx context.Context, r *Request) ([]int32, error) {
+	var g gallery
+	ids, err := c.prompt(ctx, r, &g)
+	if err != nil {
+		return nil, err
+	}
+	ids, _, err = g.expand(c, ids)
+	return ids, err
+}
 
-// prompt renders what the model is to continue.
-func (c *Core) prompt(r *Request) ([]int32, error) {
+// prompt renders what the model is to continue, with one token for each of the pictures that it puts into g.
+func (c *Core) prompt(ctx context.Context, r *Request, g *gallery) ([]int32, error) {
 	switch {
 	case r.Messages != nil:
-		return c.chat(r)
+		return c.chat(ctx, r, g)
 	case r.IDs != nil:
 		return r.IDs, nil
 	}
@@ -28,17 +37,14 @@ func (c *Core) prompt(r *Request) ([]int32, error) {
 }
 
 // chat renders messages through the chat template.
-func (c *Core) chat(r *Request) ([]int32, error) {
+func (c *Core) chat(ctx context.Context, r *Request, g *gallery) ([]int32, error) {
 	chat := tokenizer.Chat{NoGenerationPrompt: r.NoGenerationPrompt || r.ContinueFinal}
 	if len(r.Messages) == 0 {
 		return nil, Invalid("messages", "至少要有一条消息", "want at least one message")
 	}
 	for i, m := range r.Messages {
-		rendered, err := m.render()
+		rendered, err := m.render(ctx, c, i, g)
 		if err != nil {
-			if err.Param = fmt.Sprintf("messages[%d]%s", i, err.Param); err.Param == "" {
-				err.Param = "messages"
-			}
 			return nil, err
 		}
 		chat.Messages = append(chat.Messages, rendered)
@@ -76,15 +82,15 @@ func (c *Core) open(r *Request, ids []int32) ([]int32, error) {
 	return nil, Invalid("continue_final_message", "这个模型的聊天模板不给消息加结束标记", "this model's chat template does not mark the end of a message")
 }
 
-// render gives a message as the template takes it. The path of an error begins within the message.
-func (m *Message) render() (tokenizer.Message, *Error) {
+// render gives message number n as the template takes it; its pictures go into g.
+func (m *Message) render(ctx context.Context, c *Core, n int, g *gallery) (tokenizer.Message, *Error) {
 	out := tokenizer.Message{Role: m.Role}
 	for i, part := range m.Parts {
-		if part.Image != nil {
-			return out, Invalid(fmt.Sprintf(".content[%d]", i), "这个版本还不能看图片，请只发文字",
-				"this build has no vision yet: want text only")
+		rendered, err := g.part(ctx, c, contentParam(n, i), part)
+		if err != nil {
+			return out, err
 		}
-		out.Content = append(out.Content, tokenizer.Part{Type: "text", Text: part.Text})
+		out.Content = append(out.Content, rendered)
 	}
 	for i, call := range m.Calls {
 		arguments := strings.TrimSpace(call.Arguments)
@@ -92,7 +98,7 @@ func (m *Message) render() (tokenizer.Message, *Error) {
 			arguments = "{}"
 		}
 		if !json.Valid([]byte(arguments)) {
-			return out, Invalid(fmt.Sprintf(".tool_calls[%d].function.arguments", i), "应为 JSON 文本", "want the text of a JSON value")
+			return out, Invalid(fmt.Sprintf("messages[%d].tool_calls[%d].function.arguments", n, i), "应为 JSON 文本", "want the text of a JSON value")
 		}
 		out.HasToolCalls = true
 		out.ToolCalls = append(out.ToolCalls, tokenizer.ToolCall{Name: call.Name, Arguments: json.RawMessage(arguments)})
