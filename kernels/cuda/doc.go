@@ -9,8 +9,8 @@
 //
 //	upload_words                                 what the host brought
 //	embed_rows                                   x
-//	norm → stream/gemm → rope_append             q, and k and v into their pages
-//	attend_decode → attend_combine, attend_prefill   z
+//	norm → stream/gemm                           the sums of q, k and v
+//	rope_append → attend_decode → attend_combine, attend_prefill   k and v into their pages, z; in decode on 9.0 one kernel
 //	stream/gemm                                  x += z·Woᵀ
 //	route_rows, or norm → gemm → choose_rows → sort_rows → gather_rows   h, expert, gate·h
 //	stream/gemm, twice                           x += shared(h) + expert(gate·h)
@@ -31,5 +31,5 @@
 // # What is not as the design had it
 //
 // The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.
-// Rotation, QK norm and append are a kernel after the product, not its epilogue: decode sums its splits first.
+// Rotation, QK norm and append come after the product, not in its epilogue: decode sums its splits first.
 package cuda

@@ -75,6 +75,46 @@ func TestFastKernels(t *testing.T) {
 	}
 }
 
+// Decode attention makes queries, keys and values itself; with taps, kernels before it do. Both give the same bits: with four query
+// heads for a key/value head, and with sixteen, the most that there may be.
+func TestTappedDecode(t *testing.T) {
+	for _, heads := range [][2]int{{8, 2}, {16, 1}} {
+		t.Run(fmt.Sprint(heads), func(t *testing.T) {
+			config := fastConfig()
+			config["num_attention_heads"], config["num_key_value_heads"] = heads[0], heads[1]
+			config["num_hidden_layers"], config["no_rope_layers"] = 2, []int{1, 0}
+			p, q := dummyPair(t, config, cuda.Options{}), dummyPair(t, config, cuda.Options{})
+			r := rand.New(rand.NewPCG(9, 10))
+			var a, b []piece
+			for _, n := range []int{3, 126} { // the second goes from one split to two
+				prompt := randomTokens(r, n, 1000)
+				a, b = append(a, piece{&sequence{}, prompt}), append(b, piece{&sequence{}, prompt})
+			}
+			p.gpu.run(t, a, true, nil)
+			q.gpu.run(t, b, true, nil)
+			for step := range 4 {
+				for i := range a {
+					next := randomTokens(r, 1, 1000)
+					a[i].tokens, b[i].tokens = next, next
+				}
+				outs := p.gpu.run(t, a, true, nil)
+				_, tapped := q.gpu.logits(t, b)
+				for i := range outs {
+					if !sameOut(outs[i], tapped[i]) {
+						t.Fatalf("step %d row %d: %+v, with taps %+v", step, i, outs[i], tapped[i])
+					}
+				}
+			}
+			if ran := q.gpu.dev.(*cuda.Device).Ran(); ran["attend_decode_90"] == 0 || ran["rope_append"] == 0 {
+				t.Errorf("want attend_decode_90 and rope_append, got %v", ran)
+			}
+			if p.gpu.dev.(*cuda.Device).Ran()["rope_append"] != 0 {
+				t.Error("rope_append ran without taps")
+			}
+		})
+	}
+}
+
 // A replayed graph gives the bits of the same kernels launched one by one; a tapped step those of an untapped one; a row in
 // a batch those of the row alone; and a prompt read in pieces those of the prompt read at once.
 func TestSameBits(t *testing.T) {
