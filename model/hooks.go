@@ -98,7 +98,9 @@ func Hooks(c *Config) []Hook {
 
 // SelectHooks gives the hooks that match any of the patterns, in the order of the forward pass. In a pattern * stands for
 // any characters, {a,b} for alternatives and {4..7} for numbers from 4 to 7. A pattern that matches nothing is an error.
-func SelectHooks(c *Config, patterns []string) ([]Hook, error) { return selectHooks(c, Hooks(c), patterns) }
+func SelectHooks(c *Config, patterns []string) ([]Hook, error) {
+	return selectHooks(c, Hooks(c), patterns)
+}
 
 // SelectAllHooks chooses among the hooks of the vision tower as well, which come first.
 func SelectAllHooks(c *Config, patterns []string) ([]Hook, error) {
@@ -208,7 +210,9 @@ func VisionHooks(c *Config) []Hook {
 }
 
 // IsVision says that a hook is one of the vision tower's.
-func (h Hook) IsVision() bool { return h.At.Hook >= kernels.HookVisionEmbed && h.At.Hook <= kernels.HookVisionOut }
+func (h Hook) IsVision() bool {
+	return h.At.Hook >= kernels.HookVisionEmbed && h.At.Hook <= kernels.HookVisionOut
+}
 
 // VisionRows is how many rows a hook of the vision tower has to a tile: patches and then the class token, or, from the
 // pixel shuffle on, one for each token.

@@ -22,8 +22,8 @@ const (
 type gallery struct {
 	files   []*engine.PictureFile
 	params  []string // the field of each
-	fetched int // addresses
-	bytes   int // that came from them
+	fetched int      // addresses
+	bytes   int      // that came from them
 }
 
 // add opens a picture at a field.
