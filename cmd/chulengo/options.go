@@ -103,7 +103,7 @@ func (o *options) table() []option {
 		{"model", &o.Model, "checkpoint `DIR`, hub address, or ORG/NAME in a local cache (default: the built-in demo)", "模型目录 `DIR`、模型站地址，或本机缓存中的 组织/名称（默认：内置演示模型）"},
 		{"device", &o.Device, "`auto|cpu|cuda[:N]` (auto: a GPU if there is one that holds the model)", "`auto|cpu|cuda[:N]`（auto：有容得下模型的 GPU 就用它）"},
 		{"load-format", &o.LoadFormat, "`auto|dummy`: dummy fills the shapes of config.json with random weights", "`auto|dummy`：dummy 按 config.json 的形状填入随机权重"},
-		{"quant", &o.Quant, "`int4|int4-mixed|fp8`: quantise a plain checkpoint while it is loaded (default: as it is stored)", "`int4|int4-mixed|fp8`：加载时把未量化的模型量化（默认按模型原样）"},
+		{"quant", &o.Quant, "`int4|int4-mixed|fp8`: quantise a plain checkpoint while it is loaded (default: as it is stored; quantize: int4-mixed)", "`int4|int4-mixed|fp8`：加载时把未量化的模型量化（默认按模型原样；quantize 默认 int4-mixed）"},
 		{"threads", &o.Threads, "`N` threads of the CPU (0: one for each core)", "CPU 线程数 `N`（0：每核一个）"},
 		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096, on a GPU what is free)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096；GPU 上为剩余显存）"},
 		{"kv-dtype", &o.KVDType, "keys and values as `auto|bf16|fp8` (auto: float32 on the CPU, bf16 on a GPU)", "键值缓存的类型 `auto|bf16|fp8`（auto：CPU 上为 float32，GPU 上为 bf16）"},
