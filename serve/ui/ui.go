@@ -7,6 +7,7 @@
 //	app.js            wiring, and the controls
 //	chat.js           the conversation: asking, answering, stopping, versions
 //	messages.js       messages on the page, and what can be done with them
+//	pictures.js       what goes with the next question
 //	markdown.js       what a model wrote, made safe
 //	maths.js          formulas in it
 //	copy.js           the clipboard

@@ -4,6 +4,7 @@ import * as conversations from './conversations.js';
 import * as chat from './chat.js';
 import * as keys from './keys.js';
 import * as numbers from './numbers.js';
+import * as pictures from './pictures.js';
 import * as settings from './settings.js';
 import * as status from './status.js';
 import * as transfer from './transfer.js';
@@ -25,6 +26,7 @@ function enable() {
   input.disabled = !ready || busy;
   $('send-btn').disabled = !ready || busy;
   $('clear-btn').disabled = !ready;
+  pictures.enable(ready && !busy, Boolean(status.server?.model?.vision));
   $('send-btn').hidden = busy;
   $('stop-btn').hidden = !busy;
   $('loading').hidden = !busy;
@@ -39,6 +41,7 @@ function entered() {
   remember(state.chat);
   conversations.select(state.chat);
   typed(draft());
+  pictures.enter(state.chat);
 }
 
 function welcome() {
@@ -67,9 +70,9 @@ function welcome() {
 form.addEventListener('submit', (e) => {
   e.preventDefault();
   const question = input.value.trim();
-  if (!question || input.disabled) return;
+  if ((!question && !pictures.any()) || input.disabled) return;
   typed('');
-  chat.ask(question);
+  chat.ask(question, {}, pictures.take());
 });
 
 input.addEventListener('compositionend', noteComposition);
@@ -211,7 +214,7 @@ conversations.start({
   removed: (id) => { if (id === state.chat) newChat(); },
   failed: (e) => notify(e.message, true),
 });
-startMessages({ regenerate: chat.regenerate, edit: chat.edit, choose: chat.choose });
+startMessages({ regenerate: chat.regenerate, edit: chat.edit, choose: chat.choose, picture: chat.picturePath });
 chat.start({
   changed: enable,
   settings: settings.fields,

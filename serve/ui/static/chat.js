@@ -3,6 +3,7 @@ import { json, request, events, conversationPath, Failure } from './api.js';
 import { text } from './texts.js';
 import { announce, notify } from './notice.js';
 import { Message, empty, shown, removeFrom, forgetFailures } from './messages.js';
+import * as pictures from './pictures.js';
 
 const $ = (id) => document.getElementById(id);
 const input = $('user-input');
@@ -26,21 +27,24 @@ const focusInput = () => { if (matchMedia('(pointer: fine)').matches && !documen
 // ---- asking
 
 // ask asks a question; with place.parent (an answer's id, or null for a first question) under that message, in place of
-// the question that the page shows there, instead of at the end.
-export function ask(question, place = {}) {
+// the question that the page shows there, instead of at the end. images are data: addresses, or ids of pictures in the
+// conversation.
+export function ask(question, place = {}, images = []) {
   if (state.run) return;
   forgetFailures();
   if (state.fresh) empty();
   state.fresh = false;
   const from = 'parent' in place && shown().find((m) => m.role === 'user' && (m.facts.parent ?? null) === place.parent);
   if (from) removeFrom(from);
-  const asked = new Message({ role: 'user', content: question });
+  const asked = new Message({ role: 'user', content: question, pictures: images });
   const body = { user_input: question };
+  if (images.length) body.images = images;
   if ('parent' in place) body.parent = place.parent;
   const again = () => {
     if (state.run) return;
     if (input.value === question) hooks.typed('');
-    ask(question, place);
+    if (images.length) pictures.take();
+    ask(question, place, images);
   };
   answer(() => generate(body), {
     again,
@@ -48,8 +52,9 @@ export function ask(question, place = {}) {
     failed: () => {
       asked.fails();
       if (!from && !input.value) hooks.typed(question);
+      if (!from) pictures.put(images);
     },
-    lost: () => from && new Message({ role: 'user', content: question }).fails(), // nothing that was typed is lost
+    lost: () => from && new Message({ role: 'user', content: question, pictures: images }).fails(), // nothing that was typed is lost
   });
 }
 
@@ -75,8 +80,10 @@ function answerAgain(id) {
 
 export function edit(message, question) {
   if (state.run) return;
-  ask(question, { parent: message.facts.parent ?? null });
+  ask(question, { parent: message.facts.parent ?? null }, message.facts.pictures ?? []);
 }
+
+export const picturePath = (id) => `${conversationPath(state.chat)}/pictures/${id}`;
 
 function generate(fields) {
   return request('POST', 'api/generate', { ...hooks.settings(), ...fields, chat_id: state.chat, stream: true, detach: true, progress: true });
@@ -239,12 +246,12 @@ function draw(c) {
 // showFailure tells of a question that was asked before the page was opened, and got no answer.
 function showFailure({ id: chat, messages, failure }) {
   const asked = messages.find((m) => m.role === 'user' && m.content === failure.content && (m.parent ?? null) === (failure.parent ?? null));
-  if (!asked) new Message({ role: 'user', content: failure.content }).fails();
+  if (!asked) new Message({ role: 'user', content: failure.content, pictures: failure.pictures ?? [] }).fails();
   new Message({ role: 'assistant' }).fail(text('error') + failure.error, () => {
     if (state.run) return;
     if (input.value === failure.content) hooks.typed('');
     if (asked) answerAgain(asked.id);
-    else ask(failure.content, { parent: failure.parent ?? null });
+    else ask(failure.content, { parent: failure.parent ?? null }, failure.pictures ?? []);
   }, async () => {
     try {
       await request('DELETE', `${conversationPath(chat)}/failure`);

@@ -3,6 +3,7 @@
 import { text } from './texts.js';
 import { Markdown } from './markdown.js';
 import { copyButton } from './copy.js';
+import { picture } from './pictures.js';
 import { summary } from './numbers.js';
 
 const container = document.getElementById('chat-container');
@@ -11,7 +12,8 @@ const toEnd = document.getElementById('to-end');
 let follow = true; // the reader is at the end: stay there
 let list = [];     // the messages, the oldest first
 
-// handlers are what the buttons of a message do: regenerate(message), edit(message, text), choose(message, id).
+// handlers are what the buttons of a message do: regenerate(message), edit(message, text), choose(message, id); and
+// picture(id) is the address of a picture.
 let handlers = {};
 
 export function start(h) { handlers = h; }
@@ -64,7 +66,9 @@ export class Message {
     this.body.className = 'body';
     this.foot = document.createElement('div');
     this.foot.className = 'message-foot';
-    this.element.append(this.body, this.foot);
+    this.pictures = document.createElement('div');
+    this.pictures.className = 'pictures';
+    this.element.append(this.pictures, this.body, this.foot);
     this.markdown = new Markdown(this.body);
     container.append(this.element);
     list.push(this);
@@ -103,6 +107,7 @@ export class Message {
   tools() {
     const { finish_reason: reason, id, siblings } = this.facts;
     this.element.setAttribute('aria-label', text(this.role === 'user' ? 'you' : 'assistant'));
+    this.showPictures();
     this.foot.replaceChildren();
     if (siblings.length > 1 && id) this.foot.append(this.versions(siblings, siblings.indexOf(id)));
     if (['length', 'stop_requested', 'interrupted'].includes(reason)) {
@@ -115,6 +120,24 @@ export class Message {
     if (id && this.role === 'user') this.foot.append(tool('edit', () => this.edit()));
     if (id && this.role === 'assistant') this.foot.append(tool('regenerate', () => handlers.regenerate(this)));
     if (this.facts.numbers?.tokens > 0) this.foot.append(summary(this.facts.numbers));
+  }
+
+  // showPictures shows what a question came with: files until the server has them, then its own, which open in full size.
+  showPictures() {
+    const list = this.facts.pictures ?? [];
+    this.pictures.hidden = list.length === 0;
+    if (this.pictured === list.join()) return;
+    this.pictured = list.join();
+    this.pictures.replaceChildren(...list.map((p, at) => {
+      const name = text('pictureOf', { at: at + 1, of: list.length });
+      if (p.startsWith('data:')) return picture(p, name);
+      const link = document.createElement('a');
+      link.href = handlers.picture(p);
+      link.target = '_blank';
+      link.rel = 'noopener';
+      link.append(picture(link.href, name));
+      return link;
+    }));
   }
 
   // versions is ‹ 2/3 ›.
