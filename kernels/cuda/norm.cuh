@@ -21,15 +21,6 @@ __device__ __forceinline__ float slot_sum(const Slots &s, int row, int n) {
 
 __device__ __forceinline__ void add_to(float4 &a, float4 b) { a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w; }
 
-// slot_four is slot_sum of columns n..n+3; n is a multiple of 4.
-__device__ __forceinline__ float4 slot_four(const Slots &s, int row, int n) {
-    float4 y = make_float4(0, 0, 0, 0);
-    const float *v = s.values + u64(row) * s.ld + n;
-#pragma unroll 4
-    for (int i = 0; i < s.count; i++) add_to(y, *(const float4 *)(v + i * s.stride));
-    return y;
-}
-
 struct NormParams {
     float *x;            // [rows, D] the residual; the pending sums are added to it
     Slots pending[2];    // x + (first + second)

@@ -119,13 +119,6 @@ __device__ __forceinline__ void bulk_load_once(void *dst, const void *src, uint3
 #endif
 }
 
-// bulk_prefetch brings bytes (a multiple of 16, aligned to 16) into the L2 cache.
-__device__ __forceinline__ void bulk_prefetch(const void *src, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(src), "r"(bytes) : "memory");
-#endif
-}
-
 // griddep_wait returns when the kernels before this one in the stream have finished and what they wrote is visible. Every
 // thread that reads or overwrites what an earlier kernel touched calls it first.
 __device__ __forceinline__ void griddep_wait() {

@@ -44,7 +44,6 @@ inline void mbar_wait(uint64_t *bar, uint32_t parity) { emu::mbar_wait(bar, pari
 inline void mbar_expect_tx(uint64_t *bar, uint32_t bytes) { emu::mbar_arrive(bar, bytes); }
 inline void bulk_load(void *dst, const void *src, uint32_t bytes, uint64_t *bar) { emu::bulk(dst, src, bytes, bar); }
 inline void bulk_load_once(void *dst, const void *src, uint32_t bytes, uint64_t *bar) { emu::bulk(dst, src, bytes, bar); }
-inline void bulk_prefetch(const void *, uint32_t) {}
 inline void griddep_wait() { emu::grid_waited(); }
 inline void griddep_launch() {}
 inline void fence_proxy_async() { emu::proxy_fence(); }
