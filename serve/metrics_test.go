@@ -94,10 +94,13 @@ func TestMetrics(t *testing.T) {
 	cached := usage["prompt_tokens_details"].(object)["cached_tokens"].(float64)
 	ask(object{"max_tokens": 200, "stop": []string{"e"}})
 
-	// One runs, one waits, one is refused; the first two then go away.
-	ctx, cancel := context.WithCancel(context.Background())
+	// One runs, one waits, one is refused. The one that waits goes away first: else it might run for a moment.
 	gone, heard := make(chan struct{}, 2), make(chan struct{}, 2)
+	var cancel [2]context.CancelFunc
 	for i := range 2 {
+		var ctx context.Context
+		ctx, cancel[i] = context.WithCancel(context.Background())
+		defer cancel[i]()
 		go func() {
 			response, err := c.http.Do(c.request(ctx, "POST", "/v1/chat/completions", object{"ignore_eos": true, "stream": true,
 				"messages": []object{{"role": "user", "content": "hi"}}}))
@@ -119,8 +122,10 @@ func TestMetrics(t *testing.T) {
 	if status, got := c.post("/v1/chat/completions", object{"messages": []object{{"role": "user", "content": "hi"}}}); status != 503 {
 		t.Errorf("one too many: %d %v", status, got)
 	}
-	cancel()
+	cancel[1]()
 	<-gone
+	eventually(t, "nobody waits", func() bool { return e.Stats().Queued == 0 })
+	cancel[0]()
 	<-gone
 	eventually(t, "the engine rests", func() bool {
 		s := e.Stats()
