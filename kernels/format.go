@@ -1,6 +1,7 @@
 package kernels
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -153,6 +154,59 @@ func (m Matrix) number(line []byte, k, at int) float32 {
 		zero = int(m.Zeros[at])
 	}
 	return float32(int(code) - zero)
+}
+
+// largestCode is the largest number of any code: that of F8_E4M3.
+const largestCode = 448
+
+// CheckCodes looks for codes that are no numbers, scales that are not finite, and zeros that no code could have, in a quantised
+// matrix of the right size (Check).
+func (m Matrix) CheckCodes() error {
+	rows, cols := m.Coding.Grid(m.N, m.K)
+	for i, s := range m.Scales[:rows*cols] {
+		if worth := s * largestCode; worth != worth || math.IsInf(float64(worth), 0) {
+			return fmt.Errorf("want finite scales and values, got the scale %v at [%d, %d]", s, i/cols, i%cols)
+		}
+	}
+	for i, z := range m.Zeros {
+		if z > 16 {
+			return fmt.Errorf("want zeros of 0 to 16, got %d at [%d, %d]", z, i/cols, i%cols)
+		}
+	}
+	if m.Format == Table4 {
+		for i, v := range m.Coding.Table {
+			if v != v || math.IsInf(float64(v), 0) {
+				return fmt.Errorf("want a table of finite numbers, got %v at %d", v, i)
+			}
+		}
+	}
+	if m.Format == F8E4M3 {
+		for r := range m.N {
+			line := m.Data[r*m.RowStride():][:m.K]
+			if k := firstE4M3NaN(line); k >= 0 {
+				return fmt.Errorf("want numbers, got the F8_E4M3 code %#x, which is none, at [%d, %d]", line[k], r, k)
+			}
+		}
+	}
+	return nil
+}
+
+// firstE4M3NaN is the index of the first code 0x7f or 0xff, -1 if there is none.
+func firstE4M3NaN(b []byte) int {
+	const all, lowest, highest = 0x7f7f7f7f7f7f7f7f, 0x0101010101010101, 0x8080808080808080
+	at := 0
+	for ; at+8 <= len(b); at += 8 {
+		x := binary.LittleEndian.Uint64(b[at:])&all ^ all // zero bytes are codes 0x7f and 0xff
+		if (x-lowest)&^x&highest != 0 {
+			break
+		}
+	}
+	for ; at < len(b); at++ {
+		if b[at]&0x7f == 0x7f {
+			return at
+		}
+	}
+	return -1
 }
 
 // e4m3 is every number of F8E4M3.

@@ -3,6 +3,7 @@ package model
 import (
 	"slices"
 
+	"chulengo/kernels"
 	"chulengo/safetensors"
 )
 
@@ -117,14 +118,18 @@ func deviceRows(ckpt *safetensors.Checkpoint, c *Config, r Recipe) ([]weight, er
 	return slices.DeleteFunc(found.rows, func(w weight) bool { return w.into == nil || w.tensors[0].Module == visionModule }), nil
 }
 
-// deviceBytes is the size of one weight on a device.
+// deviceBytes is the size of one weight on a GPU, which keeps scales as bfloat16 or float32.
 func (w weight) deviceBytes() (n int64) {
 	c, k := w.spec.Coding, w.spec.K
 	for _, part := range w.spec.Parts {
 		one := int64(c.Format.Bytes(part * k))
 		if c.Format.Quantised() {
 			rows, cols := c.Grid(part, k)
-			one += int64(c.Scale.Bytes(rows * cols))
+			scale := c.Scale
+			if scale == kernels.F16 {
+				scale = kernels.F32
+			}
+			one += int64(scale.Bytes(rows * cols))
 			if c.Zeros {
 				one += int64(rows * cols)
 			}

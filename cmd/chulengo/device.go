@@ -81,7 +81,7 @@ func (a *app) openDevice(cfg *model.Config, weights int64) (kernels.Device, engi
 	o := engine.Options{Context: a.opts.Context, KVBytes: int64(a.opts.KVMemory) << 20}
 	if a.opts.Device != "cpu" && cudaBuilt {
 		ordinal, _ := cudaOrdinal(a.opts.Device) // auto: 0
-		err := a.cpuOnly(cfg)
+		err := a.cpuOnly()
 		var gpu gpuDevice
 		if err == nil {
 			gpu, err = openCUDA(ordinal)
@@ -102,11 +102,8 @@ func (a *app) openDevice(cfg *model.Config, weights int64) (kernels.Device, engi
 }
 
 // cpuOnly is what a GPU cannot do yet of what is asked for; nil: nothing.
-func (a *app) cpuOnly(cfg *model.Config) error {
-	switch {
-	case a.opts.Quant != "" || cfg.Quantization != nil:
-		return unusable(nil, "quantised weights run on the CPU only so far", "量化权重目前只能在 CPU 上运行")
-	case a.opts.KVDType == "fp8":
+func (a *app) cpuOnly() error {
+	if a.opts.KVDType == "fp8" {
 		return unusable(nil, "keys and values in FP8 are kept on the CPU only so far", "FP8 键值缓存目前只能在 CPU 上使用")
 	}
 	return nil

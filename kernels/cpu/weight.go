@@ -96,7 +96,7 @@ func (w *weight) Fill(part, expert int, f kernels.Fill) error {
 // checkValues scans every value for what is no finite number.
 func checkValues(m kernels.Matrix) error {
 	if m.Format.Quantised() {
-		return checkCodes(m)
+		return m.CheckCodes()
 	}
 	rows, cols, size := m.N, m.K, m.Format.Size()
 	if m.InOut {

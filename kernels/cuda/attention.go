@@ -48,6 +48,10 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 		}
 	}
 	for _, p := range d.phases {
+		if w.coded != nil {
+			launch(d, "embed_coded", p.grid, 1, 0, &embedCodedParams{table: w.data, token: p.token, x: x.of(p), d: int32(x.d), tiles: int32(w.tiles), coding: w.coded.coding})
+			continue
+		}
 		launch(d, "embed_rows", p.grid, 1, 0, &embedParams{table: w.data, token: p.token, x: x.of(p), d: int32(x.d), tiles: int32(w.tiles)})
 	}
 	d.tapResidual(0, kernels.HookEmbed, x)

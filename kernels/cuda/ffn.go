@@ -150,7 +150,7 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 	sharedIn := d.imageOf(p, "shared", p.lines, shared.spec.Parts[0])
 	routedIn := d.imageOf(p, "routed", p.lines, gateUp.spec.Parts[0])
 	up := streamParams{expert: r.expert, denseOut: sharedIn.at, routedOut: routedIn.at, features: int32(sharedIn.tiles * tile)}
-	if shared.rows == gateUp.rows {
+	if alike(shared, gateUp) {
 		if !d.open { // the shared expert begins beside the router
 			up.ready, up.readyCount = r.normed, int32(p.grid)
 		}
@@ -169,7 +169,7 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 	}
 	a, b := out("shared.out", sharedDown), out("routed.out", down)
 	sum := streamParams{expert: r.expert, denseOut: a.values, routedOut: b.values, ld: int32(down.rows)}
-	if sharedDown.rows == down.rows && sharedDown.tiles == down.tiles {
+	if alike(sharedDown, down) {
 		d.stream(p, false, sharedDown, down, sharedIn, routedIn, sum)
 	} else {
 		sum.ld = int32(sharedDown.rows)

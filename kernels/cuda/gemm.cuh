@@ -4,7 +4,7 @@
 // As in decode, weights are the row operand and tokens the column one: a fragment holds outputs g and g+8 of two adjacent
 // tokens, whichever instruction made it.
 #pragma once
-#include "image.cuh"
+#include "codes.cuh"
 
 // Tile is a range of activation rows that one block multiplies with one matrix.
 struct Tile {
@@ -28,6 +28,10 @@ struct GemmParams {
     int ld;                 // of float outputs
     int features;           // SWIGLU: F
     int out_R;              // SWIGLU: lines of the output image
+};
+
+struct CodedGemmParams : GemmParams { // weights in codes: blocks of 64 rows, an even number
+    Coding coding;
 };
 
 enum GemmEpilogue {

@@ -1,6 +1,8 @@
 // Prefill products with wgmma and bulk copies (9.0): 128 outputs x up to 256 rows a block, stages of one 64-column tile.
 // One thread of the first warpgroup keeps four stages on their way; two warpgroups of 64 outputs each multiply. The width of a
 // product is the smallest instruction that holds the tile's rows, so that an expert with few tokens costs little.
+//
+// Of quantised weights the whole first warpgroup makes bfloat16, while the others multiply what it made before.
 #include "gemm.cuh"
 
 #if defined(CHULENGO_EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
@@ -35,6 +37,42 @@ __device__ __forceinline__ void produce(const GemmParams &p, Shared &s, int coun
             mbar_expect_tx(&s.full[slot], blocks * WEIGHT_TILE + bytes);
             for (int b = 0; b < blocks; b++) bulk_load(s.stage[slot] + b * WEIGHT_TILE, w + (u64(b) * p.tiles + k) * WEIGHT_TILE, WEIGHT_TILE, &s.full[slot]);
             bulk_load(s.stage[slot] + 2 * WEIGHT_TILE, a + u64(k) * p.R * LINE, bytes, &s.full[slot]);
+        }
+    }
+}
+
+// produce for quantised weights: every warp widens two strips of 16 rows of each stage, whose codes it loads two stages before.
+template <Code CODE> __device__ __forceinline__ void widen(const CodedGemmParams &p, Shared &s, int count, int pairs) {
+    int n = 0;
+    for (int i = blockIdx.x; i < count * pairs; i += gridDim.x) {
+        int pair;
+        const Tile tile = gemm_tile(p, WIDTH, count, pairs, i, pair);
+        const int bytes = lines(tile) * LINE, strip = warp_id() * 2;
+        const u8 *w = p.weight + u64(tile.expert) * p.expert_stride + u64(pair) * p.tiles * code_tile(CODE);
+        const u64 block = u64(tile.expert) * pairs + pair;
+        Strip<CODE> ahead[2][2];
+        const auto load = [&](Strip<CODE> (&strips)[2], int k) {
+            if (k >= p.tiles) return;
+            for (int j = 0; j < 2; j++) strips[j].load(w + u64(k) * code_tile(CODE), p.coding, block, k, strip + j);
+        };
+        const auto stage = [&](Strip<CODE> (&strips)[2], int k) {
+            if (k >= p.tiles) return;
+            const int slot = n++ % STAGES;
+            if (n > STAGES) mbar_wait(&s.empty[slot], ((n - 1) / STAGES - 1) & 1);
+            if (threadIdx.x == 0) {
+                mbar_expect_tx(&s.full[slot], bytes);
+                bulk_load(s.stage[slot] + 2 * WEIGHT_TILE, p.act + (u64(k) * p.R + tile.row) * LINE, bytes, &s.full[slot]);
+            }
+            for (int j = 0; j < 2; j++) strips[j].store(s.stage[slot] + (strip + j) * 16 * LINE, p.coding);
+            load(strips, k + 2);
+            fence_proxy_async();
+            mbar_arrive(&s.full[slot]);
+        };
+        load(ahead[0], 0);
+        load(ahead[1], 1);
+        for (int k = 0; k < p.tiles; k += 2) {
+            stage(ahead[0], k);
+            stage(ahead[1], k + 1);
         }
     }
 }
@@ -79,11 +117,10 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void consume(const G
     }
 }
 
-template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const GemmParams &p, u8 *memory) {
-    Shared &s = *reinterpret_cast<Shared *>(memory);
+__device__ __forceinline__ void begin(Shared &s, int arrivals) {
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
-            mbar_init(&s.full[i], 1);
+            mbar_init(&s.full[i], arrivals);
             mbar_init(&s.empty[i], 2); // warpgroups
         }
         mbar_init_fence();
@@ -91,6 +128,11 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const Gemm
     __syncthreads();
     griddep_wait();
     griddep_launch();
+}
+
+template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const GemmParams &p, u8 *memory) {
+    Shared &s = *reinterpret_cast<Shared *>(memory);
+    begin(s, 1);
     const int pairs = ceil_div(p.blocks, 2), count = gemm_count(p, WIDTH);
     if (threadIdx.x < WARPGROUP) {
         setmaxnreg_dec<40>();
@@ -101,17 +143,36 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const Gemm
     }
 }
 
+template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const CodedGemmParams &p, u8 *memory) {
+    Shared &s = *reinterpret_cast<Shared *>(memory);
+    begin(s, 1 + WARPGROUP);
+    const int pairs = p.blocks / 2, count = gemm_count(p, WIDTH);
+    if (threadIdx.x >= WARPGROUP) {
+        setmaxnreg_inc<208>();
+        consume<EPILOGUE>(p, s, count, pairs);
+        return;
+    }
+    setmaxnreg_dec<96>();
+    if (p.coding.code == E4M3) widen<E4M3>(p, s, count, pairs);
+    else if (p.coding.code == INT4) widen<INT4>(p, s, count, pairs);
+    else widen<TABLE4>(p, s, count, pairs);
+}
+
 } // namespace
 
-#define GEMM(NAME, EPILOGUE)                 \
-    KERNEL(THREADS, 1, NAME, GemmParams) {   \
-        DYNAMIC_SHARED(memory);              \
-        gemm<EPILOGUE>(p, memory);           \
+#define GEMM(NAME, EPILOGUE)                             \
+    KERNEL(THREADS, 1, gemm_##NAME##_90, GemmParams) {   \
+        DYNAMIC_SHARED(memory);                          \
+        gemm<EPILOGUE>(p, memory);                       \
+    }                                                    \
+    KERNEL(THREADS, 1, gemm_coded_##NAME##_90, CodedGemmParams) { \
+        DYNAMIC_SHARED(memory);                          \
+        gemm<EPILOGUE>(p, memory);                       \
     }
 
-GEMM(gemm_store_90, STORE)
-GEMM(gemm_add_90, ADD)
-GEMM(gemm_swiglu_90, SWIGLU)
-GEMM(gemm_routed_90, ROUTED)
+GEMM(store, STORE)
+GEMM(add, ADD)
+GEMM(swiglu, SWIGLU)
+GEMM(routed, ROUTED)
 
 #endif

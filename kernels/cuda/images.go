@@ -2,7 +2,10 @@
 
 package cuda
 
-import "embed"
+import (
+	"embed"
+	"fmt"
+)
 
 // images are the compiled kernels, one fatbin for each family: what build.sh makes of the .cu files beside this one.
 //
@@ -43,6 +46,15 @@ var table = map[string]kernel{
 	"stream_swiglu_32":  {"stream", 288, streamShared(32)},
 	"stream_swiglu_64":  {"stream", 288, streamShared(64)},
 
+	"gemm_coded_store_80":  {"gemm", 256, portableShared},
+	"gemm_coded_add_80":    {"gemm", 256, portableShared},
+	"gemm_coded_swiglu_80": {"gemm", 256, portableShared},
+	"gemm_coded_routed_80": {"gemm", 256, portableShared},
+	"gemm_coded_store_90":  {"gemm90", 384, fastShared},
+	"gemm_coded_add_90":    {"gemm90", 384, fastShared},
+	"gemm_coded_swiglu_90": {"gemm90", 384, fastShared},
+	"gemm_coded_routed_90": {"gemm90", 384, fastShared},
+
 	"gemm_store_80":  {"gemm", 256, portableShared},
 	"gemm_add_80":    {"gemm", 256, portableShared},
 	"gemm_swiglu_80": {"gemm", 256, portableShared},
@@ -72,7 +84,21 @@ var table = map[string]kernel{
 	"unpack_weight": {"pack", 256, 0},
 	"fill_weight":   {"pack", 256, 0},
 	"check_weight":  {"pack", 256, 0},
+	"pack_codes":    {"codes", 256, 0},
+	"unpack_codes":  {"codes", 256, 0},
+	"fill_codes":    {"codes", 256, 0},
+	"embed_coded":   {"codes", 256, 0},
 	"tap_rows":      {"tap", 256, 0},
+}
+
+func init() {
+	for _, what := range []string{"partial", "swiglu"} {
+		for _, code := range []string{"e4m3", "int4", "table4"} {
+			for _, width := range []int{8, 16, 32, 64} {
+				table[fmt.Sprint("stream_", what, "_", code, "_", width)] = kernel{"stream_codes", 288, streamCodedShared(code, width)}
+			}
+		}
+	}
 }
 
 // maxWidth is the widest residual stream: its row lies in shared memory while it is normalised.

@@ -5,7 +5,6 @@ package cuda
 import (
 	"errors"
 	"sync"
-	"unsafe"
 )
 
 // Weights come to the device in pieces: a caller copies a piece into pinned memory (many callers at a time, each from its
@@ -41,7 +40,7 @@ type loader struct {
 type piece struct {
 	*staging
 	bytes int
-	pack  packParams
+	pack  func(*staging) error // enqueues the packing on the buffer's stream
 }
 
 func newLoader(g *gpu) *loader {
@@ -78,7 +77,7 @@ func (l *loader) start() error {
 }
 
 // put fills a staging buffer with the first bytes of fill and sends it on. Faults show in flush.
-func (l *loader) put(bytes int, fill func(staging []byte), pack packParams) {
+func (l *loader) put(bytes int, fill func(staging []byte), pack func(*staging) error) {
 	if err := l.start(); err != nil {
 		l.fault(err)
 		return
@@ -148,15 +147,7 @@ func (l *loader) send(p piece) piece {
 	if broken {
 		return p
 	}
-	p.pack.raw = p.device
-	columns := int(p.pack.k)
-	if p.pack.inOut != 0 {
-		columns = int(p.pack.kRows)
-	}
-	if err := errors.Join(
-		p.stream.copyIn(p.device, p.host[:p.bytes]),
-		p.stream.launch("pack_weight", ceil(columns, tile), ceil(int(p.pack.n), tile), 0, unsafe.Pointer(&p.pack), unsafe.Sizeof(p.pack)),
-	); err != nil {
+	if err := errors.Join(p.stream.copyIn(p.device, p.host[:p.bytes]), p.pack(p.staging)); err != nil {
 		l.fault(err)
 	}
 	return p

@@ -1,5 +1,6 @@
 // Weights on their way in and out: from the layout of a checkpoint to tiles and back, random values, and a look at every
 // value.
+#include "fill.cuh"
 #include "image.cuh"
 
 // Where output n of a part lies in a packed weight. A part alone, or one of several that lie one after the other, each
@@ -75,27 +76,17 @@ KERNEL(256, 1, unpack_weight, PackParams) {
 
 struct FillParams {
     PackParams to;      // raw is not used
-    u64 seed;           // already mixed with the tensor's name
-    u64 index;          // of (n 0, k 0) in the checkpoint's tensor
-    u64 n_step, k_step; // what one n, one k adds to it
-    float std;
+    Fill fill;
 };
 
-// fill_weight: value = bf16(std·(s - 1020)/209.02), s the sum of the 8 bytes of a number of splitmix64 (kernels.Fill).
-// Grid as pack_weight's.
+// fill_weight: random values. Grid as pack_weight's.
 KERNEL(256, 1, fill_weight, FillParams) {
     griddep_wait();
     griddep_launch();
     for (int i = threadIdx.x; i < TILE * TILE; i += blockDim.x) {
         const int n = blockIdx.y * TILE + i / TILE, k = blockIdx.x * TILE + i % TILE;
         if (n >= p.to.N || k >= p.to.K) continue;
-        u64 z = p.seed + (p.index + n * p.n_step + k * p.k_step + 1) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-        int s = 0;
-        for (int b = 0; b < 8; b++) s += int(z >> 8 * b & 255);
-        *(bf16 *)(p.to.packed + weight_at(p.to.tiles, packed_row(p.to, n), k)) = __float2bfloat16_rn(p.std * (float(s - 1020) / 209.02f));
+        *(bf16 *)(p.to.packed + weight_at(p.to.tiles, packed_row(p.to, n), k)) = __float2bfloat16_rn(fill_value(p.fill, n, k));
     }
 }
 

@@ -244,12 +244,58 @@ type packParams struct {
 	_            int32
 }
 
-type fillParams struct {
-	to           packParams
+// fillValues is the kernels' struct Fill.
+type fillValues struct {
 	seed, index  uint64
 	nStep, kStep uint64
 	std          float32
 	_            int32
+}
+
+type fillParams struct {
+	to   packParams
+	fill fillValues
+}
+
+// coding is embedded in the parameters of every kernel that reads a quantised weight.
+type coding struct {
+	scales, zeros          ptr
+	expertScales           uint64
+	code, groups           int32
+	groupTiles, scaleBytes int32
+	table                  [16]float32
+}
+
+type codedStreamParams struct {
+	streamParams
+	denseCoding, routedCoding coding
+}
+
+type codedGemmParams struct {
+	gemmParams
+	coding coding
+}
+
+type codesParams struct {
+	raw, rawScales, rawZeros ptr
+	codes, scales, zeros     ptr
+	n, k, tiles              int32
+	first, group             int32
+	code, groups, scaleBytes int32
+	_                        int32
+}
+
+type fillCodesParams struct {
+	to   codesParams
+	fill fillValues
+	cols int32
+	_    int32
+}
+
+type embedCodedParams struct {
+	table, token, x ptr
+	d, tiles        int32
+	coding          coding
 }
 
 type checkParams struct {

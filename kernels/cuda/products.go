@@ -10,9 +10,8 @@ import (
 // The two engines for products, and the images between them.
 
 const (
-	streamThreadsTiles = 2   // weight tiles in a stage of the decode engine
-	portableWidth      = 128 // rows of a tile of the portable prefill product
-	fastWidth          = 256 // of the one for 9.0
+	portableWidth = 128 // rows of a tile of the portable prefill product
+	fastWidth     = 256 // of the one for 9.0
 )
 
 // image is activations [rows, K] in bfloat16 tiles.
@@ -50,7 +49,11 @@ func (d *Device) floats(p *phase, name string, rows, width int) ptr {
 // stands the cost of slots: each is written once, and read by the one block that normalises the row next.
 func (d *Device) splits(w *weight) int {
 	const resident, slot = 264, 0.08
-	stages, blocks := ceil(w.tiles, streamThreadsTiles), w.blocks()
+	grain := 2 // tiles; the GRAIN of stream.cuh
+	if w.coded != nil && w.coded.bits == 4 {
+		grain = 4
+	}
+	stages, blocks := ceil(w.tiles, grain), w.units()
 	best, least := 1, math.Inf(1)
 	for s := 1; s <= min(max(stages/4, 1), 8); s++ {
 		if cost := resident/2/float64(blocks*s) + slot*float64(s); cost < least {
@@ -58,6 +61,14 @@ func (d *Device) splits(w *weight) int {
 		}
 	}
 	return best
+}
+
+// units is how many pieces of outputs the decode engine makes of a matrix.
+func (w *weight) units() int {
+	if w.coded != nil {
+		return w.rows / codeRows
+	}
+	return w.rows / tile
 }
 
 // streamBlocks is the number of resident blocks of the decode engine: two fit on a multiprocessor.
@@ -73,16 +84,42 @@ func streamWidth(lines int) int {
 	return maxDecodeRows
 }
 
-// streamShared is the size of StreamShared<width/8> (stream.cuh).
+// streamShared is the size of StreamShared<Plain<width/8>> (stream.cuh).
 func streamShared(width int) int {
 	nt := width / 8
 	stages := map[int]int{1: 5, 2: 5, 4: 4, 8: 3}[nt]
-	bytes := stages*streamThreadsTiles*(tileBytes+nt*8*lineBytes) + 4*nt*32*16 + 8*2*stages + 4*stages + 4*1024 + 4*maxDecodeRows + 4*1024/32 + 8
+	return streamBytes(stages, 2*(tileBytes+nt*8*lineBytes), 4*nt*32*16, 0)
+}
+
+// streamCodedShared is the size of StreamShared<Coded<code, width/8>> (stream_codes.cuh).
+func streamCodedShared(code string, width int) int {
+	nt := width / 8
+	tiles, bytes := 2, codeRows*tile
+	stages := map[int]int{1: 5, 2: 4, 4: 3, 8: 5}[nt]
+	if code != "e4m3" {
+		bytes /= 2
+		stages = map[int]int{1: 4, 2: 3, 4: 4, 8: 6}[nt]
+		if nt <= 2 {
+			tiles = 4
+		}
+	}
+	extra, pairs := tiles*2*codeRows*4, 4
+	switch code {
+	case "int4":
+		extra += tiles * 2 * codeRows
+	case "table4":
+		pairs = 4 * 256
+	}
+	return streamBytes(stages, tiles*(bytes+nt*8*lineBytes)+extra, 0, pairs)
+}
+
+func streamBytes(stages, stage, half, more int) int {
+	bytes := stages*stage + half + 8*2*stages + 4*stages + 4*1024 + 4*maxDecodeRows + 4*1024/32 + 8 + more
 	return (bytes + 7) &^ 7
 }
 
-// stream multiplies dense and routed weights with the decode rows of a and b; either may be nil. The caller fills what becomes of
-// the results, and who says which experts and when.
+// stream multiplies dense and routed weights with the decode rows of a and b; either may be nil, and both have one geometry (alike).
+// The caller fills what becomes of the results, and who says which experts and when.
 func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image, params streamParams) {
 	w := dense
 	if w == nil {
@@ -90,21 +127,38 @@ func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image
 	}
 	width := streamWidth(a.lines)
 	params.a, params.b, params.rows, params.taken = a.at, b.at, p.count, d.counter()
-	params.blocks, params.tiles, params.splits = int32(w.blocks()), int32(w.tiles), int32(d.splits(w))
-	units := 0
-	if dense != nil {
-		params.dense = dense.data
-		units += w.blocks() * int(params.splits)
-	}
-	if routed != nil {
-		params.routed, params.expertStride, params.experts = routed.data, routed.expertBytes(), int32(routed.spec.Experts)
-		units += w.blocks() * int(params.splits) * min(routed.spec.Experts, width)
-	}
+	params.blocks, params.tiles, params.splits = int32(w.units()), int32(w.tiles), int32(d.splits(w))
 	name := "stream_partial"
 	if swiglu {
 		name, params.splits = "stream_swiglu", 1
 	}
-	launch(d, fmt.Sprint(name, "_", width), min(units, d.streamBlocks()), 1, streamShared(width), &params)
+	units := 0
+	if dense != nil {
+		params.dense = dense.data
+		units += w.units() * int(params.splits)
+	}
+	if routed != nil {
+		params.routed, params.expertStride, params.experts = routed.data, routed.expertBytes(), int32(routed.spec.Experts)
+		units += w.units() * int(params.splits) * min(routed.spec.Experts, width)
+	}
+	blocks := min(units, d.streamBlocks())
+	if w.coded == nil {
+		launch(d, fmt.Sprint(name, "_", width), blocks, 1, streamShared(width), &params)
+		return
+	}
+	quantised := codedStreamParams{streamParams: params, denseCoding: w.coded.coding, routedCoding: w.coded.coding}
+	if routed != nil {
+		quantised.routedCoding = routed.coded.coding
+	}
+	if width == maxDecodeRows {
+		blocks = min(blocks, d.gpu.sms) // its sums take a multiprocessor's registers
+	}
+	launch(d, fmt.Sprint(name, "_", w.coded.name, "_", width), blocks, 1, streamCodedShared(w.coded.name, width), &quantised)
+}
+
+// alike says that one launch can multiply with both.
+func alike(a, b *weight) bool {
+	return a.rows == b.rows && a.tiles == b.tiles && a.spec.Coding == b.spec.Coding
 }
 
 // partial is the product of a phase's decode rows into slots.
@@ -139,9 +193,14 @@ func (d *Device) gemm(epilogue string, w *weight, a image, rows int, params gemm
 	if params.list != 0 {
 		tiles += w.spec.Experts // each may have one that is not full
 	}
+	family, blocks, shared := "_80", 2*d.gpu.sms, portableShared
 	if d.fast() {
-		launch(d, "gemm_"+epilogue+"_90", min(tiles*pairs, d.gpu.sms), 1, fastShared, &params)
+		family, blocks, shared = "_90", d.gpu.sms, fastShared
+	}
+	blocks = min(tiles*pairs, blocks)
+	if w.coded == nil {
+		launch(d, "gemm_"+epilogue+family, blocks, 1, shared, &params)
 		return
 	}
-	launch(d, "gemm_"+epilogue+"_80", min(tiles*pairs, 2*d.gpu.sms), 1, portableShared, &params)
+	launch(d, "gemm_coded_"+epilogue+family, blocks, 1, shared, &codedGemmParams{params, w.coded.coding})
 }

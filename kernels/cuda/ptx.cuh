@@ -58,6 +58,13 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// fma_bf16x2 is a·b + c of two pairs of bfloat16, rounded once; subnormal numbers count (8.0).
+__device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
 // ---- barriers in shared memory (8.0) ----
 
 __device__ __forceinline__ void mbar_init(uint64_t *bar, uint32_t count) {

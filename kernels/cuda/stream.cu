@@ -4,7 +4,7 @@
 #define STREAM(NT, NAME, EPILOGUE)                               \
     KERNEL(STREAM_THREADS, 2, NAME, StreamParams) {              \
         DYNAMIC_SHARED(memory);                                  \
-        stream<NT, EPILOGUE>(p, memory);                         \
+        stream<Plain<NT>, NT, EPILOGUE>(p, memory);                         \
     }
 
 STREAM(1, stream_partial_8, PARTIAL)

@@ -2,9 +2,10 @@
 // read. Weights are the 16-row operand of the tensor cores and tokens the 8-column one, so that one row and eight rows
 // are the same instructions.
 //
-// One producer warp keeps a ring of stages full; eight consumer warps multiply. A stage is two weight tiles (64 rows x
-// 128 columns, 16 KiB in one copy) with the matching tiles of all activations. Warp w multiplies rows 16·(w%4).. of tile
-// w/4; the two halves of K are added at the end.
+// One producer warp keeps a ring of stages full; eight consumer warps multiply. A stage is a few weight tiles along K, in one
+// copy, with the matching tiles of all activations. Each warp multiplies 16 rows; where tiles have 64, warps 0 to 3 take the
+// first of every two tiles and the others the second, and the two halves of K are added at the end. What the tiles are is the
+// business of a type W: Plain below (bfloat16), Coded in stream_codes.cuh.
 //
 // The order of every sum is a function of the matrix alone (columns, then tile halves, then splits of K in the reader),
 // so a row's result does not depend on which other rows are there.
@@ -13,7 +14,6 @@
 
 constexpr int STREAM_WARPS = 8;
 constexpr int STREAM_THREADS = (STREAM_WARPS + 1) * WARP;
-constexpr int STREAM_TILES = 2;    // weight tiles along K in a stage
 constexpr int MAX_DECODE_ROWS = 64;
 constexpr int MAX_EXPERTS = 1024;
 
@@ -42,20 +42,63 @@ struct StreamParams {
 
 enum Epilogue { PARTIAL, SWIGLU };
 
-template <int NT> constexpr __host__ __device__ int stream_stage_bytes() { return STREAM_TILES * (WEIGHT_TILE + NT * 8 * LINE); }
-template <int NT> constexpr __host__ __device__ int stream_stages() { return NT <= 2 ? 5 : NT <= 4 ? 4 : 3; }
+// stream_act loads the fragments of 8 rows of activations for 32 columns of a tile.
+__device__ __forceinline__ void stream_act(u32 (&b)[4], const u8 *act, int j, int pair) {
+    const int l = lane_id();
+    ldmatrix_x4(b, act + (j * 8 + l % 8) * LINE + (((4 * pair + l / 8) ^ (l % 8)) * PIECE));
+}
 
-template <int NT> struct StreamShared {
-    static constexpr int STAGES = stream_stages<NT>();
-    u8 stage[STAGES][stream_stage_bytes<NT>()];
-    float half[4][NT][WARP][4]; // the second half of K of a unit, on its way to the first
-    u64 full[STAGES], empty[STAGES];
-    int unit[STAGES];           // whose stage it is; negative: there are no more
+// Plain is weights of bfloat16: a stage is two tiles of 64 rows x 64 columns, 16 KiB.
+template <int NT> struct Plain {
+    using Params = StreamParams;
+    static constexpr int ROWS = 64;          // of a tile, and outputs of a unit
+    static constexpr int TILES = 2;          // in a stage
+    static constexpr int GRAIN = 2;          // tiles: where splits of K may lie, for any NT
+    static constexpr int HALVES = 2;         // of K, which warps share
+    static constexpr int TILE_BYTES = WEIGHT_TILE;
+    static constexpr int STAGES = NT <= 2 ? 5 : NT <= 4 ? 4 : 3;
+    static constexpr int EXTRA = 0;          // bytes of a stage beside tiles and activations
+    struct Shared {};
+
+    // extra issues the copies of what lies beside the tiles, and says how many bytes they are.
+    static __device__ __forceinline__ int extra_bytes(const Params &, int, int) { return 0; }
+    static __device__ __forceinline__ void extra(const Params &, int, int, int, int, u8 *, u64 *) {}
+    static __device__ __forceinline__ void prepare(const Params &, Shared &) {}
+
+    // multiply adds the product of a strip of tile `at` of a stage; along K the stage begins with tile `first`.
+    static __device__ __forceinline__ void multiply(const Params &, const Shared &, float (&acc)[NT][4], const u8 *stage, int at, int, int strip) {
+        const u8 *weight = stage + at * WEIGHT_TILE, *act = stage + TILES * WEIGHT_TILE + at * NT * 8 * LINE;
+        const int l = lane_id();
+        const int row = strip * 16 + l % 16;
+#pragma unroll
+        for (int pair = 0; pair < 2; pair++) { // 32 columns
+            u32 a[2][4];
+#pragma unroll
+            for (int k = 0; k < 2; k++) ldmatrix_x4(a[k], weight + row * LINE + (((4 * pair + 2 * k + l / 16) ^ (row & 7)) * PIECE));
+#pragma unroll
+            for (int j = 0; j < NT; j++) {
+                u32 b[4];
+                stream_act(b, act, j, pair);
+                mma_bf16(acc[j], a[0], b[0], b[1]);
+                mma_bf16(acc[j], a[1], b[2], b[3]);
+            }
+        }
+    }
+};
+
+template <class W, int NT> constexpr __host__ __device__ int stream_stage_bytes() { return W::TILES * (W::TILE_BYTES + NT * 8 * LINE) + W::EXTRA; }
+
+template <class W, int NT> struct StreamShared {
+    u8 stage[W::STAGES][stream_stage_bytes<W, NT>()];
+    float half[W::HALVES > 1 ? 4 : 0][NT][WARP][4]; // the second half of K of a unit, on its way to the first
+    u64 full[W::STAGES], empty[W::STAGES];
+    int unit[W::STAGES];        // whose stage it is; negative: there are no more
     int hits[MAX_EXPERTS];      // experts that some row chose, ascending
     int expert[MAX_DECODE_ROWS];
     u32 hit[MAX_EXPERTS / 32];  // their set
     int hit_count;
     int rows;
+    typename W::Shared more;
 };
 
 // Unit is what one block computes at a time: 64 outputs over one split of K.
@@ -64,15 +107,16 @@ struct Unit {
     const u8 *act;    // first tile
     int expert;       // -1: dense
     int block, split, tiles;
+    int first;        // tile along K
 };
 
 // stream_dense is how many units the dense part has; they come first.
 __device__ __forceinline__ int stream_dense(const StreamParams &p) { return p.dense ? p.blocks * p.splits : 0; }
 
 // stream_units is how many there are at all, once the choice is known.
-template <int NT> __device__ __forceinline__ int stream_units(const StreamParams &p, const StreamShared<NT> &s) { return stream_dense(p) + s.hit_count * p.blocks * p.splits; }
+template <class W, int NT> __device__ __forceinline__ int stream_units(const typename W::Params &p, const StreamShared<W, NT> &s) { return stream_dense(p) + s.hit_count * p.blocks * p.splits; }
 
-template <int NT> __device__ __forceinline__ Unit stream_unit(const StreamParams &p, const StreamShared<NT> &s, int i) {
+template <class W, int NT> __device__ __forceinline__ Unit stream_unit(const typename W::Params &p, const StreamShared<W, NT> &s, int i) {
     Unit u;
     const int dense = stream_dense(p);
     const u8 *base = p.dense, *act = p.a;
@@ -86,12 +130,12 @@ template <int NT> __device__ __forceinline__ Unit stream_unit(const StreamParams
     }
     u.block = i / p.splits;
     u.split = i % p.splits;
-    // Splits are whole stages, the first ones one stage longer where they do not divide.
-    const int stages = ceil_div(p.tiles, STREAM_TILES), each = stages / p.splits, longer = stages % p.splits;
-    const int first = (u.split * each + min(u.split, longer)) * STREAM_TILES;
-    u.tiles = min((each + (u.split < longer)) * STREAM_TILES, p.tiles - first);
-    u.weight = base + (u64(u.block) * p.tiles + first) * WEIGHT_TILE;
-    u.act = act + u64(first) * NT * 8 * LINE;
+    // Splits are whole grains, the first ones one grain longer where they do not divide.
+    const int grains = ceil_div(p.tiles, W::GRAIN), each = grains / p.splits, longer = grains % p.splits;
+    u.first = (u.split * each + min(u.split, longer)) * W::GRAIN;
+    u.tiles = min((each + (u.split < longer)) * W::GRAIN, p.tiles - u.first);
+    u.weight = base + (u64(u.block) * p.tiles + u.first) * W::TILE_BYTES;
+    u.act = act + u64(u.first) * NT * 8 * LINE;
     return u;
 }
 
@@ -130,7 +174,7 @@ constexpr int STREAM_FULL_ARRIVALS = WARP;
 __device__ __forceinline__ float silu(float v) { return v / (1.0f + __expf(-v)); }
 
 // stream_hits lists the experts that the rows chose. The producer does it; consumers see it with the first stage that needs it.
-template <int NT> __device__ __forceinline__ void stream_hits(const StreamParams &p, StreamShared<NT> &s) {
+template <class W, int NT> __device__ __forceinline__ void stream_hits(const StreamParams &p, StreamShared<W, NT> &s) {
     const int l = lane_id();
     s.hit[l] = 0;
     static_assert(MAX_EXPERTS / 32 == WARP);
@@ -151,15 +195,22 @@ template <int NT> __device__ __forceinline__ void stream_hits(const StreamParams
     __syncwarp();
 }
 
+// stream_weights issues the copies of so many tiles of a unit into a stage and announces the stage's bytes.
+template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int t, int tiles, u8 *stage, u64 *full) {
+    stream_begin(full, tiles * (W::TILE_BYTES + NT * 8 * LINE) + W::extra_bytes(p, u.first + t, tiles));
+    stream_copy(stage, u.weight + u64(t) * W::TILE_BYTES, tiles * W::TILE_BYTES, full, true);
+    W::extra(p, u.expert, u.block, u.first + t, tiles, stage + W::TILES * (W::TILE_BYTES + NT * 8 * LINE), full);
+}
+
 // stream_produce keeps the ring full. Units of the dense part come first, which need nothing but `a`. The first unit is the
 // block's own, the others go to whoever is ready: multiprocessors differ by a fifth in what they get of a busy memory. Who
 // computes a unit changes nothing in its result.
-template <int NT> __device__ __forceinline__ void stream_produce(const StreamParams &p, StreamShared<NT> &s, int filled) {
-    constexpr int STAGES = StreamShared<NT>::STAGES;
+template <class W, int NT> __device__ __forceinline__ void stream_produce(const typename W::Params &p, StreamShared<W, NT> &s, int filled) {
+    constexpr int STAGES = W::STAGES;
     bool known = false;
     const auto learn = [&] { // of the choice
         griddep_wait();
-        if (p.routed) stream_hits<NT>(p, s);
+        if (p.routed) stream_hits(p, s);
         known = true;
     };
     if (!p.ready) learn();
@@ -177,19 +228,16 @@ template <int NT> __device__ __forceinline__ void stream_produce(const StreamPar
     for (int i = blockIdx.x;;) {
         if (i >= stream_dense(p)) {
             if (!known) learn();
-            if (!p.routed || i >= stream_units<NT>(p, s)) break;
+            if (!p.routed || i >= (stream_units<W, NT>(p, s))) break;
         }
         u32 taken = 0; // the answer is there when the unit has been issued
         if (lane_id() == 0) taken = atomicAdd(p.taken, 1u);
-        const Unit u = stream_unit<NT>(p, s, i);
-        for (int t = 0; t < u.tiles; t += STREAM_TILES, n++) {
-            const int slot = open(i), tiles = min(STREAM_TILES, u.tiles - t);
+        const Unit u = stream_unit<W, NT>(p, s, i);
+        for (int t = 0; t < u.tiles; t += W::TILES, n++) {
+            const int slot = open(i), tiles = min(W::TILES, u.tiles - t);
             u8 *stage = s.stage[slot];
-            if (n >= filled) {
-                stream_begin(&s.full[slot], tiles * (WEIGHT_TILE + NT * 8 * LINE));
-                stream_copy(stage, u.weight + u64(t) * WEIGHT_TILE, tiles * WEIGHT_TILE, &s.full[slot], true);
-            }
-            stream_copy(stage + STREAM_TILES * WEIGHT_TILE, u.act + u64(t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
+            if (n >= filled) stream_weights<W, NT>(p, u, t, tiles, stage, &s.full[slot]);
+            stream_copy(stage + W::TILES * W::TILE_BYTES, u.act + u64(t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
             stream_end(&s.full[slot]);
         }
         i = int(gridDim.x + __shfl_sync(0xffffffffu, taken, 0));
@@ -198,27 +246,9 @@ template <int NT> __device__ __forceinline__ void stream_produce(const StreamPar
     if (lane_id() < STREAM_FULL_ARRIVALS) mbar_arrive(&s.full[slot]);
 }
 
-template <int NT> __device__ __forceinline__ void stream_tile(float (&acc)[NT][4], const u8 *weight, const u8 *act, int rows16) {
-    const int l = lane_id();
-    const int row = rows16 * 16 + l % 16;
-#pragma unroll
-    for (int pair = 0; pair < 2; pair++) { // 32 columns
-        u32 a[2][4];
-#pragma unroll
-        for (int k = 0; k < 2; k++) ldmatrix_x4(a[k], weight + row * LINE + (((4 * pair + 2 * k + l / 16) ^ (row & 7)) * PIECE));
-#pragma unroll
-        for (int j = 0; j < NT; j++) {
-            u32 b[4];
-            ldmatrix_x4(b, act + (j * 8 + l % 8) * LINE + (((4 * pair + l / 8) ^ (l % 8)) * PIECE));
-            mma_bf16(acc[j], a[0], b[0], b[1]);
-            mma_bf16(acc[j], a[1], b[2], b[3]);
-        }
-    }
-}
-
 // stream_store writes 16 rows of outputs of a unit. Lane (g, t) holds rows g and g+8 of tokens 8j+2t and 8j+2t+1.
-template <int NT, Epilogue EPILOGUE>
-__device__ __forceinline__ void stream_store(const StreamParams &p, const StreamShared<NT> &s, const Unit &u, const float (&acc)[NT][4], int rows16) {
+template <class W, int NT, Epilogue EPILOGUE>
+__device__ __forceinline__ void stream_store(const StreamParams &p, const StreamShared<W, NT> &s, const Unit &u, const float (&acc)[NT][4], int rows16) {
     const int g = lane_id() / 4, t = lane_id() % 4;
     void *out = u.expert < 0 ? p.dense_out : p.routed_out;
 #pragma unroll
@@ -228,11 +258,11 @@ __device__ __forceinline__ void stream_store(const StreamParams &p, const Stream
             const int token = j * 8 + t * 2 + c;
             if (u.expert >= 0 ? s.expert[token] != u.expert : token >= s.rows) continue;
             if (EPILOGUE == PARTIAL) {
-                float *y = (float *)out + (u64(u.split) * NT * 8 + token) * p.ld + u.block * TILE + rows16 * 16 + g;
+                float *y = (float *)out + (u64(u.split) * NT * 8 + token) * p.ld + u.block * W::ROWS + rows16 * 16 + g;
                 y[0] = acc[j][c];
                 y[8] = acc[j][c + 2];
             } else {
-                const int f = u.block * (TILE / 2) + rows16 * 8 + g; // rows g are gates, g+8 their ups
+                const int f = u.block * (W::ROWS / 2) + rows16 * 8 + g; // rows g are gates, g+8 their ups
                 if (f < p.features)
                     *(bf16 *)((u8 *)out + image_at(NT * 8, token, f)) = __float2bfloat16_rn(silu(acc[j][c]) * acc[j][c + 2]);
             }
@@ -240,10 +270,10 @@ __device__ __forceinline__ void stream_store(const StreamParams &p, const Stream
     }
 }
 
-template <int NT, Epilogue EPILOGUE>
-__device__ __forceinline__ void stream_consume(const StreamParams &p, StreamShared<NT> &s) {
-    constexpr int STAGES = StreamShared<NT>::STAGES;
-    const int rows16 = warp_id() % 4, half = warp_id() / 4;
+template <class W, int NT, Epilogue EPILOGUE>
+__device__ __forceinline__ void stream_consume(const typename W::Params &p, StreamShared<W, NT> &s) {
+    constexpr int STRIPS = STREAM_WARPS / W::HALVES;
+    const int strip = warp_id() % STRIPS, half = warp_id() / STRIPS;
     // With `ready`, what the dense units write was last read before the kernel that signals began.
     if (!p.ready) griddep_wait();
     int slot = 0, phase = 0;
@@ -252,35 +282,40 @@ __device__ __forceinline__ void stream_consume(const StreamParams &p, StreamShar
         const int i = s.unit[slot];
         if (i < 0) break;
         float acc[NT][4] = {};
-        for (int left = stream_unit<NT>(p, s, i).tiles;;) {
-            if (half < left)
-                stream_tile<NT>(acc, s.stage[slot] + half * WEIGHT_TILE, s.stage[slot] + STREAM_TILES * WEIGHT_TILE + half * NT * 8 * LINE, rows16);
+        const Unit unit = stream_unit<W, NT>(p, s, i);
+        for (int left = unit.tiles;;) {
+#pragma unroll
+            for (int at = half; at < W::TILES; at += W::HALVES)
+                if (at < left) W::multiply(p, s.more, acc, s.stage[slot], at, unit.first + unit.tiles - left, strip);
             __syncwarp();
             if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
-            if (++slot == STAGES) slot = 0, phase ^= 1;
-            if ((left -= STREAM_TILES) <= 0) break;
+            if (++slot == W::STAGES) slot = 0, phase ^= 1;
+            if ((left -= W::TILES) <= 0) break;
             mbar_wait(&s.full[slot], phase);
         }
-        if (half == 1) {
+        if (W::HALVES > 1) {
+            if (half == 1) {
 #pragma unroll
-            for (int j = 0; j < NT; j++) *(float4 *)s.half[rows16][j][lane_id()] = make_float4(acc[j][0], acc[j][1], acc[j][2], acc[j][3]);
-        }
-        bar_sync(1, STREAM_WARPS * WARP);
-        if (half == 0) {
-#pragma unroll
-            for (int j = 0; j < NT; j++) {
-                const float4 v = *(const float4 *)s.half[rows16][j][lane_id()];
-                acc[j][0] += v.x, acc[j][1] += v.y, acc[j][2] += v.z, acc[j][3] += v.w;
+                for (int j = 0; j < NT; j++) *(float4 *)s.half[strip][j][lane_id()] = make_float4(acc[j][0], acc[j][1], acc[j][2], acc[j][3]);
             }
-            stream_store<NT, EPILOGUE>(p, s, stream_unit<NT>(p, s, i), acc, rows16); // registers are too few to keep the unit
+            bar_sync(1, STREAM_WARPS * WARP);
+            if (half == 0) {
+#pragma unroll
+                for (int j = 0; j < NT; j++) {
+                    const float4 v = *(const float4 *)s.half[strip][j][lane_id()];
+                    acc[j][0] += v.x, acc[j][1] += v.y, acc[j][2] += v.z, acc[j][3] += v.w;
+                }
+            }
         }
-        bar_sync(1, STREAM_WARPS * WARP); // before the next unit overwrites half
+        // registers are too few to keep the unit
+        if (half == 0) stream_store<W, NT, EPILOGUE>(p, s, stream_unit<W, NT>(p, s, i), acc, strip);
+        if (W::HALVES > 1) bar_sync(1, STREAM_WARPS * WARP); // before the next unit overwrites half
     }
 }
 
-template <int NT, Epilogue EPILOGUE> __device__ __forceinline__ void stream(const StreamParams &p, u8 *memory) {
-    StreamShared<NT> &s = *reinterpret_cast<StreamShared<NT> *>(memory);
-    constexpr int STAGES = StreamShared<NT>::STAGES;
+template <class W, int NT, Epilogue EPILOGUE> __device__ __forceinline__ void stream(const typename W::Params &p, u8 *memory) {
+    StreamShared<W, NT> &s = *reinterpret_cast<StreamShared<W, NT> *>(memory);
+    constexpr int STAGES = W::STAGES;
     griddep_launch();
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
@@ -290,6 +325,7 @@ template <int NT, Epilogue EPILOGUE> __device__ __forceinline__ void stream(cons
         mbar_init_fence();
         s.rows = min(*p.rows, NT * 8); // lies there since before the step
     }
+    W::prepare(p, s.more);
     __syncthreads();
 
     // The weights of a dense first unit depend on nothing that earlier kernels write: they are on their way before those
@@ -298,15 +334,13 @@ template <int NT, Epilogue EPILOGUE> __device__ __forceinline__ void stream(cons
     int filled = 0;
 #if __CUDA_ARCH__ >= 900
     if (producer && int(blockIdx.x) < stream_dense(p)) {
-        const Unit u = stream_unit<NT>(p, s, blockIdx.x);
-        for (int t = 0; t < u.tiles && filled < STAGES; t += STREAM_TILES, filled++) {
-            const int tiles = min(STREAM_TILES, u.tiles - t);
+        const Unit u = stream_unit<W, NT>(p, s, blockIdx.x);
+        for (int t = 0; t < u.tiles && filled < STAGES; t += W::TILES, filled++) {
             if (lane_id() == 0) s.unit[filled] = blockIdx.x;
-            stream_begin(&s.full[filled], tiles * (WEIGHT_TILE + NT * 8 * LINE));
-            stream_copy(s.stage[filled], u.weight + u64(t) * WEIGHT_TILE, tiles * WEIGHT_TILE, &s.full[filled], true);
+            stream_weights<W, NT>(p, u, t, min(W::TILES, u.tiles - t), s.stage[filled], &s.full[filled]);
         }
     }
 #endif
-    if (producer) stream_produce<NT>(p, s, filled);
-    else stream_consume<NT, EPILOGUE>(p, s);
+    if (producer) stream_produce<W, NT>(p, s, filled);
+    else stream_consume<W, NT, EPILOGUE>(p, s);
 }

@@ -25,10 +25,11 @@ type weight struct {
 	dev    *Device
 	spec   kernels.WeightSpec
 	data   ptr
-	rows   int // packed rows of one expert, a multiple of 64
+	rows   int // packed rows of one expert, a multiple of 64, or of 128 if it is quantised
 	tiles  int // along K
 	first  []int
-	pairs  bool // gate and up in turns of 8 rows
+	pairs  bool   // gate and up in turns of 8 rows
+	coded  *coded // of a quantised weight, whose tiles are those of codes.cuh
 	sealed bool
 
 	mu    sync.Mutex
@@ -36,7 +37,12 @@ type weight struct {
 }
 
 // expertBytes is the distance between the matrices of experts.
-func (w *weight) expertBytes() uint64 { return uint64(w.rows) * uint64(w.tiles) * lineBytes }
+func (w *weight) expertBytes() uint64 {
+	if w.coded != nil {
+		return uint64(w.rows) * uint64(w.tiles) * uint64(tile*w.coded.bits/8)
+	}
+	return uint64(w.rows) * uint64(w.tiles) * lineBytes
+}
 
 func (w *weight) vector() bool {
 	return len(w.spec.Parts) == 1 && w.spec.Parts[0] == 1 && w.spec.Experts == 1
@@ -49,9 +55,6 @@ func (w *weight) blocks() int { return w.rows / tile }
 func (d *Device) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
 	if s.K < 1 || s.Experts < 1 || len(s.Parts) < 1 {
 		return nil, fmt.Errorf("kernels/cuda: %s: want at least 1 input, expert and part, got %d, %d, %d", s.Tensor(0), s.K, s.Experts, len(s.Parts))
-	}
-	if s.Coding.Format.Quantised() {
-		return nil, fmt.Errorf("kernels/cuda: %s: want a weight that is not quantised, got %v", s.Tensor(0), s.Coding)
 	}
 	w := &weight{dev: d, spec: s, tiles: ceil(s.K, tile), given: map[[2]int]kernels.Matrix{}, pairs: s.Pairs}
 	size := 4 * s.K
@@ -68,6 +71,13 @@ func (d *Device) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
 			w.first = append(w.first, w.rows)
 			w.rows += ceil(n, tile) * tile
 		}
+		if s.Coding.Format.Quantised() {
+			w.rows = ceil(w.rows, codeRows) * codeRows
+			var err error
+			if w.coded, err = newCoded(s, w.tiles); err != nil {
+				return nil, err
+			}
+		}
 		size = int(w.expertBytes()) * s.Experts
 	}
 	defer d.gpu.enter()()
@@ -76,6 +86,11 @@ func (d *Device) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
 		return nil, fmt.Errorf("kernels/cuda: %s: %w", s.Tensor(0), err)
 	}
 	d.gpu.zero(w.data, size) // the padding stays zero
+	if w.coded != nil {
+		if err := w.allocCodes(); err != nil {
+			return nil, fmt.Errorf("kernels/cuda: %s: %w", s.Tensor(0), err)
+		}
+	}
 	return w, d.gpu.sync()
 }
 
@@ -103,12 +118,15 @@ func (w *weight) Put(part, expert int, m kernels.Matrix) error {
 	}
 	w.mu.Lock()
 	kept := m
-	kept.Data = nil
+	kept.Data, kept.Scales, kept.Zeros = nil, nil, nil
 	w.given[[2]int{part, expert}] = kept
 	w.sealed = false
 	w.mu.Unlock()
-	if w.vector() {
+	switch {
+	case w.vector():
 		return w.putVector(m)
+	case w.coded != nil:
+		return w.putCodes(part, expert, m)
 	}
 	size, stride := m.Format.Size(), m.RowStride()
 	stored, width := m.N, m.K // rows as they are stored, and what of each is read
@@ -138,7 +156,14 @@ func (w *weight) Put(part, expert int, m kernels.Matrix) error {
 			for r := range n {
 				copy(staging[r*width*size:][:width*size], m.Data[(from+r)*stride*size:])
 			}
-		}, p)
+		}, func(s *staging) error {
+			p.raw = s.device
+			columns := int(p.k)
+			if m.InOut {
+				columns = int(p.kRows)
+			}
+			return s.stream.launch("pack_weight", ceil(columns, tile), ceil(int(p.n), tile), 0, unsafe.Pointer(&p), unsafe.Sizeof(p))
+		})
 	}
 	return nil
 }
@@ -183,6 +208,9 @@ func (w *weight) Fill(part, expert int, f kernels.Fill) error {
 		return fmt.Errorf("kernels/cuda: %s: want part < %d, expert < %d, got %d, %d", w.spec.Tensor(0), len(w.spec.Parts), w.spec.Experts, part, expert)
 	}
 	m := kernels.Matrix{Format: kernels.BF16, N: w.spec.Parts[part], K: w.spec.K, InOut: f.KStep != 1}
+	if w.coded != nil {
+		m.Format, m.Coding, m.InOut = w.spec.Coding.Format, w.spec.Coding, false
+	}
 	w.mu.Lock()
 	w.given[[2]int{part, expert}] = m
 	w.sealed = false
@@ -194,8 +222,11 @@ func (w *weight) Fill(part, expert int, f kernels.Fill) error {
 		}
 		return w.setVector(values)
 	}
-	p := fillParams{to: w.pack(part, expert, m), seed: f.Seed, index: f.Index, nStep: f.NStep, kStep: f.KStep, std: f.Std}
 	defer w.dev.gpu.enter()()
+	if w.coded != nil {
+		return w.fillCodes(part, expert, f)
+	}
+	p := fillParams{to: w.pack(part, expert, m), fill: filled(f)}
 	return w.dev.gpu.launch("fill_weight", w.tiles, ceil(m.N, tile), 0, unsafe.Pointer(&p), unsafe.Sizeof(p))
 }
 
@@ -214,7 +245,7 @@ func (w *weight) Seal() error {
 		}
 	}
 	defer w.dev.gpu.enter()()
-	if !w.vector() {
+	if !w.vector() && w.coded == nil { // codes were looked at when they came
 		bad, err := w.dev.gpu.firstBad(w.data, uint64(w.spec.Experts)*w.expertBytes()/16)
 		if err != nil {
 			return fmt.Errorf("kernels/cuda: %s: %w", w.spec.Tensor(0), err)
@@ -244,7 +275,7 @@ func (w *weight) locate(at int64) (part, expert, n, k int) {
 	return part, expert, row - w.first[part], k
 }
 
-// Get gives back what was put, as bfloat16 (norms: float32).
+// Get gives back what was put, as bfloat16 (norms: float32), or quantised as it was.
 func (w *weight) Get(part, expert int) (kernels.Matrix, error) {
 	w.mu.Lock()
 	m, ok := w.given[[2]int{part, expert}]
@@ -258,6 +289,9 @@ func (w *weight) Get(part, expert int) (kernels.Matrix, error) {
 	defer w.dev.gpu.enter()()
 	g := w.dev.gpu
 	m.Stride = 0
+	if w.coded != nil {
+		return w.getCodes(part, expert, m)
+	}
 	if w.vector() {
 		m.Format, m.Data = kernels.F32, make([]byte, 4*w.spec.K)
 		return m, g.copyOutNow(m.Data, w.data)

@@ -37,6 +37,11 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void *row) { emu::ldmatrix(r, 4,
 inline void ldmatrix_x2(uint32_t (&r)[2], const void *row) { emu::ldmatrix(r, 2, row, false); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) { emu::ldmatrix(r, 4, row, true); }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emu::mma(d, a, b0, b1); }
+inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) { // in float64: a product of bfloat16 and a sum near it are exact
+    const auto half = [](uint32_t v) { return double(__uint_as_float(v << 16)); };
+    const auto one = [&](int shift) { return uint32_t(__float2bfloat16_rn(float(half(a >> shift) * half(b >> shift) + half(c >> shift))).x) << shift; };
+    return one(0) | one(16);
+}
 inline void mbar_init(uint64_t *bar, uint32_t count) { emu::mbar_init(bar, count); }
 inline void mbar_init_fence() { emu::mbar_init_fence(); }
 inline void mbar_arrive(uint64_t *bar) { emu::mbar_arrive(bar, 0); }

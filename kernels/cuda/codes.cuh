@@ -1,0 +1,148 @@
+// The layout of quantised matrices in device memory, and what their codes are worth. Rows are padded to multiples of 128,
+// columns to multiples of 64: [rows/128][K/64] tiles of 128 rows x 64 columns, 4 or 8 bits a code. A tile lies as the tensor
+// cores want it: eight strips of 16 rows, in each what every lane of a warp needs for the tile's four steps of 16 columns, in
+// runs of 16 bytes a lane. So a fragment is one plain load, in decode from shared memory, in prefill from global memory.
+//
+// Lane (g, t) holds rows g and g+8 of columns 2t, 2t+1, 2t+8 and 2t+9 of a step, as mma_bf16 does: register i of a fragment is
+// row g + 8·(i%2), columns 2t + 8·(i/2) and the next.
+//   4 bits: word s is step s; register i has its two codes in bits 4i.. and 16+4i..
+//   8 bits: words 2s and 2s+1 are registers 0 and 1, 2 and 3 of step s: bytes 0 and 2, 1 and 3. Steps 0 and 1 of all lanes come
+//           first, then steps 2 and 3.
+//
+// Every group of columns has a scale for each row, whatever the checkpoint shares: [rows/128][groups][128], bfloat16 or float32;
+// zeros (the code that is worth 0) likewise, a byte each.
+#pragma once
+#include "image.cuh"
+
+constexpr int CODE_ROWS = 128;  // of a tile
+constexpr int CODE_STRIPS = CODE_ROWS / 16;
+
+enum Code { E4M3 = 1, INT4 = 2, TABLE4 = 3 };
+
+constexpr __host__ __device__ int code_bits(Code c) { return c == E4M3 ? 8 : 4; }
+constexpr __host__ __device__ int code_pieces(Code c) { return code_bits(c) / 4; } // of 16 bytes a lane in a strip
+constexpr __host__ __device__ int code_tile(Code c) { return CODE_ROWS * TILE * code_bits(c) / 8; }
+
+// Coding is how a matrix is quantised: the parameters of every kernel that reads one.
+struct Coding {
+    const u8 *scales;  // [E][rows/128][groups][128]
+    const u8 *zeros;   // likewise, or null: 8 everywhere
+    u64 expert_scales; // scales of one expert's matrix
+    int code;
+    int groups;        // along K
+    int group_tiles;   // tiles of a group; 0: there is one group; -1: two groups a tile
+    int scale_bytes;   // 2 or 4
+    float table[16];   // TABLE4
+};
+
+__device__ __forceinline__ int coding_group(const Coding &c, int tile, int half) {
+    return c.group_tiles > 0 ? tile / c.group_tiles : c.group_tiles < 0 ? tile * 2 + half : 0;
+}
+
+// coding_at is the index of a row's scale.
+__device__ __forceinline__ u64 coding_at(const Coding &c, int row, int group) { return (u64(row / CODE_ROWS) * c.groups + group) * CODE_ROWS + row % CODE_ROWS; }
+
+__device__ __forceinline__ float scale_value(const u8 *scales, int bytes, u64 at) {
+    return bytes == 2 ? __uint_as_float(u32(((const unsigned short *)scales)[at]) << 16) : ((const float *)scales)[at];
+}
+
+// Place is where the code of (row, column) lies: a word, and the bit in it.
+struct Place {
+    u64 word;
+    int bit;
+};
+__device__ __forceinline__ Place code_place(int bits, int tiles, int row, int k) {
+    const int strip = row % CODE_ROWS / 16, lane = row % 8 * 4 + k % 8 / 2, i = row % 16 / 8 + k % 16 / 8 * 2, step = k % TILE / 16;
+    const u64 at = (u64(row / CODE_ROWS) * tiles + k / TILE) * CODE_STRIPS + strip;
+    if (bits == 4) return {(at * WARP + lane) * 4 + step, 4 * i + k % 2 * 16};
+    return {((at * 2 + step / 2) * WARP + lane) * 4 + step % 2 * 2 + i / 2, i % 2 * 8 + k % 2 * 16};
+}
+
+// ---- what codes are worth, before their scale: exact in bfloat16, but for tables ----
+
+constexpr u32 BF16_ONES = 0x3f803f80, BF16_128S = 0x43004300, BF16_2_120S = 0x7b807b80, BF16_NEGATIVE_ZEROS = 0x80008000;
+
+// int4_zero prepares what int4_pair takes from a row's codes.
+__device__ __forceinline__ u32 int4_zero(u32 zero) { return 0xc300c300u | zero | zero << 16; } // -(128 + zero), twice
+
+// int4_pair: register i of a word. 128 + code is exact: the code is the mantissa's low bits.
+__device__ __forceinline__ u32 int4_pair(u32 word, int i, u32 zero) {
+    return fma_bf16x2((word >> 4 * i & 0x000f000f) | BF16_128S, BF16_ONES, zero);
+}
+
+// e4m3_pair: registers 0 and 1 (or 2 and 3) of a word. Exponent and mantissa in bfloat16's places are the value times 2⁻¹²⁰,
+// subnormal numbers too.
+__device__ __forceinline__ u32 e4m3_pair(u32 word, int i) {
+    const u32 high = i ? word : word << 8; // the codes in the halves' high bytes
+    return fma_bf16x2((high >> 4 & 0x07f007f0) | (high & 0x80008000), BF16_2_120S, BF16_NEGATIVE_ZEROS);
+}
+
+// table4_index: the two codes of register i of a word in one byte.
+__device__ __forceinline__ u32 table4_index(u32 word, int i) {
+    const u32 v = word >> 4 * i;
+    return (v & 15) | (v >> 12 & 0xf0);
+}
+
+// code_number is the worth of one code, for kernels that are not in a hurry.
+__device__ __forceinline__ float code_number(const Coding &c, u32 code, int zero) {
+    if (c.code == TABLE4) return c.table[code];
+    if (c.code == INT4) return float(int(code) - zero);
+    return lo(e4m3_pair(code << 8, 1));
+}
+
+// code_value is one value of a matrix, in float32 as kernels.Matrix.Decode has it.
+__device__ __forceinline__ float code_value(const u8 *codes, const Coding &c, int tiles, int row, int k) {
+    const Place at = code_place(c.code == E4M3 ? 8 : 4, tiles, row, k);
+    const u64 scale = coding_at(c, row, coding_group(c, k / TILE, k % TILE / 32));
+    const u32 code = ((const u32 *)codes)[at.word] >> at.bit & (c.code == E4M3 ? 255 : 15);
+    return code_number(c, code, c.zeros ? c.zeros[scale] : 8) * scale_value(c.scales, c.scale_bytes, scale);
+}
+
+// ---- a strip of a tile as bfloat16 lines, for prefill ----
+
+// Strip is a lane's part of one: its codes, and the scales and zeros of its two rows in both halves of the columns.
+template <Code CODE> struct Strip {
+    uint4 codes[code_pieces(CODE)];
+    float scale[2][2];
+    int zero[2][2];
+
+    __device__ __forceinline__ void load(const u8 *tile, const Coding &c, u64 block, int k, int strip) { // block: of 128 rows, all experts'
+        const int l = lane_id(), row = strip * 16 + l / 4;
+#pragma unroll
+        for (int i = 0; i < code_pieces(CODE); i++) codes[i] = *(const uint4 *)(tile + ((strip * code_pieces(CODE) + i) * WARP + l) * 16);
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const u64 at = (block * c.groups + coding_group(c, k, half)) * CODE_ROWS + row + 8 * r;
+                scale[half][r] = scale_value(c.scales, c.scale_bytes, at);
+                if (CODE == INT4) zero[half][r] = c.zeros ? c.zeros[at] : 8;
+            }
+    }
+
+    // store rounds value · scale to bfloat16: what a checkpoint that was made numbers of would hold. lines: of the strip.
+    __device__ __forceinline__ void store(u8 *lines, const Coding &c) const {
+        const int g = lane_id() / 4, t = lane_id() % 4;
+#pragma unroll
+        for (int step = 0; step < 4; step++) {
+            const uint4 &v = codes[CODE == E4M3 ? step / 2 : 0];
+            const u32 words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float by = scale[step / 2][i % 2];
+                u32 pair;
+                if (CODE == E4M3) {
+                    const u32 two = e4m3_pair(words[step % 2 * 2 + i / 2], i % 2);
+                    pair = pack(lo(two) * by, hi(two) * by);
+                } else if (CODE == INT4) {
+                    const u32 two = int4_pair(words[step], i, int4_zero(zero[step / 2][i % 2]));
+                    pair = pack(lo(two) * by, hi(two) * by);
+                } else {
+                    const u32 index = table4_index(words[step], i);
+                    pair = pack(c.table[index & 15] * by, c.table[index >> 4] * by);
+                }
+                *(u32 *)(lines + (g + i % 2 * 8) * LINE + line_at(g, step * 16 + 2 * t + i / 2 * 8)) = pair;
+            }
+        }
+    }
+};

@@ -1,0 +1,322 @@
+//go:build cuda
+
+package cuda_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"chulengo/kernels"
+	"chulengo/kernels/cuda"
+	"chulengo/model"
+)
+
+// nf4 is the table of 4-bit normal floats, to four places.
+var nf4 = &[16]float32{-1, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.723, 1}
+
+// codings are one of every kind that the readers of checkpoints make.
+var codings = []kernels.Coding{
+	{Format: kernels.Int4, Rows: 1, Cols: 128, Scale: kernels.BF16},
+	{Format: kernels.F8E4M3, Rows: 1, Scale: kernels.BF16},
+	{Format: kernels.Int4, Rows: 1, Cols: 32, Scale: kernels.F16, Zeros: true},
+	{Format: kernels.F8E4M3, Rows: 128, Cols: 128, Scale: kernels.F32},
+	{Format: kernels.Table4, Rows: 1, Cols: 64, Scale: kernels.F32, Table: nf4},
+	{Format: kernels.Int4, Rows: 1, Cols: 64, Scale: kernels.BF16, Zeros: true},
+	{Format: kernels.F8E4M3, Scale: kernels.F32},
+	{Format: kernels.Int4, Rows: 1, Scale: kernels.F32},
+}
+
+// randomCodes is a matrix of random codes, all of which occur, whose products with normal inputs are nearly normal.
+func randomCodes(r *rand.Rand, c kernels.Coding, n, k int) kernels.Matrix {
+	m := kernels.Matrix{Format: c.Format, N: n, K: k, Coding: c, Data: make([]byte, c.Format.Bytes(n*k))}
+	deviation := map[kernels.Format]float64{kernels.F8E4M3: 110, kernels.Int4: 4.6, kernels.Table4: 0.5}[c.Format]
+	for i := range m.Data {
+		m.Data[i] = byte(r.IntN(256))
+		if c.Format == kernels.F8E4M3 && m.Data[i]&0x7f == 0x7f {
+			m.Data[i]--
+		}
+	}
+	rows, cols := c.Grid(n, k)
+	for range rows * cols {
+		s := float32((0.5 + r.Float64()) / deviation / math.Sqrt(float64(k)))
+		if c.Scale != kernels.F32 { // a value that both short formats hold
+			s = toBF16(s)
+		}
+		m.Scales = append(m.Scales, s)
+		if c.Zeros {
+			m.Zeros = append(m.Zeros, uint8(r.IntN(17)))
+		}
+	}
+	return m
+}
+
+// widened is a quantised matrix as bfloat16.
+func widened(m kernels.Matrix) kernels.Matrix {
+	out := kernels.Matrix{Format: kernels.BF16, N: m.N, K: m.K}
+	row := make([]float32, m.K)
+	for n := range m.N {
+		m.Decode(row, n)
+		for _, v := range row {
+			out.Data = binary.LittleEndian.AppendUint16(out.Data, uint16(math.Float32bits(toBF16(v))>>16))
+		}
+	}
+	return out
+}
+
+// recode gives every linear module of a model random codes, the same for one seed, or what they are worth in bfloat16.
+func recode(t *testing.T, m *model.Model, dev kernels.Device, coding kernels.Coding, widen bool) {
+	t.Helper()
+	r := rand.New(rand.NewPCG(21, 22))
+	weight := func(w *kernels.Weight, pairs bool, parts, experts int) {
+		t.Helper()
+		spec := kernels.WeightSpec{Names: []string{"recoded"}, Experts: experts, Pairs: pairs, Coding: coding}
+		for part := range parts {
+			one, err := (*w).Get(part, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spec.Parts, spec.K = append(spec.Parts, one.N), one.K
+		}
+		if widen {
+			spec.Coding = kernels.Coding{}
+		}
+		coded, err := dev.NewWeight(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e := range experts {
+			for part, n := range spec.Parts {
+				matrix := randomCodes(r, coding, n, spec.K)
+				if widen {
+					matrix = widened(matrix)
+				}
+				if err := coded.Put(part, e, matrix); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := coded.Seal(); err != nil {
+			t.Fatal(err)
+		}
+		*w = coded
+	}
+	weight(&m.Embed, false, 1, 1)
+	weight(&m.Head.Out, false, 1, 1)
+	for i := range m.Layers {
+		l := &m.Layers[i]
+		weight(&l.Attn.QKV, false, 3, 1)
+		weight(&l.Attn.Out, false, 1, 1)
+		if l.Dense != nil {
+			weight(&l.Dense.GateUp, true, 2, 1)
+			weight(&l.Dense.Down, false, 1, 1)
+			continue
+		}
+		weight(&l.MoE.SharedGateUp, true, 2, 1)
+		weight(&l.MoE.SharedDown, false, 1, 1)
+		weight(&l.MoE.GateUp, true, 2, m.Config.Experts)
+		weight(&l.MoE.Down, false, 1, m.Config.Experts)
+	}
+}
+
+// Every coding in every stage, against the CPU; and prefill against a bfloat16 model of the same values, bit for bit.
+func TestCodedStages(t *testing.T) {
+	for i, coding := range codings {
+		for _, portable := range []bool{false, true} {
+			if testing.Short() && (portable != (i%2 == 1) || i > 5) {
+				continue // takes long on a software GPU
+			}
+			t.Run(fmt.Sprintf("%v/portable=%v", coding, portable), func(t *testing.T) {
+				p := dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true, Portable: portable})
+				recode(t, p.cpu.Model, p.cpu.dev, coding, false)
+				recode(t, p.gpu.Model, p.gpu.dev, coding, false)
+				q := dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true, Portable: portable})
+				recode(t, q.gpu.Model, q.gpu.dev, coding, true)
+
+				// In prefill a weight is rounded to bfloat16, in decode only what a table holds. The head is always decode.
+				// With one scale there are so few values that their roundings need not be spread evenly: 2⁻⁸ is the largest.
+				prefill, decode, rounding := maps.Clone(bounds), bounds, rounding
+				if coding.Rows == 0 {
+					rounding = 1.0 / 256
+				}
+				for _, h := range []kernels.Hook{kernels.HookQ, kernels.HookK, kernels.HookV, kernels.HookAttnOut} {
+					prefill[h] += rounding
+				}
+				for _, h := range []kernels.Hook{kernels.HookRoutedOut, kernels.HookSharedOut, kernels.HookFFNOut} {
+					prefill[h] += 2 * rounding
+				}
+				if coding.Format == kernels.Table4 {
+					prefill[kernels.HookLogits] += rounding
+					decode = prefill
+				}
+
+				r := rand.New(rand.NewPCG(23, 24))
+				long, short := &sequence{}, &sequence{}
+				prompt := randomTokens(r, 83, 1000)
+				again := []*sequence{{}, {}}
+				seen := parityWithin(t, p, []piece{{long, prompt}, {short, prompt[:3]}}, prefill)
+				var last [2][]float32
+				for i, s := range []*side{p.gpu, q.gpu} {
+					last[i] = s.residual(t, []piece{{again[i], prompt}})
+				}
+				if !slices.Equal(last[0], last[1]) {
+					t.Errorf("prefill differs from that of a bfloat16 model by %.2e", relativeError(last[0], last[1]))
+				}
+				seen += parityWithin(t, p, []piece{{long, prompt[:1]}, {short, prompt[1:2]}}, decode)
+				t.Logf("%d values", seen)
+			})
+		}
+	}
+}
+
+// residual is the last layer's residual of a step's rows, whose embeddings are replaced by small integers: those of a quantised table
+// are not rounded.
+func (s *side) residual(t *testing.T, pieces []piece) []float32 {
+	t.Helper()
+	hooks := model.Hooks(s.Config)
+	at := func(layer int, hook kernels.Hook) model.Hook {
+		i := slices.IndexFunc(hooks, func(h model.Hook) bool { return h.At == kernels.Point{Layer: layer, Hook: hook} })
+		if i < 0 {
+			t.Fatalf("no hook %v at layer %d", hook, layer)
+		}
+		return hooks[i]
+	}
+	n := len(pieces[0].tokens)
+	set, get := capture(at(0, kernels.HookEmbed), n), capture(at(s.Config.Layers-1, kernels.HookResidPost), n)
+	set.Op = kernels.Set
+	for i := range set.Buf {
+		set.Buf[i] = float32(i*7919%13 - 6)
+	}
+	s.run(t, pieces, true, []kernels.Tap{set, get})
+	return get.Buf
+}
+
+// A row of quantised decode has the same bits alone and among 3, 11, 20 and 40, launched and replayed: sums do not depend on the
+// width of the tile of tokens.
+func TestCodedSameBits(t *testing.T) {
+	for i, coding := range codings[:3] {
+		if testing.Short() && i > 0 {
+			continue // takes long on a software GPU
+		}
+		t.Run(coding.String(), func(t *testing.T) {
+			p := dummyPair(t, fastConfig(), cuda.Options{Portable: i == 2})
+			recode(t, p.gpu.Model, p.gpu.dev, coding, false)
+			r := rand.New(rand.NewPCG(25, 26))
+			widths := []int{3, 11, 20, 40}
+			crowd := make([]*sequence, 40)
+			for i := range crowd {
+				crowd[i] = &sequence{}
+				p.gpu.run(t, []piece{{crowd[i], randomTokens(r, 2, 1000)}}, true, nil)
+			}
+			alone := &sequence{}
+			text := randomTokens(r, 2+3*len(widths), 1000)
+			p.gpu.run(t, []piece{{alone, text[:2]}}, true, nil)
+			crowd[0] = &sequence{}
+			p.gpu.run(t, []piece{{crowd[0], text[:2]}}, true, nil)
+			text = text[2:]
+			for _, n := range widths {
+				for range 3 { // launched, captured, replayed
+					var pieces []piece
+					for i := range n {
+						pieces = append(pieces, piece{crowd[i], text[:1]})
+					}
+					many := p.gpu.run(t, pieces, true, nil)
+					one := p.gpu.run(t, []piece{{alone, text[:1]}}, true, nil)
+					if !sameOut(one[0], many[0]) {
+						t.Fatalf("among %d: %+v, alone: %+v", n, many[0], one[0])
+					}
+					text = text[1:]
+				}
+			}
+		})
+	}
+}
+
+// Quantised matrices come back as they were put, in pieces or pairs, over others that were there before.
+func TestCodedPacking(t *testing.T) {
+	dev := openGPU(t, cuda.Options{})
+	r := rand.New(rand.NewPCG(27, 28))
+	for _, spec := range []kernels.WeightSpec{
+		{Names: []string{"q", "k", "v"}, Parts: []int{70, 8, 129}, K: 100, Experts: 1},
+		{Names: []string{"gate_up"}, Parts: []int{40, 40}, K: 64, Experts: 3, Pairs: true},
+		{Names: []string{"down"}, Parts: []int{24}, K: 200, Experts: 2},
+	} {
+		for _, coding := range codings {
+			spec.Coding = coding
+			w, err := dev.NewWeight(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			put := map[[2]int]kernels.Matrix{}
+			for range 2 { // the second time over the first
+				for e := range spec.Experts {
+					for part, n := range spec.Parts {
+						m := randomCodes(r, coding, n, spec.K)
+						put[[2]int{part, e}] = m
+						if err := w.Put(part, e, m); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			if err := w.Seal(); err != nil {
+				t.Fatal(err)
+			}
+			for at, m := range put {
+				got, err := w.Get(at[0], at[1])
+				if err != nil || !slices.Equal(got.Data, m.Data) || !slices.Equal(got.Scales, m.Scales) || !slices.Equal(got.Zeros, m.Zeros) || got.Coding != m.Coding {
+					t.Errorf("%v %v part %d expert %d: what came back differs (%v)", spec.Names, coding, at[0], at[1], err)
+				}
+			}
+			m := put[[2]int{0, 0}]
+			m.Scales = slices.Clone(m.Scales)
+			m.Scales[0] = float32(math.NaN())
+			if err := w.Put(0, 0, m); err == nil || !strings.Contains(err.Error(), "scale NaN at [0, 0]") {
+				t.Errorf("%v %v: a NaN scale: %v", spec.Names, coding, err)
+			}
+		}
+	}
+	if _, err := dev.NewWeight(kernels.WeightSpec{Names: []string{"odd"}, Parts: []int{8}, K: 96, Experts: 1,
+		Coding: kernels.Coding{Format: kernels.Int4, Rows: 1, Cols: 48, Scale: kernels.BF16}}); err == nil || !strings.Contains(err.Error(), "odd: want scales for 32 inputs") {
+		t.Errorf("groups of 48: %v", err)
+	}
+}
+
+// Random values are quantised on the device as everywhere.
+func TestCodedFill(t *testing.T) {
+	dev := openGPU(t, cuda.Options{})
+	for i, coding := range []kernels.Coding{codings[0], codings[1], {Format: kernels.Int4, Rows: 1, Cols: 32, Scale: kernels.F32}} {
+		spec := kernels.WeightSpec{Names: []string{"gate_up"}, Parts: []int{40, 40}, K: 256, Experts: 2, Pairs: true, Coding: coding}
+		w, err := dev.NewWeight(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e := range 2 {
+			for part := range 2 {
+				f := kernels.Fill{Seed: kernels.FillSeed(7, "gate_up"), Index: uint64(e*80*256 + part*40), NStep: 1, KStep: 80, Std: 0.02}
+				if i > 0 {
+					f.Index, f.NStep, f.KStep = uint64(e*80*256+part*40*256), 256, 1
+				}
+				want, err := f.Filled(40, 256, coding)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := w.Fill(part, e, f); err != nil {
+					t.Fatal(err)
+				}
+				got, err := w.Get(part, e)
+				if err != nil || !slices.Equal(got.Data, want.Data) || !slices.Equal(got.Scales, want.Scales) {
+					t.Errorf("%v part %d expert %d differs (%v)", coding, part, e, err)
+				}
+			}
+		}
+		if err := w.Seal(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
