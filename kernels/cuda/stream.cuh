@@ -58,6 +58,7 @@ template <int NT> struct Plain {
     static constexpr int TILE_BYTES = WEIGHT_TILE;
     static constexpr int STAGES = NT <= 2 ? 5 : NT <= 4 ? 4 : 3;
     static constexpr int EXTRA = 0;          // bytes of a stage beside tiles and activations
+    static constexpr bool PICKS = false;     // an expert's unit leaves out groups of 8 rows that did not choose it
     struct Shared {};
 
     // extra issues the copies of what lies beside the tiles, and says how many bytes they are.
@@ -65,8 +66,8 @@ template <int NT> struct Plain {
     static __device__ __forceinline__ void extra(const Params &, int, int, int, int, u8 *, u64 *) {}
     static __device__ __forceinline__ void prepare(const Params &, Shared &) {}
 
-    // multiply adds the product of a strip of tile `at` of a stage; along K the stage begins with tile `first`.
-    static __device__ __forceinline__ void multiply(const Params &, const Shared &, float (&acc)[NT][4], const u8 *stage, int at, int, int strip) {
+    // multiply adds the product of a strip of tile `at` of a stage with groups of 8 rows; along K the stage begins with tile `first`.
+    static __device__ __forceinline__ void multiply(const Params &, const Shared &, float (&acc)[NT][4], const u8 *stage, int at, int, int strip, u32) {
         const u8 *weight = stage + at * WEIGHT_TILE, *act = stage + TILES * WEIGHT_TILE + at * NT * 8 * LINE;
         const int l = lane_id();
         const int row = strip * 16 + l % 16;
@@ -195,9 +196,44 @@ template <class W, int NT> __device__ __forceinline__ void stream_hits(const Str
     __syncwarp();
 }
 
-// stream_weights issues the copies of so many tiles of a unit into a stage and announces the stage's bytes.
-template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int t, int tiles, u8 *stage, u64 *full) {
-    stream_begin(full, tiles * (W::TILE_BYTES + NT * 8 * LINE) + W::extra_bytes(p, u.first + t, tiles));
+// stream_groups are the groups of 8 rows that a unit multiplies, a bit each.
+template <class W, int NT> __device__ __forceinline__ u32 stream_groups(const StreamShared<W, NT> &s, int expert) {
+    constexpr u32 ALL = (1u << NT) - 1;
+    if constexpr (W::PICKS && NT > 1) {
+        if (expert < 0) return ALL;
+        u32 groups = 0;
+#pragma unroll
+        for (int from = 0; from < NT * 8; from += WARP) {
+            const int row = from + lane_id();
+            const u32 rows = __ballot_sync(0xffffffffu, row < NT * 8 && s.expert[row] == expert);
+#pragma unroll
+            for (int j = 0; j < 4; j++) groups |= u32((rows >> 8 * j & 255) != 0) << (from / 8 + j);
+        }
+        return groups;
+    }
+    return ALL;
+}
+
+// stream_acts issues the copies of the activations of a stage's tiles.
+template <class W, int NT> __device__ __forceinline__ void stream_acts(const u8 *act, int tiles, u32 groups, u8 *to, u64 *full) {
+    if (W::PICKS && groups != (1u << NT) - 1) {
+#if __CUDA_ARCH__ >= 900
+        const int i = lane_id();
+        static_assert(!W::PICKS || W::TILES * NT <= WARP);
+        if (i < tiles * NT && (groups >> i % NT & 1)) bulk_load(to + i * 8 * LINE, act + i * 8 * LINE, 8 * LINE, full);
+#else
+        for (int i = 0; i < tiles * NT; i++)
+            if (groups >> i % NT & 1) stream_copy(to + i * 8 * LINE, act + i * 8 * LINE, 8 * LINE, full, false);
+#endif
+        return;
+    }
+    stream_copy(to, act, tiles * NT * 8 * LINE, full, false);
+}
+
+// stream_weights issues the copies of so many tiles of a unit into a stage and announces the stage's bytes, the activations of so many
+// groups of rows among them.
+template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int t, int tiles, int groups, u8 *stage, u64 *full) {
+    stream_begin(full, tiles * (W::TILE_BYTES + groups * 8 * LINE) + W::extra_bytes(p, u.first + t, tiles));
     stream_copy(stage, u.weight + u64(t) * W::TILE_BYTES, tiles * W::TILE_BYTES, full, true);
     W::extra(p, u.expert, u.block, u.first + t, tiles, stage + W::TILES * (W::TILE_BYTES + NT * 8 * LINE), full);
 }
@@ -233,11 +269,12 @@ template <class W, int NT> __device__ __forceinline__ void stream_produce(const 
         u32 taken = 0; // the answer is there when the unit has been issued
         if (lane_id() == 0) taken = atomicAdd(p.taken, 1u);
         const Unit u = stream_unit<W, NT>(p, s, i);
+        const u32 groups = stream_groups<W, NT>(s, u.expert);
         for (int t = 0; t < u.tiles; t += W::TILES, n++) {
             const int slot = open(i), tiles = min(W::TILES, u.tiles - t);
             u8 *stage = s.stage[slot];
-            if (n >= filled) stream_weights<W, NT>(p, u, t, tiles, stage, &s.full[slot]);
-            stream_copy(stage + W::TILES * W::TILE_BYTES, u.act + u64(t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
+            if (n >= filled) stream_weights<W, NT>(p, u, t, tiles, W::PICKS ? __popc(groups) : NT, stage, &s.full[slot]);
+            stream_acts<W, NT>(u.act + u64(t) * NT * 8 * LINE, tiles, groups, stage + W::TILES * W::TILE_BYTES, &s.full[slot]);
             stream_end(&s.full[slot]);
         }
         i = int(gridDim.x + __shfl_sync(0xffffffffu, taken, 0));
@@ -283,10 +320,11 @@ __device__ __forceinline__ void stream_consume(const typename W::Params &p, Stre
         if (i < 0) break;
         float acc[NT][4] = {};
         const Unit unit = stream_unit<W, NT>(p, s, i);
+        const u32 groups = stream_groups<W, NT>(s, unit.expert);
         for (int left = unit.tiles;;) {
 #pragma unroll
             for (int at = half; at < W::TILES; at += W::HALVES)
-                if (at < left) W::multiply(p, s.more, acc, s.stage[slot], at, unit.first + unit.tiles - left, strip);
+                if (at < left) W::multiply(p, s.more, acc, s.stage[slot], at, unit.first + unit.tiles - left, strip, groups);
             __syncwarp();
             if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
             if (++slot == W::STAGES) slot = 0, phase ^= 1;
@@ -337,7 +375,7 @@ template <class W, int NT, Epilogue EPILOGUE> __device__ __forceinline__ void st
         const Unit u = stream_unit<W, NT>(p, s, blockIdx.x);
         for (int t = 0; t < u.tiles && filled < STAGES; t += W::TILES, filled++) {
             if (lane_id() == 0) s.unit[filled] = blockIdx.x;
-            stream_weights<W, NT>(p, u, t, min(W::TILES, u.tiles - t), s.stage[filled], &s.full[filled]);
+            stream_weights<W, NT>(p, u, t, min(W::TILES, u.tiles - t), NT, s.stage[filled], &s.full[filled]);
         }
     }
 #endif

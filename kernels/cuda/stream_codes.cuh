@@ -16,6 +16,7 @@ template <Code CODE, int NT> struct Coded {
     static constexpr int TILES = CODE != E4M3 && NT <= 2 ? 4 : 2;
     static constexpr int GRAIN = CODE == E4M3 ? 2 : 4;
     static constexpr int HALVES = 1;
+    static constexpr bool PICKS = true; // of many rows few choose an expert, and the multiplications take as long as the codes' way here
     static constexpr int TILE_BYTES = code_tile(CODE);
     static constexpr int STAGES = CODE == E4M3 ? (NT == 1 ? 5 : NT == 2 ? 4 : NT == 4 ? 3 : 5) : (NT == 1 ? 4 : NT == 2 ? 3 : NT == 4 ? 4 : 6);
     static constexpr int SCALES = TILES * 2 * CODE_ROWS * 4, ZEROS = CODE == INT4 ? TILES * 2 * CODE_ROWS : 0; // bytes at most
@@ -46,7 +47,7 @@ template <Code CODE, int NT> struct Coded {
             for (int i = threadIdx.x; i < 256; i += STREAM_THREADS) s.pairs[i] = pack(p.dense_coding.table[i & 15], p.dense_coding.table[i >> 4]);
     }
 
-    static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int at, int first, int strip) {
+    static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int at, int first, int strip, u32 groups) {
         const Coding &c = p.dense_coding;
         const u8 *act = stage + TILES * TILE_BYTES + at * NT * 8 * LINE, *scales = stage + TILES * (TILE_BYTES + NT * 8 * LINE);
         const u8 *codes = stage + at * TILE_BYTES + (strip * code_pieces(CODE) * WARP + lane_id()) * 16;
@@ -75,6 +76,7 @@ template <Code CODE, int NT> struct Coded {
                     a[k][i] = CODE == E4M3 ? e4m3_pair(words[2 * k + i / 2], i % 2) : CODE == INT4 ? int4_pair(words[k], i, zero[i % 2]) : s.pairs[table4_index(words[k], i)];
 #pragma unroll
             for (int j = 0; j < NT; j++) {
+                if (NT > 1 && !(groups >> j & 1)) continue;
                 u32 b[4];
                 stream_act(b, act, j, pair);
                 mma_bf16(part[j], a[0], b[0], b[1]);
@@ -83,12 +85,14 @@ template <Code CODE, int NT> struct Coded {
             if (pair == 0 && c.group_tiles >= 0) continue; // the group is not over
             const float by[2] = {scale_value(scales, c.scale_bytes, group), scale_value(scales, c.scale_bytes, group + 8)};
 #pragma unroll
-            for (int j = 0; j < NT; j++)
+            for (int j = 0; j < NT; j++) {
+                if (NT > 1 && !(groups >> j & 1)) continue;
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     acc[j][i] = __fmaf_rn(part[j][i], by[i / 2], acc[j][i]);
                     part[j][i] = 0;
                 }
+            }
         }
     }
 };
