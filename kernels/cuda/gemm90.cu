@@ -160,11 +160,14 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const Code
 
 } // namespace
 
-#define GEMM(NAME, EPILOGUE)                             \
+#define PLAIN(NAME, EPILOGUE)                            \
     KERNEL(THREADS, 1, gemm_##NAME##_90, GemmParams) {   \
         DYNAMIC_SHARED(memory);                          \
         gemm<EPILOGUE>(p, memory);                       \
-    }                                                    \
+    }
+
+#define GEMM(NAME, EPILOGUE)                             \
+    PLAIN(NAME, EPILOGUE)                                \
     KERNEL(THREADS, 1, gemm_coded_##NAME##_90, CodedGemmParams) { \
         DYNAMIC_SHARED(memory);                          \
         gemm<EPILOGUE>(p, memory);                       \
@@ -174,5 +177,8 @@ GEMM(store, STORE)
 GEMM(add, ADD)
 GEMM(swiglu, SWIGLU)
 GEMM(routed, ROUTED)
+PLAIN(bias, BIAS)
+PLAIN(gelu, GELU)
+PLAIN(heads, HEADS)
 
 #endif
