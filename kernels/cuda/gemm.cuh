@@ -113,18 +113,23 @@ template <int COUNT> __device__ __forceinline__ void gemm_heads(const GemmParams
         const float bias = real ? h.bias[part][at] : 0.0f;
         bf16 *out = (bf16 *)p.out + u64(tile.row + column) * p.ld + (part * (h.width / h.head_dim) + head) * h.head_ld + (d & ~1);
         int row = (tile.row + column) % h.per_tile; // of its picture's tile
+        constexpr int AHEAD = 8;                    // as in gemm_store: read before the first is written
 #pragma unroll
-        for (int j = 0; j < COUNT; j++) {
-            const float y[2] = {v[4 * j + 2 * half] + bias, v[4 * j + 2 * half + 1] + bias};
-            float2 pair = gemm_pair(y);
-            if (real && column + 8 * j < tile.rows) {
-                if (part < 2) {
-                    const float2 turn = h.turns[row * (h.head_dim / 2) + d / 2];
-                    pair = make_float2(pair.x * turn.x - pair.y * turn.y, pair.x * turn.y + pair.y * turn.x);
-                }
-                *(u32 *)(out + u64(8 * j) * p.ld) = pack(pair.x, pair.y);
+        for (int from = 0; from < COUNT; from += AHEAD) {
+            float2 turn[AHEAD];
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++) {
+                turn[j] = real && part < 2 ? h.turns[row * (h.head_dim / 2) + d / 2] : make_float2(1, 0);
+                for (row += 8; row >= h.per_tile;) row -= h.per_tile;
             }
-            for (row += 8; row >= h.per_tile;) row -= h.per_tile;
+#pragma unroll
+            for (int j = 0; j < AHEAD && from + j < COUNT; j++) {
+                const int i = 4 * (from + j) + 2 * half, to = 8 * (from + j);
+                const float y[2] = {v[i] + bias, v[i + 1] + bias};
+                const float2 pair = gemm_pair(y);
+                if (real && column + to < tile.rows)
+                    *(u32 *)(out + u64(to) * p.ld) = pack(pair.x * turn[j].x - pair.y * turn[j].y, pair.x * turn[j].y + pair.y * turn[j].x);
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ func (p *picture) Bytes() int64 { return 4 * int64(p.rows) * int64(p.width) }
 // Release implements kernels.Picture. The tower may still be at work on it.
 func (p *picture) Release() {
 	defer p.dev.gpu.enter()()
-	p.dev.gpu.keep(p.dev.gpu.main.Wait())
+	p.dev.gpu.keep(p.dev.gpu.sync())
 	p.dev.gpu.free(p.at)
 	*p = picture{}
 }
