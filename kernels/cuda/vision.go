@@ -20,7 +20,7 @@ const maxTowerWidth = 2048
 // view is the picture that Encode works on.
 type view struct {
 	pixels  *kernels.Pixels
-	host    []byte // pixels, pinned
+	host    []byte // pixels, pinned: filled up to those in work
 	tile    int    // the first of those in work
 	tiles   int    // in work
 	perTile int    // rows of a tile, the class token's among them
@@ -95,7 +95,6 @@ func (d *Device) encode(v *view, forward func()) {
 		}
 	}
 	v.host = d.gpu.pinnedBytes("vision.pixels", len(v.pixels.Data))[:len(v.pixels.Data)]
-	copy(v.host, v.pixels.Data)
 	d.layViewTaps(v)
 	for v.tile < v.pixels.Tiles && d.err == nil {
 		v.tiles = min(tilesAtOnce, v.pixels.Tiles-v.tile)
@@ -184,8 +183,9 @@ func (d *Device) work(rows, width int) (list, count ptr) {
 		for from := 0; from < rows; from += width {
 			words = append(words, 0, int32(from), int32(min(width, rows-from)))
 		}
-		at = d.keepOnDevice("work", bytesOf(words))
-		d.works[key] = at
+		if at = d.keepOnDevice("work", bytesOf(words)); d.err == nil {
+			d.works[key] = at
+		}
 	}
 	return at + 16, at
 }
@@ -246,7 +246,9 @@ func (d *Device) Patches(l *kernels.Patch) kernels.Act {
 		return nil
 	}
 	d.gpu.flush()
-	d.gpu.keep(d.gpu.main.CopyIn(pixels, v.host[v.tile*each:][:v.tiles*each]))
+	host := v.host[v.tile*each:][:v.tiles*each]
+	copy(host, p.Data[v.tile*each:])
+	d.gpu.keep(d.gpu.main.CopyIn(pixels, host))
 	patch := patchParams{pixels: pixels, image: in.at, lines: int32(in.lines), columns: int32(w.spec.K), tiles: int32(in.tiles),
 		channels: int32(p.Channels), side: int32(p.Side), size: int32(l.Size)}
 	if p.Format == kernels.F32 {
@@ -368,8 +370,9 @@ func (d *Device) turns(l *kernels.VisionLayer) ptr {
 	}
 	angles(0)
 	angles(0)
-	at = d.keepOnDevice("turns", bytesOf(values))
-	d.turnsOf[key] = at
+	if at = d.keepOnDevice("turns", bytesOf(values)); d.err == nil {
+		d.turnsOf[key] = at
+	}
 	return at
 }
 

@@ -266,38 +266,42 @@ func TestVisionReference(t *testing.T) {
 // A tile gives the same bits alone and among others, watched or not, from float32 and from bfloat16.
 func TestVisionSameBits(t *testing.T) {
 	for _, portable := range []bool{false, true} {
-		p := dummyPair(t, towerConfig(2, 44, 4, 2, 3, 3), cuda.Options{Portable: portable})
-		v, r := p.gpu.Config.Vision, rand.New(rand.NewPCG(7, 8))
-		all := randomPixels(v, kernels.BF16, r, 13)
-		each := len(all.Data) / all.Tiles
-		part := func(from, tiles int) *kernels.Pixels {
-			one := *all
-			one.Tiles, one.Data = tiles, all.Data[from*each:][:tiles*each]
-			return &one
-		}
-		want := p.gpu.rows(t, all)
-		perTile := len(want) / all.Tiles
-		same := func(what string, got []float32, from int) {
-			t.Helper()
-			if !slices.Equal(got, want[from*perTile:][:len(got)]) {
-				t.Errorf("portable=%v: %s: other bits", portable, what)
-			}
-		}
-		for tile := range all.Tiles {
-			same(fmt.Sprint("tile ", tile, " alone"), p.gpu.rows(t, part(tile, 1)), tile)
-		}
-		same("tiles 4 to 10", p.gpu.rows(t, part(4, 7)), 4)
-		var every []kernels.Tap
-		for _, h := range model.VisionHooks(p.gpu.Config) {
-			every = append(every, visionCapture(v, h, all.Tiles))
-		}
-		same("with every tap", p.gpu.rows(t, all, every...), 0)
-		values := make([]float32, len(all.Data)/2)
-		for i := range values {
-			values[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(all.Data[2*i:])) << 16)
-		}
-		same("float32 pixels", p.gpu.rows(t, pixelsOf(v, kernels.F32, values)), 0)
+		t.Run(fmt.Sprintf("portable=%v", portable), func(t *testing.T) { visionSameBits(t, portable) })
 	}
+}
+
+func visionSameBits(t *testing.T, portable bool) {
+	p := dummyPair(t, towerConfig(2, 44, 4, 2, 3, 3), cuda.Options{Portable: portable})
+	v, r := p.gpu.Config.Vision, rand.New(rand.NewPCG(7, 8))
+	all := randomPixels(v, kernels.BF16, r, 13)
+	each := len(all.Data) / all.Tiles
+	part := func(from, tiles int) *kernels.Pixels {
+		one := *all
+		one.Tiles, one.Data = tiles, all.Data[from*each:][:tiles*each]
+		return &one
+	}
+	want := p.gpu.rows(t, all)
+	perTile := len(want) / all.Tiles
+	same := func(what string, got []float32, from int) {
+		t.Helper()
+		if !slices.Equal(got, want[from*perTile:][:len(got)]) {
+			t.Errorf("%s: other bits", what)
+		}
+	}
+	for tile := range all.Tiles {
+		same(fmt.Sprint("tile ", tile, " alone"), p.gpu.rows(t, part(tile, 1)), tile)
+	}
+	same("tiles 4 to 10", p.gpu.rows(t, part(4, 7)), 4)
+	var every []kernels.Tap
+	for _, h := range model.VisionHooks(p.gpu.Config) {
+		every = append(every, visionCapture(v, h, all.Tiles))
+	}
+	same("with every tap", p.gpu.rows(t, all, every...), 0)
+	values := make([]float32, len(all.Data)/2)
+	for i := range values {
+		values[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(all.Data[2*i:])) << 16)
+	}
+	same("float32 pixels", p.gpu.rows(t, pixelsOf(v, kernels.F32, values)), 0)
 }
 
 func TestVisionErrors(t *testing.T) {
