@@ -174,14 +174,18 @@ func (d *Device) viewImage(name string, perTile, k int) image {
 // workKey names a list of row tiles of products.
 type workKey struct{ rows, width int }
 
-// work is rows cut into tiles of a width, on the device: a count, then the tiles. It stays as long as the device.
+// work is rows cut into tiles of at most a width, all of about as many rows, on the device: a count, then the tiles. It stays as
+// long as the device.
 func (d *Device) work(rows, width int) (list, count ptr) {
 	key := workKey{rows, width}
 	at, known := d.works[key]
 	if !known && d.err == nil {
-		words := []int32{int32(ceil(rows, width)), 0, 0, 0}
-		for from := 0; from < rows; from += width {
-			words = append(words, 0, int32(from), int32(min(width, rows-from)))
+		count := ceil(rows, width)
+		each := ceil(ceil(rows, count), 16) * 16
+		words := []int32{0, 0, 0, 0}
+		for from := 0; from < rows; from += each {
+			words = append(words, 0, int32(from), int32(min(each, rows-from)))
+			words[0]++
 		}
 		if at = d.keepOnDevice("work", bytesOf(words)); d.err == nil {
 			d.works[key] = at

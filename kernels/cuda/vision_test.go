@@ -148,10 +148,15 @@ func TestVisionStages(t *testing.T) {
 		{3, 20, 3, 3, 3, 2, []int{1, 5}}, // heads with padding, 10 rows a tile
 		{1, 4, 2, 1, 7, 4, []int{2}},
 		{2, 36, 12, 2, 2, 3, []int{1}},
-		{1, 128, 9, 3, 2, 3, []int{2}},
+		{2, 128, 14, 2, 1, 3, []int{1}}, // on the software GPU's 2 multiprocessors pieces of 208 rows,
+		{2, 128, 15, 3, 1, 2, []int{1}}, // and of 240
+		{16, 88, 24, 2, 14, 3, []int{1, 5, 6}},
 	} {
 		for _, portable := range []bool{false, true} {
 			t.Run(fmt.Sprintf("heads=%dx%d/grid=%d/portable=%v", c.heads, c.headDim, c.grid, portable), func(t *testing.T) {
+				if testing.Short() && c.heads == 16 {
+					t.Skip("Scout's sizes take long on a software GPU")
+				}
 				p := dummyPair(t, towerConfig(c.heads, c.headDim, c.grid, c.shuffle, c.patch, c.channels), cuda.Options{Portable: portable, Poison: true})
 				r := rand.New(rand.NewPCG(5, 6))
 				for _, tiles := range c.tiles {
@@ -266,14 +271,19 @@ func TestVisionReference(t *testing.T) {
 // A tile gives the same bits alone and among others, watched or not, from float32 and from bfloat16.
 func TestVisionSameBits(t *testing.T) {
 	for _, portable := range []bool{false, true} {
-		t.Run(fmt.Sprintf("portable=%v", portable), func(t *testing.T) { visionSameBits(t, portable) })
+		t.Run(fmt.Sprintf("portable=%v", portable), func(t *testing.T) {
+			visionSameBits(t, portable, towerConfig(2, 44, 4, 2, 3, 3), 13)
+			if !testing.Short() {
+				visionSameBits(t, portable, towerConfig(16, 88, 24, 2, 14, 3), 9)
+			}
+		})
 	}
 }
 
-func visionSameBits(t *testing.T, portable bool) {
-	p := dummyPair(t, towerConfig(2, 44, 4, 2, 3, 3), cuda.Options{Portable: portable})
+func visionSameBits(t *testing.T, portable bool, config map[string]any, tiles int) {
+	p := dummyPair(t, config, cuda.Options{Portable: portable})
 	v, r := p.gpu.Config.Vision, rand.New(rand.NewPCG(7, 8))
-	all := randomPixels(v, kernels.BF16, r, 13)
+	all := randomPixels(v, kernels.BF16, r, tiles)
 	each := len(all.Data) / all.Tiles
 	part := func(from, tiles int) *kernels.Pixels {
 		one := *all
@@ -291,7 +301,7 @@ func visionSameBits(t *testing.T, portable bool) {
 	for tile := range all.Tiles {
 		same(fmt.Sprint("tile ", tile, " alone"), p.gpu.rows(t, part(tile, 1)), tile)
 	}
-	same("tiles 4 to 10", p.gpu.rows(t, part(4, 7)), 4)
+	same("tiles from 4 on", p.gpu.rows(t, part(4, tiles-6)), 4)
 	var every []kernels.Tap
 	for _, h := range model.VisionHooks(p.gpu.Config) {
 		every = append(every, visionCapture(v, h, all.Tiles))
