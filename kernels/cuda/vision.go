@@ -209,6 +209,10 @@ func (d *Device) keepOnDevice(what string, data []byte) ptr {
 // product multiplies a weight with rows of the tower; the caller fills what becomes of the result. The rows a piece of work has are
 // those with which the last wave of blocks is the fullest; results do not depend on it.
 func (d *Device) product(epilogue string, w *weight, a image, rows int, params gemmParams) {
+	if w.coded != nil {
+		d.fail("%s: want plain weights of the vision tower, got %v", w.spec.Tensor(0), w.spec.Coding)
+		return
+	}
 	pairs, sms, width := ceil(w.blocks(), 2), d.gpu.sms, portableWidth
 	name, shared, blocks := "gemm_"+epilogue+"_80", portableShared, 2*sms
 	if d.fast() {
