@@ -11,7 +11,7 @@ import (
 )
 
 // tilesAtOnce is how many tiles go through the tower together. Five of Scout's are 2,885 rows, 12 pieces of 256; with 11, 33 and
-// 44 pairs of weight blocks that is 1, 3 and 4 waves of an H200's 132 multiprocessors, each full, and activations of 110 MB.
+// 44 pairs of weight blocks that is 1, 3 and 4 waves of an H200's 132 multiprocessors, each full, and buffers of 117 MB.
 const tilesAtOnce = 5
 
 // maxTowerWidth is the widest tower: a row lies in the registers of a warp while it is normalised (vision.cu).
@@ -25,7 +25,6 @@ type view struct {
 	tiles   int    // in work
 	perTile int    // rows of a tile, the class token's among them
 	out     *picture
-	phase   *phase // names buffers and rows of taps
 }
 
 // tower is the rows of the tiles in work, [rows, ld] float32, of which d columns count.
@@ -63,7 +62,7 @@ func (d *Device) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, err
 	}
 	defer d.gpu.enter()()
 	d.err, d.open, d.taps, d.gpu.broken = nil, len(p.Taps) > 0, nil, nil
-	v := &view{pixels: p, out: &picture{dev: d}, phase: &phase{name: "vision."}}
+	v := &view{pixels: p, out: &picture{dev: d}}
 	d.view = v
 	d.encode(v, forward)
 	d.view, d.taps, d.open = nil, nil, false
