@@ -10,7 +10,8 @@ import (
 	"chulengo/model"
 )
 
-// shapes are the published text models, as their config.json files describe them (text part).
+// shapes are the published text models, as their config.json files describe them (text part), and their vision tower, with a
+// text model of its width that is as small as can be.
 var shapes = map[string]map[string]any{
 	"scout": {
 		"model_type": "llama4_text", "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8,
@@ -27,10 +28,24 @@ var shapes = map[string]map[string]any{
 		"rms_norm_eps": 1e-5, "use_qk_norm": false, "attn_temperature_tuning": true, "floor_scale": 8192, "attn_scale": 0.1,
 		"rope_theta": 500000.0, "hidden_act": "silu", "tie_word_embeddings": false,
 	},
+	"vision": {
+		"model_type": "llama4", "boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3,
+		"text_config": map[string]any{
+			"model_type": "llama4_text", "hidden_size": 5120, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
+			"head_dim": 128, "intermediate_size": 64, "intermediate_size_mlp": 64, "num_local_experts": 1, "num_experts_per_tok": 1,
+			"interleave_moe_layer_step": 1, "vocab_size": 64, "attention_chunk_size": 8192, "max_position_embeddings": 8192,
+			"rms_norm_eps": 1e-5, "use_qk_norm": true, "rope_theta": 500000.0, "hidden_act": "silu", "tie_word_embeddings": false,
+		},
+		"vision_config": map[string]any{
+			"hidden_size": 1408, "num_hidden_layers": 34, "num_attention_heads": 16, "intermediate_size": 5632, "image_size": 336, "patch_size": 14,
+			"num_channels": 3, "pixel_shuffle_ratio": 0.5, "vision_output_dim": 4096, "projector_input_dim": 4096, "projector_output_dim": 4096,
+			"norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "gelu",
+		},
+	},
 }
 
-// ShapeConfig is the config.json of a published model ("scout", "maverick"), or the given file, with as many layers and ids as
-// asked for; 0: all.
+// ShapeConfig is the config.json of a published model ("scout", "maverick", "vision"), or the given file, with as many layers (of
+// "vision" those of the tower) and ids as asked for; 0: all.
 func ShapeConfig(name string, file []byte, layers, vocab int) ([]byte, error) {
 	var c map[string]any
 	if file != nil {
@@ -45,6 +60,14 @@ func ShapeConfig(name string, file []byte, layers, vocab int) ([]byte, error) {
 	}
 	if layers < 0 {
 		return nil, fmt.Errorf("bench: layers: want 0 or more, got %d", layers)
+	}
+	if tower, ok := c["vision_config"].(map[string]any); ok {
+		tower = maps.Clone(tower)
+		if layers > 0 {
+			tower["num_hidden_layers"] = layers
+		}
+		c["vision_config"] = tower
+		return json.Marshal(c)
 	}
 	if layers > 0 {
 		c["num_hidden_layers"] = layers
@@ -67,6 +90,9 @@ func VerifyConfig(name string, file []byte) (*model.Config, error) {
 	data, err := ShapeConfig(name, file, 2, 4096)
 	if err != nil {
 		return nil, err
+	}
+	if name == "vision" {
+		return model.ParseConfig(data)
 	}
 	var c map[string]any
 	if err := json.Unmarshal(data, &c); err != nil {

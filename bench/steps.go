@@ -27,6 +27,8 @@ type StepOptions struct {
 	Steps      int            // decoded tokens of one repetition, each fed back; default 256
 	Repeat     int            // default 3
 	PageTokens int            // default 64
+	Tiles      []int          // of a picture: the vision tower is measured on so many, and nothing else
+	Encodings  int            // of one repetition, one enqueued behind the other; default 1
 
 	// KernelTimes gives what each kernel took since it was last asked, with launches measured one by one. The device's steps
 	// are slower then: families of kernels are reported, not steps. nil: the other way round.
@@ -39,7 +41,7 @@ func (o *StepOptions) fill() {
 	for _, f := range []struct {
 		value *int
 		def   int
-	}{{&o.Steps, 256}, {&o.Repeat, 3}, {&o.PageTokens, 64}} {
+	}{{&o.Steps, 256}, {&o.Repeat, 3}, {&o.PageTokens, 64}, {&o.Encodings, 1}} {
 		if *f.value <= 0 {
 			*f.value = f.def
 		}
@@ -102,6 +104,14 @@ func RunSteps(ctx context.Context, o StepOptions) (*Report, error) {
 			return nil
 		}
 		return err
+	}
+	for _, n := range o.Tiles {
+		if err := measure(fmt.Sprintf("vision/tiles=%d", n), func(name string) error { return r.vision(ctx, &o, name, n) }); err != nil {
+			return nil, err
+		}
+	}
+	if o.Tiles != nil {
+		return r, nil
 	}
 	for _, n := range o.Prompts {
 		if err := measure(fmt.Sprintf("prefill/tokens=%d", n), func(name string) error { return r.prefill(ctx, &o, name, n) }); err != nil {

@@ -232,3 +232,46 @@ func (d wrong) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 type narrow struct{ kernels.Device }
 
 func (narrow) Memory() (free, total int64, err error) { return workspace + 4<<20, 1 << 40, nil }
+
+// The tower of Scout has the operations that KERNELS.md counts; a small one is verified, and measured alone.
+func TestVisionSteps(t *testing.T) {
+	data, err := ShapeConfig("vision", nil, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := model.ParseConfig(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.VisionFlops(17) / 17e9; math.Abs(got-1016) > 0.5 {
+		t.Errorf("a tile: want 1016 GFLOP, got %.1f", got)
+	}
+	for _, x := range [][2]string{{"1408", "16"}, {"5632", "64"}, {"4096", "24"}, {"5120", "40"}, {"336", "28"}, {`"num_hidden_layers":34`, `"num_hidden_layers":2`},
+		{`"num_attention_heads":16`, `"num_attention_heads":2`}} {
+		data = bytes.ReplaceAll(data, []byte(x[0]), []byte(x[1]))
+	}
+	if cfg, err = model.ParseConfig(data); err != nil {
+		t.Fatal(err)
+	}
+	dev := cpu.New(cpu.Options{Threads: 2})
+	defer dev.Close()
+	var models [2]*model.Model
+	for i := range models {
+		if models[i], err = model.LoadDummy(context.Background(), cfg, dev, uint64(i), model.LoadOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if off, err := VerifyVision(dev, dev, models[0], models[0]); err != nil || off != 0 {
+		t.Errorf("a device beside itself: want no difference, got %g, %v", off, err)
+	}
+	if _, err := VerifyVision(dev, dev, models[0], models[1]); err == nil {
+		t.Error("other weights: want an error")
+	}
+	r, err := RunSteps(context.Background(), StepOptions{Model: models[0], Device: dev, DeviceName: "NVIDIA H200 (not really)", Tiles: []int{1, 3}, Repeat: 2, Encodings: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Results) != 2 || r.Results[1].Name != "vision/tiles=3" || r.Results[1].Unit != "GFLOP/s" || r.Results[1].Percent <= 0 {
+		t.Errorf("want two results in GFLOP/s, got %+v", r.Results)
+	}
+}

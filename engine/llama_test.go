@@ -20,6 +20,14 @@ import (
 // llama loads a checkpoint on the CPU.
 func llama(t testing.TB, dir fs.FS) (engine.Model, kernels.Device) {
 	t.Helper()
+	dev := cpu.New(cpu.Options{})
+	return llamaOn(t, dir, dev), dev
+}
+
+// llamaOn loads the model on a device, which it closes.
+func llamaOn(t testing.TB, dir fs.FS, dev kernels.Device) engine.Model {
+	t.Helper()
+	t.Cleanup(func() { dev.Close() })
 	cfg, err := model.LoadConfig(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -32,16 +40,12 @@ func llama(t testing.TB, dir fs.FS) (engine.Model, kernels.Device) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := cpu.New(cpu.Options{})
 	m, err := model.Load(context.Background(), ckpt, cfg, dev, model.LoadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		dev.Close()
-		ckpt.Close()
-	})
-	return engine.ForModel(m, gen), dev
+	t.Cleanup(func() { ckpt.Close() })
+	return engine.ForModel(m, gen)
 }
 
 // TestAloneIsBatched runs a set of requests one by one in whole prompts, then all at once in small odd pieces and odd

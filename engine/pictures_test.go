@@ -20,6 +20,7 @@ import (
 	"chulengo/demo"
 	"chulengo/engine"
 	"chulengo/kernels"
+	"chulengo/kernels/cpu"
 	"chulengo/model"
 	"chulengo/tokenizer"
 )
@@ -34,7 +35,12 @@ type sight struct {
 
 func newSight(t *testing.T) *sight {
 	t.Helper()
-	m, dev := llama(t, demo.FS())
+	dev := cpu.New(cpu.Options{})
+	return newSightOn(t, dev, llamaOn(t, demo.FS(), dev))
+}
+
+func newSightOn(t *testing.T, dev kernels.Device, m engine.Model) *sight {
+	t.Helper()
 	tok, err := tokenizer.Load(demo.FS())
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +111,9 @@ func drawing(t *testing.T, seed uint64, width, height int) []byte {
 	return b.Bytes()
 }
 
+// demoSight is on a GPU where the test is built for one.
+var demoSight = newSight
+
 // The demo checkpoint says what its makers recorded of the two pictures, token by token.
 func TestDemoPictures(t *testing.T) {
 	dir := filepath.Join("..", "..", "shared", "demo-model", "expected")
@@ -121,8 +130,8 @@ func TestDemoPictures(t *testing.T) {
 	if err := json.Unmarshal(data, &cases); err != nil {
 		t.Fatal(err)
 	}
-	s := newSight(t)
-	e := s.start(t, engine.Options{})
+	s := demoSight(t)
+	e := s.start(t, engine.Options{KVBytes: 64 << 20})
 	seen := 0
 	for i, c := range cases {
 		var parts [][2]string

@@ -78,8 +78,8 @@ func (w weight) parameters(part int) int64 {
 	return int64(w.spec.Parts[part]) * int64(w.spec.K)
 }
 
-// DeviceBytes is the size of the weights on a device that keeps plain ones in BF16, without the vision tower: of a checkpoint, or, where
-// ckpt is nil, of LoadDummy. r quantises them; "": as they are stored.
+// DeviceBytes is the size of the weights on a device that keeps plain ones in BF16: of a checkpoint, or, where ckpt is nil, of
+// LoadDummy. r quantises them; "": as they are stored.
 func DeviceBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe) (n int64, err error) {
 	rows, err := deviceRows(ckpt, c, r)
 	for _, row := range rows {
@@ -102,7 +102,7 @@ func ValueBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe) (map[string]f
 	return sizes, err
 }
 
-// deviceRows are the weights of the text model that Load or LoadDummy puts on a device.
+// deviceRows are the weights that Load or LoadDummy puts on a device.
 func deviceRows(ckpt *safetensors.Checkpoint, c *Config, r Recipe) ([]weight, error) {
 	m := describe(c)
 	found := &resolved{rows: m.table(layouts[0])}
@@ -115,7 +115,7 @@ func deviceRows(ckpt *safetensors.Checkpoint, c *Config, r Recipe) ([]weight, er
 	if err := found.apply(r); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(found.rows, func(w weight) bool { return w.into == nil || w.tensors[0].Module == visionModule }), nil
+	return slices.DeleteFunc(found.rows, func(w weight) bool { return w.into == nil }), nil
 }
 
 // deviceBytes is the size of one weight on a GPU, which keeps scales as bfloat16 or float32.

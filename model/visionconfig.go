@@ -34,6 +34,15 @@ func (v *VisionConfig) Shuffle() int { return int(math.Round(1 / v.ShuffleRatio)
 // PatchDim is the number of values of one patch.
 func (v *VisionConfig) PatchDim() int { return v.Channels * v.PatchSize * v.PatchSize }
 
+// VisionFlops is the work of encoding so many tiles.
+func (c *Config) VisionFlops(tiles int) float64 {
+	v := c.Vision
+	n, patches, rows, out := float64(tiles), float64(v.Patches()), float64(v.Patches()+1), float64(v.Tokens())
+	dim, ffn, adapter := float64(v.Dim), float64(v.FFNDim), float64(v.AdapterDim)
+	layer := 2*rows*(4*dim*dim+2*dim*ffn) + 4*rows*rows*dim
+	return n * (2*patches*float64(v.PatchDim())*dim + float64(v.Layers)*layer + 2*out*adapter*(ffn+adapter+float64(c.Dim)))
+}
+
 // parseVision reads vision_config. Every size is required: the defaults of the reference's class are not those of any
 // published checkpoint.
 func parseVision(top object, text *Config) *VisionConfig {

@@ -42,6 +42,9 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	} else {
 		o.Name = a.opts.Shape
 	}
+	if a.opts.Shape == "vision" { // a picture of one tile, of five, and the largest
+		o.Tiles = []int{1, 5, 17}
+	}
 	data, err := bench.ShapeConfig(a.opts.Shape, file, a.opts.Layers, 0)
 	if err != nil {
 		return nil, unusable(err, "cannot use this shape", "无法使用此形状")
@@ -52,12 +55,19 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	}
 	dummy := a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy"
 	if dummy {
-		o.Name += ", random weights, " + strconv.Itoa(cfg.Layers) + " layers"
+		layers := cfg.Layers
+		if o.Tiles != nil {
+			layers = cfg.Vision.Layers
+		}
+		o.Name += ", random weights, " + strconv.Itoa(layers) + " layers"
 	}
 	if a.opts.Quant != "" {
 		o.Name += ", " + a.opts.Quant
 	}
 	ordinal, gpu := cudaOrdinal(a.opts.Device)
+	if gpu {
+		o.Encodings = 8
+	}
 	open := func(profile bool) (kernels.Device, func() []bench.KernelTime, error) {
 		if !gpu {
 			return cpu.New(cpu.Options{Threads: a.opts.Threads}), nil, nil
@@ -72,7 +82,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	}
 	var report *bench.Report
 	for _, profile := range []bool{true, false} {
-		if profile && !gpu {
+		if profile && (!gpu || o.Tiles != nil) {
 			continue
 		}
 		dev, times, err := open(profile)
@@ -149,6 +159,13 @@ func (a *app) verifySteps(ctx context.Context, file []byte, open func(bool) (ker
 		if models[i], err = model.LoadDummy(ctx, cfg, d, 1, model.LoadOptions{Recipe: a.recipe()}); err != nil {
 			return err
 		}
+	}
+	if cfg.Vision != nil {
+		worst, err := bench.VerifyVision(dev, oracle, models[0], models[1])
+		if err == nil {
+			a.note("the vision tower's rows after two layers agree with the CPU's: off by %.4f", "视觉塔两层之后的结果与 CPU 一致：相对误差 %.4f", worst)
+		}
+		return err
 	}
 	worst, err := bench.VerifySteps(dev, oracle, models[0], models[1], gpuPageTokens)
 	if err == nil {

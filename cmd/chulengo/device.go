@@ -73,6 +73,8 @@ func cudaOrdinal(name string) (n int, ok bool) {
 const (
 	gpuStepTokens = 8192
 	gpuPageTokens = 64
+
+	gpuPictureBytes = 512 << 20 // of encoded pictures: ten of the largest of Scout's
 )
 
 // openDevice opens the device of --device for a model of cfg and says what the engine's memory is to be. auto takes a GPU
@@ -123,6 +125,10 @@ func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o
 	o.PageTokens = gpuPageTokens
 	o.LockThread = true
 	work := workspace(cfg, o.StepTokens) + gpuReserve
+	if cfg.Vision != nil {
+		o.PictureBytes = gpuPictureBytes
+		work += visionWorkspace(cfg.Vision, cfg.Dim) + gpuPictureBytes
+	}
 	left := free - weights - work
 	spec := cfg.KVSpec(keys, 1)
 	perToken := int64(spec.PageBytes(kernels.GroupGlobal) + spec.PageBytes(kernels.GroupChunked))
@@ -172,6 +178,16 @@ func workspace(c *model.Config, rows int) int64 {
 	const staging = 6 * 16 << 20
 	// Rows are rounded up to a power of two, and places of experts to 16.
 	return int64(rows+rows/4+16*c.Experts)*int64(perRow) + int64(head) + int64(decode) + staging
+}
+
+// visionWorkspace is that of the vision tower, whose results have d values: five tiles go through it at a time (tilesAtOnce of
+// kernels/cuda). Widths are rounded up to whole tiles of weights, rows to whole pieces of work.
+func visionWorkspace(v *model.VisionConfig, d int) int64 {
+	const tiles, padding, piece = 5, 64, 256
+	perRow := (4+2)*v.Dim + 2*4*v.Dim + 2*v.FFNDim + 2*v.PatchDim() + (4+2*6)*padding // x, h; q, k, v, z; activations; pixels
+	perOut := 2*v.FFNDim + 2*2*v.AdapterDim + 4*d + (4*2+4)*padding
+	rows := tiles*(v.Patches()+1) + piece
+	return int64(rows)*int64(perRow) + int64(rows)*int64(perOut)/int64(v.Shuffle()*v.Shuffle()) + tiles*4*int64(v.Channels*v.TileSize*v.TileSize)
 }
 
 // kvFormat is that of --kv-dtype on a device.

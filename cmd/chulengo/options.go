@@ -155,7 +155,7 @@ func (o *options) table() []option {
 		{"files", &o.Files, "`N` files at a time", "同时下载 `N` 个文件"},
 		{"rehash", &o.Rehash, "read files again that were verified before", "重新校验已经校验过的文件"},
 		{"format", &o.BenchFormat, "`table|json|go`", "`table|json|go`"},
-		{"shape", &o.Shape, "`scout|maverick`: random weights in the shape of a published model", "`scout|maverick`：按已发布模型的形状填入随机权重"},
+		{"shape", &o.Shape, "`scout|maverick|vision`: random weights in the shape of a published model, or of its vision tower", "`scout|maverick|vision`：按已发布模型或其视觉塔的形状填入随机权重"},
 		{"layers", &o.Layers, "`N` layers of the shape (0: all)", "使用该形状的 `N` 层（0：全部）"},
 		{"batch", &o.BenchBatch, "`LIST` of sequences that decode together", "同时解码的序列数列表 `LIST`"},
 		{"depth", &o.BenchDepth, "`LIST` of contexts after which decoding is timed", "测量解码时的上下文长度列表 `LIST`"},

@@ -7,18 +7,13 @@ import (
 	"strings"
 
 	"chulengo/engine"
-	"chulengo/kernels"
 	"chulengo/model"
 )
 
-// pictures reads pictures for the model; one that takes none, or a device that cannot see, is an error that says so.
+// pictures reads pictures for the model; one that takes none is an error that says so.
 func (l *loaded) pictures() (*engine.PictureReader, error) {
 	if err := l.needTokenizer(); err != nil {
 		return nil, err
-	}
-	if _, sees := l.device.(kernels.Viewer); !sees {
-		return nil, failed(nil, "pictures need a device that runs the vision tower, which %s does not yet; --device cpu does",
-			"%s 还不能运行视觉塔，看不了图片；请用 --device cpu", l.device.Name())
 	}
 	p, err := model.LoadPictures(l.files, l.config, l.tokenizer.Special)
 	if err != nil {

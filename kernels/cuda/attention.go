@@ -54,6 +54,7 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 		}
 		launch(d, "embed_rows", p.grid, 1, 0, &embedParams{table: w.data, token: p.token, x: x.of(p), d: int32(x.d), tiles: int32(w.tiles)})
 	}
+	d.show(x)
 	d.tapResidual(0, kernels.HookEmbed, x)
 	return x
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -46,9 +47,9 @@ func benchConfig() map[string]any {
 }
 
 // gpuSide is a model with random weights on the GPU alone, with room for so many tokens.
-func gpuSide(b *testing.B, o cuda.Options, tokens int) (*side, *cuda.Device) {
+func gpuSide(b *testing.B, config map[string]any, o cuda.Options, tokens int) (*side, *cuda.Device) {
 	b.Helper()
-	data, err := json.Marshal(benchConfig())
+	data, err := json.Marshal(config)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -175,7 +176,7 @@ func BenchmarkDecode(b *testing.B) {
 	for _, c := range cases {
 		batch, depth := c[0], c[1]
 		b.Run(fmt.Sprintf("batch=%d/context=%d", batch, depth), func(b *testing.B) {
-			s, _ := gpuSide(b, cuda.Options{}, batch*(depth+4096))
+			s, _ := gpuSide(b, benchConfig(), cuda.Options{}, batch*(depth+4096))
 			r := rand.New(rand.NewPCG(3, 4))
 			var pieces []piece
 			for range batch {
@@ -214,7 +215,7 @@ func BenchmarkPrefill(b *testing.B) {
 	}
 	for _, n := range sizes {
 		b.Run(fmt.Sprintf("tokens=%d", n), func(b *testing.B) {
-			s, _ := gpuSide(b, cuda.Options{}, n+64)
+			s, _ := gpuSide(b, benchConfig(), cuda.Options{}, n+64)
 			tokens := randomTokens(rand.New(rand.NewPCG(3, 4)), n, s.Config.Vocab)
 			q := &sequence{}
 			run := func() {
@@ -252,7 +253,7 @@ func BenchmarkKernels(b *testing.B) {
 	if os.Getenv("CHULENGO_BENCH") != "scout" {
 		decode, prefill = [][2]int{{1, 40}}, []int{150}
 	}
-	s, dev := gpuSide(b, cuda.Options{Profile: true}, 65536)
+	s, dev := gpuSide(b, benchConfig(), cuda.Options{Profile: true}, 65536)
 	r := rand.New(rand.NewPCG(3, 4))
 	measure := func(what string, steps int, step func()) {
 		step()
@@ -282,5 +283,58 @@ func BenchmarkKernels(b *testing.B) {
 		s.p.next = [kernels.Groups]int{}
 	}
 	for b.Loop() { // the report is what matters
+	}
+}
+
+// BenchmarkVision encodes random pictures of one tile, of five and of 17, and prints where the time goes; CHULENGO_BENCH=vision has
+// Scout's tower.
+func BenchmarkVision(b *testing.B) {
+	config, tiles := towerConfig(4, 16, 4, 2, 5, 3), []int{1, 2}
+	if os.Getenv("CHULENGO_BENCH") == "vision" {
+		config = towerConfig(16, 88, 24, 2, 14, 3)
+		config["text_config"].(map[string]any)["hidden_size"] = 5120
+		maps.Copy(config["vision_config"].(map[string]any), map[string]any{"num_hidden_layers": 34, "vision_output_dim": 4096, "projector_input_dim": 4096, "projector_output_dim": 4096})
+		tiles = []int{1, 5, 17}
+	}
+	for _, profile := range []bool{false, true} {
+		s, dev := gpuSide(b, config, cuda.Options{Profile: profile}, 64)
+		for _, n := range tiles {
+			p := randomPixels(s.Config.Vision, kernels.BF16, rand.New(rand.NewPCG(13, 14)), n)
+			encode := func(times int) time.Duration { // enqueued one behind the other; the device is done when the last is released
+				begin := time.Now()
+				pictures := make([]kernels.Picture, times)
+				for i := range pictures {
+					pictures[i] = s.see(b, p)
+				}
+				pictures[0].Release()
+				took := time.Since(begin) / time.Duration(times)
+				for _, picture := range pictures[1:] {
+					picture.Release()
+				}
+				return took
+			}
+			encode(1)
+			if profile {
+				dev.Profile()
+				encode(4)
+				for _, k := range dev.Profile() {
+					fmt.Printf("%2d tiles %-14s %-20s %4d launches %10.1f µs %8.2f µs each\n", n, k.Stage, k.Name, k.Launches/4,
+						k.Time.Seconds()*1e6/4, k.Time.Seconds()*1e6/float64(k.Launches))
+				}
+				continue
+			}
+			b.Run(fmt.Sprintf("tiles=%d", n), func(b *testing.B) {
+				var took time.Duration
+				rounds := 0
+				for b.Loop() {
+					took += encode(8)
+					rounds++
+				}
+				seconds, flops := took.Seconds()/float64(rounds), s.Config.VisionFlops(n)
+				b.ReportMetric(seconds*1e3, "ms")
+				b.ReportMetric(flops/seconds/1e12, "TFLOP/s")
+				b.ReportMetric(100*flops/seconds/productFlops, "%bound")
+			})
+		}
 	}
 }

@@ -37,6 +37,10 @@ type Device struct {
 	ropes  map[*float64]ptr    // frequencies on the device
 	counts map[int]expertCount // of each layer with a router
 
+	works   map[workKey]ptr  // of the vision tower
+	turnsOf map[turnsKey]ptr // of its heads
+	view    *view            // of the picture that is encoded
+
 	vocab int // of the head, known once Logits has run
 
 	// Of the step that runs.
@@ -57,6 +61,7 @@ type Device struct {
 var (
 	_ kernels.Device        = (*Device)(nil)
 	_ kernels.ExpertCounter = (*Device)(nil)
+	_ kernels.Viewer        = (*Device)(nil)
 )
 
 // expertCount is a layer's counts on the device, [experts] uint64.
@@ -77,7 +82,8 @@ func New(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, counts: map[int]expertCount{}, ran: map[string]int{}}
+	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, counts: map[int]expertCount{},
+		works: map[workKey]ptr{}, turnsOf: map[turnsKey]ptr{}, ran: map[string]int{}}
 	d.loader = newLoader(g)
 	g.serial = o.NoOverlap
 	if o.Profile {

@@ -23,7 +23,17 @@
 // Two families have a variant for compute capability 9.0 besides the portable one: prefill's products (gemm90.cu) and
 // attention over heads of 128 (attend90.cu), whose pages then lie as tiles.
 //
-// A step that only decodes, without taps, is captured as a CUDA graph the second time its bucket of rows (1, 2, 4 … 64)
+// A picture (vision.go) goes through the tower five tiles at a time, in the same stream, between steps:
+//
+//	patch_rows → gemm → layer_norm               x, with positions
+//	layer_norm → gemm_heads → attend_tile → gemm_bias         x += attention; q and k are turned in the product's epilogue
+//	layer_norm → gemm_gelu → gemm_bias           x += fc2(gelu(fc1))
+//	layer_norm_shuffle → gemm_gelu, twice → gemm  rows of the text model, which steps copy over their embeddings
+//
+// Its products fill every multiprocessor, so that a second stream would hold up decoding no less.
+// Encode returns when all is enqueued.
+//
+// A step that only decodes, without taps or pictures, is captured as a CUDA graph the second time its bucket of rows (1, 2, 4 … 64)
 // comes, and replayed from then on: everything that changes from step to step lies in device memory, which one kernel
 // fills from pinned memory; answers come back in pinned memory. Taps run the same kernels, with the values between them
 // written out: an observer changes no bit.

@@ -106,13 +106,16 @@ template <class W, GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(c
 
 } // namespace
 
+#define PLAIN(NAME, EPILOGUE, BLOCKS)                       \
+    KERNEL(THREADS, BLOCKS, gemm_##NAME##_80, GemmParams) { \
+        DYNAMIC_SHARED(memory);                             \
+        griddep_wait();                                     \
+        griddep_launch();                                   \
+        gemm<Plain, EPILOGUE>(p, memory);                   \
+    }
+
 #define GEMM(NAME, EPILOGUE, BLOCKS)                                           \
-    KERNEL(THREADS, BLOCKS, gemm_##NAME##_80, GemmParams) {                    \
-        DYNAMIC_SHARED(memory);                                                \
-        griddep_wait();                                                        \
-        griddep_launch();                                                      \
-        gemm<Plain, EPILOGUE>(p, memory);                                      \
-    }                                                                          \
+    PLAIN(NAME, EPILOGUE, BLOCKS)                                              \
     KERNEL(THREADS, 1, gemm_coded_##NAME##_80, CodedGemmParams) {              \
         DYNAMIC_SHARED(memory);                                                \
         griddep_wait();                                                        \
@@ -126,3 +129,6 @@ GEMM(store, STORE, 2)
 GEMM(add, ADD, 2)
 GEMM(swiglu, SWIGLU, 2)
 GEMM(routed, ROUTED, 1) // its epilogue needs more registers than two blocks have
+PLAIN(bias, BIAS, 1)    // as do these
+PLAIN(gelu, GELU, 1)
+PLAIN(heads, HEADS, 1)

@@ -12,6 +12,16 @@ struct Tile {
     int row, rows;  // of the image; row is a multiple of 16
 };
 
+// HeadsParams say what becomes of q, k and v of the vision tower: biased, turned by line and column, and laid out as heads.
+struct HeadsParams {
+    const float *bias[3];   // [H·Hd] of q, k and v
+    const float2 *turns;    // [per_tile][Hd/2] cos and sin
+    int per_tile;           // rows of a picture's tile
+    int width, part;        // H·Hd, and the outputs from q to k and from k to v
+    int head_dim, head_ld;  // Hd, and the values from one head to the next
+    int pad;
+};
+
 struct GemmParams {
     const u8 *weight;       // packed [E][blocks·64, K]
     u64 expert_stride;      // bytes
@@ -19,15 +29,16 @@ struct GemmParams {
     const Tile *list;       // the tiles, or null: all of rows 0..tokens-1
     const int *list_count;  // their number
     void *out;              // see GemmEpilogue
-    const float *base;      // ROUTED: [T, ld], added first; null: none
+    const float *base;      // ROUTED: [T, ld], added first. BIAS, GELU: [features]. null: none
     const int *token_of;    // ROUTED: [R] the row of out that an image row belongs to; negative: none
     int R;                  // lines of the activation image
     int tokens;             // rows, where list is null
     int blocks;             // blocks of 64 outputs in a matrix
     int tiles;              // tiles along K
     int ld;                 // of float outputs
-    int features;           // SWIGLU: F
-    int out_R;              // SWIGLU: lines of the output image
+    int features;           // SWIGLU: F; BIAS, GELU: outputs that have a bias
+    int out_R;              // SWIGLU, GELU: lines of the output image
+    HeadsParams heads;      // HEADS
 };
 
 struct CodedGemmParams : GemmParams { // weights in codes: blocks of 64 rows, an even number
@@ -39,6 +50,9 @@ enum GemmEpilogue {
     ADD,     // float out[row, n] += y
     SWIGLU,  // image out[row, f] = silu(gate)·up: rows g of a block of 16 are gates, g+8 their ups
     ROUTED,  // float out[token_of[row], n] += base[token_of[row], n] + y, or = y without base
+    BIAS,    // float out[row, n] += base[n] + y
+    GELU,    // image out[row, n] = gelu(y + base[n])
+    HEADS,   // bfloat16 out[row, part, head, d], see HeadsParams
 };
 
 // gemm_tile finds piece i of the work: tiles in groups of 8, every block of outputs for a group before the next group, so
@@ -55,13 +69,84 @@ __device__ __forceinline__ Tile gemm_tile(const GemmParams &p, int width, int co
 
 __device__ __forceinline__ int gemm_count(const GemmParams &p, int width) { return p.list ? *p.list_count : ceil_div(p.tokens, width); }
 
+// gelu is x·Φ(x), the normal distribution to within 1e-7 (Abramowitz and Stegun 7.1.26).
+__device__ __forceinline__ float gelu(float x) {
+    const float z = fabsf(x), t = __fdividef(1.0f, 1.0f + 0.23164190f * z); // 0.3275911/√2
+    const float series = t * (0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f))));
+    const float tail = x * series * exp2_approx(-0.72134752f * z * z); // x·Φ(-|x|); log2(e)/2
+    return x > 0 ? x - tail : tail;
+}
+
+// gemm_pair gives a lane both outputs of a pair (2i, 2i+1) for one of its two rows: the first if its output is the even one. The
+// lanes of a pair are four apart.
+__device__ __forceinline__ float2 gemm_pair(const float (&y)[2]) {
+    const bool odd = lane_id() / 4 % 2;
+    const float other = __shfl_xor_sync(0xffffffffu, odd ? y[0] : y[1], 4);
+    return odd ? make_float2(other, y[1]) : make_float2(y[0], other);
+}
+
+// gemm_gelu and gemm_heads are gemm_store for what they are named after.
+template <int COUNT> __device__ __forceinline__ void gemm_gelu(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
+    const int g = lane_id() / 4, n = block * TILE + rows16 * 16 + g;
+    column += g % 2;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int at = n + 8 * half;
+        const float bias = p.base && at < p.features ? p.base[at] : 0.0f;
+#pragma unroll
+        for (int j = 0; j < COUNT; j++) {
+            const float y[2] = {gelu(v[4 * j + 2 * half] + bias), gelu(v[4 * j + 2 * half + 1] + bias)};
+            const float2 pair = gemm_pair(y);
+            if (column + 8 * j < tile.rows) *(u32 *)((u8 *)p.out + image_at(p.out_R, tile.row + column + 8 * j, at & ~1)) = pack(pair.x, pair.y);
+        }
+    }
+}
+
+template <int COUNT> __device__ __forceinline__ void gemm_heads(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
+    const HeadsParams &h = p.heads;
+    const int g = lane_id() / 4, n = block * TILE + rows16 * 16 + g;
+    column += g % 2;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int part = (n + 8 * half) / h.part, at = n + 8 * half - part * h.part, head = at / h.head_dim, d = at % h.head_dim;
+        const bool real = at < h.width;
+        const float bias = real ? h.bias[part][at] : 0.0f;
+        bf16 *out = (bf16 *)p.out + u64(tile.row + column) * p.ld + (part * (h.width / h.head_dim) + head) * h.head_ld + (d & ~1);
+        int row = (tile.row + column) % h.per_tile; // of its picture's tile
+        constexpr int AHEAD = 8;                    // as in gemm_store: read before the first is written
+#pragma unroll
+        for (int from = 0; from < COUNT; from += AHEAD) {
+            float2 turn[AHEAD];
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++) {
+                turn[j] = real && part < 2 ? h.turns[row * (h.head_dim / 2) + d / 2] : make_float2(1, 0);
+                for (row += 8; row >= h.per_tile;) row -= h.per_tile;
+            }
+#pragma unroll
+            for (int j = 0; j < AHEAD && from + j < COUNT; j++) {
+                const int i = 4 * (from + j) + 2 * half, to = 8 * (from + j);
+                const float y[2] = {v[i] + bias, v[i + 1] + bias};
+                const float2 pair = gemm_pair(y);
+                if (real && column + to < tile.rows)
+                    *(u32 *)(out + u64(to) * p.ld) = pack(pair.x * turn[j].x - pair.y * turn[j].y, pair.x * turn[j].y + pair.y * turn[j].x);
+            }
+        }
+    }
+}
+
 // gemm_store takes COUNT fragments of 16 outputs (16·rows16.. of a block), each with two adjacent rows from column + 8j on:
 // v[4j], v[4j+1] are output g, v[4j+2], v[4j+3] output g+8 of lane (g, t). What must be read is read for BATCH fragments
 // before the first is written: one after the other, the reads' latency would be the epilogue's time.
 template <GemmEpilogue EPILOGUE, int COUNT, int BATCH>
 __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
     const int g = lane_id() / 4, n = block * TILE + rows16 * 16 + g, f = block * (TILE / 2) + rows16 * 8 + g;
+    if constexpr (EPILOGUE == GELU) return gemm_gelu<COUNT>(p, tile, block, rows16, column, v);
+    if constexpr (EPILOGUE == HEADS) return gemm_heads<COUNT>(p, tile, block, rows16, column, v);
     float *out = (float *)p.out;
+    float bias[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        if (EPILOGUE == BIAS && n + 8 * i < p.features) bias[i] = p.base[n + 8 * i];
 #pragma unroll
     for (int from = 0; from < COUNT; from += BATCH) {
         int row[BATCH][2]; // of out; negative: none
@@ -79,9 +164,9 @@ __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const u64 at = u64(row[j][i % 2]) * p.ld + n + i / 2 * 8;
-                const bool read = row[j][i % 2] >= 0 && (EPILOGUE == ADD || (EPILOGUE == ROUTED && p.base));
+                const bool read = row[j][i % 2] >= 0 && (EPILOGUE == ADD || EPILOGUE == BIAS || (EPILOGUE == ROUTED && p.base));
                 old[j][i] = read ? out[at] : 0.0f;
-                base[j][i] = EPILOGUE == ROUTED && read ? p.base[at] : 0.0f;
+                base[j][i] = EPILOGUE == ROUTED && read ? p.base[at] : EPILOGUE == BIAS ? bias[i / 2] : 0.0f;
             }
 #pragma unroll
         for (int j = 0; j < BATCH; j++) {

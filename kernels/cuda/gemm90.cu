@@ -98,7 +98,7 @@ template <int N, GemmEpilogue EPILOGUE> __device__ __forceinline__ void multiply
     if (elected) mbar_arrive(&s.empty[(n - 1) % STAGES]);
     const int block = 2 * pair + half;
     if (block >= p.blocks) return;
-    gemm_store<EPILOGUE, N / 8, N / 8 < 4 ? N / 8 : 4>(p, tile, block, warp_id() % 4, lane_id() % 4 * 2, acc);
+    gemm_store<EPILOGUE, N / 8, N % 32 ? 2 : 4>(p, tile, block, warp_id() % 4, lane_id() % 4 * 2, acc);
 }
 
 template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void consume(const GemmParams &p, Shared &s, int count, int pairs) {
@@ -113,6 +113,7 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void consume(const G
         else if (tile.rows <= 96) multiply<96, EPILOGUE>(p, s, tile, pair, half, n);
         else if (tile.rows <= 128) multiply<128, EPILOGUE>(p, s, tile, pair, half, n);
         else if (tile.rows <= 192) multiply<192, EPILOGUE>(p, s, tile, pair, half, n);
+        else if (EPILOGUE >= BIAS && tile.rows <= 208) multiply<EPILOGUE >= BIAS ? 208 : 192, EPILOGUE>(p, s, tile, pair, half, n); // a third of 577
         else multiply<256, EPILOGUE>(p, s, tile, pair, half, n);
     }
 }
@@ -160,11 +161,14 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const Code
 
 } // namespace
 
-#define GEMM(NAME, EPILOGUE)                             \
+#define PLAIN(NAME, EPILOGUE)                            \
     KERNEL(THREADS, 1, gemm_##NAME##_90, GemmParams) {   \
         DYNAMIC_SHARED(memory);                          \
         gemm<EPILOGUE>(p, memory);                       \
-    }                                                    \
+    }
+
+#define GEMM(NAME, EPILOGUE)                             \
+    PLAIN(NAME, EPILOGUE)                                \
     KERNEL(THREADS, 1, gemm_coded_##NAME##_90, CodedGemmParams) { \
         DYNAMIC_SHARED(memory);                          \
         gemm<EPILOGUE>(p, memory);                       \
@@ -174,5 +178,8 @@ GEMM(store, STORE)
 GEMM(add, ADD)
 GEMM(swiglu, SWIGLU)
 GEMM(routed, ROUTED)
+PLAIN(bias, BIAS)
+PLAIN(gelu, GELU)
+PLAIN(heads, HEADS)
 
 #endif

@@ -41,7 +41,44 @@ type gemmParams struct {
 	blocks, tiles   int32
 	ld, features    int32
 	outLines        int32
+	heads           headsParams
+}
+
+type headsParams struct {
+	bias            [3]ptr
+	turns           ptr
+	perTile         int32
+	width, part     int32
+	headDim, headLd int32
 	_               int32
+}
+
+type patchParams struct {
+	pixels, image        ptr
+	lines, columns       int32
+	tiles, format        int32
+	channels, side, size int32
+	_                    int32
+}
+
+type layerNormParams struct {
+	x, weight, bias       ptr
+	classToken, positions ptr
+	image                 ptr
+	positionTiles         int32
+	lines, tiles          int32
+	rows, perTile, d, ld  int32
+	grid, shuffle         int32
+	eps                   float32
+}
+
+type tileAttentionParams struct {
+	qkv, z                 ptr
+	scale                  float32
+	perTile, heads         int32
+	headDim, headLd, lines int32
+	tilesAlong             int32
+	_                      int32
 }
 
 type embedParams struct {

@@ -236,8 +236,8 @@ func (d *Device) check(b *kernels.Batch) error {
 	if b.Decode > maxDecodeRows {
 		return fmt.Errorf("kernels/cuda: batch: want at most %d decoding rows, got %d", maxDecodeRows, b.Decode)
 	}
-	if len(b.Pictures) > 0 {
-		return errors.New("kernels/cuda: batch: pictures need a device with a vision tower; this one has none yet")
+	if err := d.checkPictures(b, t); err != nil {
+		return err
 	}
 	memory, ok := b.KV.(*kv)
 	if !ok || memory.closed {
@@ -308,7 +308,7 @@ func (d *Device) compute(forward func()) {
 		return
 	}
 	p := d.phases[0]
-	if d.options.NoGraphs || !p.decode || len(d.phases) > 1 || d.open || len(d.batch.Want) == 0 || len(d.batch.Want) > p.grid {
+	if d.options.NoGraphs || !p.decode || len(d.phases) > 1 || d.open || len(d.batch.Pictures) > 0 || len(d.batch.Want) == 0 || len(d.batch.Want) > p.grid {
 		forward()
 		return
 	}

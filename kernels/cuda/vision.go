@@ -1,0 +1,453 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"fmt"
+	"math"
+	"runtime/debug"
+
+	"chulengo/kernels"
+)
+
+// tilesAtOnce is how many tiles go through the tower together. Five of Scout's are 2,885 rows, 12 pieces of 256; with 11, 33 and
+// 44 pairs of weight blocks that is 1, 3 and 4 waves of an H200's 132 multiprocessors, each full, and buffers of 117 MB.
+const tilesAtOnce = 5
+
+// maxTowerWidth is the widest tower: a row lies in the registers of a warp while it is normalised (vision.cu).
+const maxTowerWidth = 2048
+
+// view is the picture that Encode works on.
+type view struct {
+	pixels  *kernels.Pixels
+	host    []byte // pixels, pinned: filled up to those in work
+	tile    int    // the first of those in work
+	tiles   int    // in work
+	perTile int    // rows of a tile, the class token's among them
+	out     *picture
+}
+
+// tower is the rows of the tiles in work, [rows, ld] float32, of which d columns count.
+type tower struct {
+	at          ptr
+	rows, d, ld int
+}
+
+// picture implements kernels.Picture.
+type picture struct {
+	dev         *Device
+	at          ptr
+	rows, width int
+}
+
+func (p *picture) Rows() int    { return p.rows }
+func (p *picture) Bytes() int64 { return 4 * int64(p.rows) * int64(p.width) }
+
+// Release implements kernels.Picture. The tower may still be at work on it.
+func (p *picture) Release() {
+	defer p.dev.gpu.enter()()
+	p.dev.gpu.keep(p.dev.gpu.sync())
+	p.dev.gpu.free(p.at)
+	*p = picture{}
+}
+
+// Encode implements kernels.Viewer. Its kernels follow those of steps in the one stream: it returns when they are enqueued, or,
+// with taps, when they are done. What goes wrong later is the next step's error.
+func (d *Device) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, error) {
+	if p.Format != kernels.BF16 && p.Format != kernels.F32 {
+		return nil, fmt.Errorf("kernels/cuda: pixels: want BF16 or F32, got %v", p.Format)
+	}
+	if want := p.Tiles * p.Channels * p.Side * p.Side * p.Format.Size(); p.Tiles < 1 || p.Channels < 1 || p.Side < 1 || len(p.Data) != want {
+		return nil, fmt.Errorf("kernels/cuda: pixels: want %d bytes for [%d, %d, %d, %d] %v, got %d", want, p.Tiles, p.Channels, p.Side, p.Side, p.Format, len(p.Data))
+	}
+	defer d.gpu.enter()()
+	d.err, d.open, d.taps, d.gpu.broken = nil, len(p.Taps) > 0, nil, nil
+	v := &view{pixels: p, out: &picture{dev: d}}
+	d.view = v
+	d.encode(v, forward)
+	d.view, d.taps, d.open = nil, nil, false
+	d.stage("")
+	if d.err != nil {
+		d.gpu.abandon()
+		if v.out.at != 0 {
+			d.gpu.free(v.out.at)
+		}
+		return nil, d.err
+	}
+	return v.out, nil
+}
+
+// encode runs forward on a few tiles at a time. A panic below is the picture's error.
+func (d *Device) encode(v *view, forward func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.fail("panic in a stage: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if err := d.gpu.sync(); err != nil { // the last picture's pixels are on the device
+		d.fail("%w", err)
+		return
+	}
+	if d.options.Poison {
+		for _, b := range d.buffers {
+			d.gpu.fill(b.at, 0xff, b.size)
+		}
+	}
+	v.host = d.gpu.pinnedBytes("vision.pixels", len(v.pixels.Data))[:len(v.pixels.Data)]
+	d.layViewTaps(v)
+	for v.tile < v.pixels.Tiles && d.err == nil {
+		v.tiles = min(tilesAtOnce, v.pixels.Tiles-v.tile)
+		forward()
+		v.tile += v.tiles
+	}
+	if d.err == nil && v.out.at == 0 {
+		d.fail("picture: want stages up to the projector, got none")
+	}
+	if d.err != nil || !d.open {
+		d.gpu.flush()
+		if d.err == nil && d.gpu.broken != nil {
+			d.fail("%w", d.gpu.broken)
+		}
+		return
+	}
+	taps := d.readTaps()
+	if err := d.gpu.sync(); err != nil {
+		d.fail("%w", err)
+		return
+	}
+	taps()
+}
+
+// layViewTaps gives the picture's taps their buffers; their rows are those of the tiles in work (tapView).
+func (d *Device) layViewTaps(v *view) {
+	if !d.open || d.err != nil {
+		return
+	}
+	var values []float32
+	for i := range v.pixels.Taps {
+		values = append(values, v.pixels.Taps[i].Buf...)
+	}
+	buf := d.mem("vision.taps", 4*max(len(values), 1))
+	if d.err != nil {
+		return
+	}
+	at := buf
+	for i := range v.pixels.Taps {
+		t := &v.pixels.Taps[i]
+		d.taps = append(d.taps, placedTap{Tap: t, buf: at, host: t.Buf})
+		at += ptr(4 * len(t.Buf))
+	}
+	if err := d.gpu.copyInNow(buf, bytesOf(values)); err != nil {
+		d.fail("taps: %w", err)
+	}
+}
+
+// tapView is a tap of a value with so many rows a tile.
+func (d *Device) tapView(layer int, hook kernels.Hook, kind int, data ptr, perTile, ld, width int) {
+	if !d.open || d.err != nil {
+		return
+	}
+	v := d.view
+	for i := range d.taps {
+		t := &d.taps[i]
+		if t.At != (kernels.Point{Layer: layer, Hook: hook}) {
+			continue
+		}
+		rows := make([]int32, len(t.Rows))
+		for j, r := range t.Rows {
+			if rows[j] = r - int32(v.tile*perTile); rows[j] < 0 || int(rows[j]) >= v.tiles*perTile {
+				rows[j] = -1
+			}
+		}
+		d.runTap(t, d.tapRows(rows), kind, data, ld, width)
+	}
+}
+
+// viewImage is an image of the tiles in work, with room for tilesAtOnce: buffers of the tower are allocated once.
+func (d *Device) viewImage(name string, perTile, k int) image {
+	tiles := ceil(k, tile)
+	lines := func(n int) int { return ceil(n*perTile, 16) * 16 }
+	return image{d.mem("vision."+name, (lines(tilesAtOnce)*tiles+fastWidth)*lineBytes), lines(d.view.tiles), tiles}
+}
+
+// workKey names a list of row tiles of products.
+type workKey struct{ rows, width int }
+
+// work is rows cut into tiles of at most a width, all of about as many rows, on the device: a count, then the tiles. It stays as
+// long as the device.
+func (d *Device) work(rows, width int) (list, count ptr) {
+	key := workKey{rows, width}
+	at, known := d.works[key]
+	if !known && d.err == nil {
+		count := ceil(rows, width)
+		each := ceil(ceil(rows, count), 16) * 16
+		words := []int32{0, 0, 0, 0}
+		for from := 0; from < rows; from += each {
+			words = append(words, 0, int32(from), int32(min(each, rows-from)))
+			words[0]++
+		}
+		if at = d.keepOnDevice("work", bytesOf(words)); d.err == nil {
+			d.works[key] = at
+		}
+	}
+	return at + 16, at
+}
+
+// keepOnDevice is a copy on the device that stays as long as it.
+func (d *Device) keepOnDevice(what string, data []byte) ptr {
+	at, err := d.gpu.alloc(len(data))
+	if err == nil {
+		err = d.gpu.copyInNow(at, data)
+	}
+	if err != nil {
+		d.fail("%s: %w", what, err)
+	}
+	return at
+}
+
+// product multiplies a weight with rows of the tower; the caller fills what becomes of the result. The rows a piece of work has are
+// those with which the last wave of blocks is the fullest; results do not depend on it.
+func (d *Device) product(epilogue string, w *weight, a image, rows int, params gemmParams) {
+	if w.coded != nil {
+		d.fail("%s: want plain weights of the vision tower, got %v", w.spec.Tensor(0), w.spec.Coding)
+		return
+	}
+	pairs, sms, width := ceil(w.blocks(), 2), d.gpu.sms, portableWidth
+	name, shared, blocks := "gemm_"+epilogue+"_80", portableShared, 2*sms
+	if d.fast() {
+		name, shared, blocks = "gemm_"+epilogue+"_90", fastShared, sms
+		// Pieces of 256 rows take a little less than twice as long as pieces of 128.
+		if wide, narrow := ceil(ceil(rows, fastWidth)*pairs, sms), ceil(ceil(rows, portableWidth)*pairs, sms); 19*wide <= 10*narrow {
+			width = fastWidth
+		}
+	}
+	params.weight, params.act, params.lines, params.tokens = w.data, a.at, int32(a.lines), int32(rows)
+	params.blocks, params.tiles = int32(w.blocks()), int32(w.tiles)
+	params.list, params.listCount = d.work(rows, width)
+	launch(d, name, min(ceil(rows, width)*pairs, blocks), 1, shared, &params)
+}
+
+// Patches implements kernels.Viewer.
+func (d *Device) Patches(l *kernels.Patch) kernels.Act {
+	d.stage("vision patches")
+	if d.err != nil {
+		return nil
+	}
+	v, p, w, positions := d.view, d.view.pixels, weightOf(l.Weight), weightOf(l.Positions)
+	grid := p.Side / l.Size
+	v.perTile = grid*grid + 1
+	if columns := p.Channels * l.Size * l.Size; w.spec.K != columns || positions.spec.Parts[0] != v.perTile {
+		d.fail("%s: want tiles of %d patches of %d values, got %d of %d", w.spec.Tensor(0), positions.spec.Parts[0]-1, w.spec.K, grid*grid, columns)
+		return nil
+	}
+	x := &tower{rows: v.tiles * v.perTile, d: w.spec.Parts[0], ld: w.rows}
+	if x.d%4 != 0 || x.d > maxTowerWidth {
+		d.fail("%s: want a width of at most %d, a multiple of 4, got %d", w.spec.Tensor(0), maxTowerWidth, x.d)
+		return nil
+	}
+	each := len(v.host) / p.Tiles
+	pixels := d.mem("vision.pixels", tilesAtOnce*each)
+	in := d.viewImage("in", v.perTile, w.spec.K)
+	x.at = d.mem("vision.x", 4*tilesAtOnce*v.perTile*x.ld)
+	if d.err != nil {
+		return nil
+	}
+	d.gpu.flush()
+	host := v.host[v.tile*each:][:v.tiles*each]
+	copy(host, p.Data[v.tile*each:])
+	d.gpu.keep(d.gpu.main.CopyIn(pixels, host))
+	patch := patchParams{pixels: pixels, image: in.at, lines: int32(in.lines), columns: int32(w.spec.K), tiles: int32(in.tiles),
+		channels: int32(p.Channels), side: int32(p.Side), size: int32(l.Size)}
+	if p.Format == kernels.F32 {
+		patch.format = 1
+	}
+	launch(d, "patch_rows", x.rows, 1, 0, &patch)
+	d.product("store", w, in, x.rows, gemmParams{out: x.at, ld: int32(x.ld)})
+	n := d.layerNorm(x, l.Norm, l.Eps)
+	n.classToken, n.positions, n.positionTiles = weightOf(l.Class).data, positions.data, int32(positions.tiles)
+	launch(d, "layer_norm_embed", ceil(x.rows, 4), 1, 0, &n)
+	d.tapTower(0, kernels.HookVisionEmbed, x)
+	return x
+}
+
+func (d *Device) tapTower(layer int, hook kernels.Hook, x *tower) {
+	d.tapView(layer, hook, tapFloat, x.at, d.view.perTile, x.ld, x.d)
+}
+
+// layerNorm describes a norm of the rows of the tower; the caller says where the result goes.
+func (d *Device) layerNorm(x *tower, n kernels.LayerNorm, eps float32) layerNormParams {
+	return layerNormParams{x: x.at, weight: weightOf(n.Weight).data, bias: weightOf(n.Bias).data,
+		rows: int32(x.rows), perTile: int32(d.view.perTile), d: int32(x.d), ld: int32(x.ld), eps: eps}
+}
+
+// normTower is the normalised rows of the tower.
+func (d *Device) normTower(x *tower, n kernels.LayerNorm, eps float32) image {
+	h, params := d.viewImage("h", d.view.perTile, x.d), d.layerNorm(x, n, eps)
+	params.image, params.lines, params.tiles = h.at, int32(h.lines), int32(h.tiles)
+	launch(d, "layer_norm_rows", ceil(x.rows, 4), 1, 0, &params)
+	return h
+}
+
+// VisionLayer implements kernels.Viewer.
+func (d *Device) VisionLayer(l *kernels.VisionLayer, xa kernels.Act) {
+	d.stage("vision attend")
+	if d.err != nil {
+		return
+	}
+	v, x, w, width := d.view, xa.(*tower), weightOf(l.QKV), l.Heads*l.HeadDim
+	if l.HeadDim%4 != 0 || l.HeadDim > 128 {
+		d.fail("vision layer %d: want heads of at most 128 values, a multiple of 4, got %d", l.Layer, l.HeadDim)
+		return
+	}
+	h := d.normTower(x, l.AttnNorm, l.Eps)
+	headLd := ceil(l.HeadDim, 8) * 8
+	ld := 3 * l.Heads * headLd
+	qkv := d.mem("vision.qkv", 2*tilesAtOnce*v.perTile*ld)
+	if d.err != nil {
+		return
+	}
+	if headLd != l.HeadDim && l.Layer == 0 { // what no product writes is zero
+		d.gpu.zero(qkv, 2*x.rows*ld)
+	}
+	heads := headsParams{turns: d.turns(l), perTile: int32(v.perTile), width: int32(width), part: int32(w.first[1]), headDim: int32(l.HeadDim), headLd: int32(headLd)}
+	for i, b := range l.QKVBias {
+		heads.bias[i] = weightOf(b).data
+	}
+	d.product("heads", w, h, x.rows, gemmParams{out: qkv, ld: int32(ld), heads: heads})
+	z := d.viewImage("z", v.perTile, width)
+	hd := tileHead(l.HeadDim)
+	launch(d, attendTile[hd], v.tiles*ceil(v.perTile, 64), l.Heads, prefillShared(hd), &tileAttentionParams{
+		qkv: qkv, z: z.at, scale: float32(math.Log2E / math.Sqrt(float64(l.HeadDim))), perTile: int32(v.perTile), heads: int32(l.Heads),
+		headDim: int32(l.HeadDim), headLd: int32(headLd), lines: int32(z.lines), tilesAlong: int32(z.tiles)})
+	d.tapView(l.Layer, kernels.HookVisionZ, tapImage, z.at, v.perTile, z.lines, width)
+	d.addLinear(x, z, l.Out, l.OutBias)
+	d.tapTower(l.Layer, kernels.HookVisionResidMid, x)
+
+	d.stage("vision ffn")
+	h = d.normTower(x, l.FFNNorm, l.Eps)
+	d.addLinear(x, d.geluLinear("act", h, v.perTile, l.Up, l.UpBias), l.Down, l.DownBias)
+	d.tapTower(l.Layer, kernels.HookVisionResidPost, x)
+}
+
+// tileHead is the smallest compiled head that holds one of the tower's.
+func tileHead(hd int) int { return max(32, ceil(hd, 32)*32) }
+
+var attendTile = map[int]string{32: "attend_tile_32", 64: "attend_tile_64", 96: "attend_tile_96", 128: "attend_tile_128"}
+
+// addLinear is x += a·Wᵀ + bias.
+func (d *Device) addLinear(x *tower, a image, w, bias kernels.Weight) {
+	d.product("bias", weightOf(w), a, x.rows, gemmParams{out: x.at, base: weightOf(bias).data, features: int32(x.d), ld: int32(x.ld)})
+}
+
+// geluLinear is gelu(a·Wᵀ + bias), of rows of which a tile has so many. bias nil: none.
+func (d *Device) geluLinear(name string, a image, perTile int, up, bias kernels.Weight) image {
+	w := weightOf(up)
+	out := d.viewImage(name, perTile, w.rows)
+	params := gemmParams{out: out.at, features: int32(w.spec.Parts[0]), outLines: int32(out.lines)}
+	if bias != nil {
+		params.base = weightOf(bias).data
+	}
+	d.product("gelu", w, a, d.view.tiles*perTile, params)
+	return out
+}
+
+// turnsKey names cos and sin of a tile's rows.
+type turnsKey struct {
+	frequencies *float64
+	grid        int
+}
+
+// turns is cos and sin of a tile's rows on the device, [P+1, Hd/2]: columns and lines count from 1, the class token does not turn.
+func (d *Device) turns(l *kernels.VisionLayer) ptr {
+	key := turnsKey{&l.RoPE[0], l.Grid}
+	at, known := d.turnsOf[key]
+	if known {
+		return at
+	}
+	var values []float32
+	angles := func(position int) {
+		for _, f := range l.RoPE {
+			sin, cos := math.Sincos(float64(position) * f)
+			values = append(values, float32(cos), float32(sin))
+		}
+	}
+	for i := range l.Grid * l.Grid {
+		angles(i%l.Grid + 1)
+		angles(i/l.Grid + 1)
+	}
+	angles(0)
+	angles(0)
+	if at = d.keepOnDevice("turns", bytesOf(values)); d.err == nil {
+		d.turnsOf[key] = at
+	}
+	return at
+}
+
+// Project implements kernels.Viewer.
+func (d *Device) Project(l *kernels.Projector, xa kernels.Act) {
+	d.stage("vision project")
+	if d.err != nil {
+		return
+	}
+	v, x, w := d.view, xa.(*tower), weightOf(l.Out)
+	square := l.Shuffle * l.Shuffle
+	perTile := l.Grid * l.Grid / square
+	in := d.viewImage("shuffled", perTile, x.d*square)
+	n := d.layerNorm(x, l.Norm, l.Eps)
+	n.image, n.lines, n.tiles, n.grid, n.shuffle = in.at, int32(in.lines), int32(in.tiles), int32(l.Grid), int32(l.Shuffle)
+	launch(d, "layer_norm_shuffle", ceil(x.rows, 4), 1, 0, &n)
+	d.tapView(0, kernels.HookVisionShuffled, tapImage, in.at, perTile, in.lines, x.d*square)
+	up := d.geluLinear("up", in, perTile, l.Up, nil)
+	features := d.geluLinear("features", up, perTile, l.Down, nil)
+	d.tapView(0, kernels.HookVisionFeatures, tapImage, features.at, perTile, features.lines, weightOf(l.Down).spec.Parts[0])
+
+	o, rows := v.out, v.tiles*perTile
+	if o.at == 0 && d.err == nil {
+		o.rows, o.width = v.pixels.Tiles*perTile, w.spec.Parts[0]
+		var err error
+		if o.at, err = d.gpu.alloc(int(o.Bytes())); err != nil {
+			d.fail("picture of %d rows: %w", o.rows, err)
+			return
+		}
+	}
+	to := o.at + ptr(4*v.tile*perTile*o.width)
+	if w.rows == o.width {
+		d.product("store", w, features, rows, gemmParams{out: to, ld: int32(o.width)})
+	} else {
+		padded := d.mem("vision.out", 4*tilesAtOnce*perTile*w.rows)
+		d.product("store", w, features, rows, gemmParams{out: padded, ld: int32(w.rows)})
+		launch(d, "sum_slots", rows, 1, 0, &sumParams{slots: slots{values: padded, count: 1, ld: int32(w.rows)}, out: to, ld: int32(o.width), width: int32(o.width)})
+	}
+	d.tapView(0, kernels.HookVisionOut, tapFloat, to, perTile, o.width, o.width)
+}
+
+// checkPictures validates the pictures of a batch with t rows.
+func (d *Device) checkPictures(b *kernels.Batch, t int) error {
+	free := int32(0) // rows before it are taken
+	for i, p := range b.Pictures {
+		from, ok := p.Picture.(*picture)
+		if !ok || from.at == 0 || from.dev != d {
+			return fmt.Errorf("kernels/cuda: batch: picture %d: want one of this device that was not released, got %T", i, p.Picture)
+		}
+		if p.Rows < 1 || p.Row < free || int(p.Row)+int(p.Rows) > t {
+			return fmt.Errorf("kernels/cuda: batch: picture %d: want rows from %d on, below %d, got %d rows from %d", i, free, t, p.Rows, p.Row)
+		}
+		if p.From < 0 || int(p.From)+int(p.Rows) > from.rows {
+			return fmt.Errorf("kernels/cuda: batch: picture %d: want rows of its %d, got %d rows from %d", i, from.rows, p.Rows, p.From)
+		}
+		free = p.Row + p.Rows
+	}
+	return nil
+}
+
+// show puts rows of pictures in the places of embeddings.
+func (d *Device) show(x *residual) {
+	for _, p := range d.batch.Pictures {
+		from := p.Picture.(*picture)
+		if from.width != x.d {
+			d.fail("picture at row %d: want rows of %d values, got %d", p.Row, x.d, from.width)
+			return
+		}
+		d.gpu.copyWithin(x.at+ptr(4*int(p.Row)*x.d), from.at+ptr(4*int(p.From)*x.d), 4*int(p.Rows)*x.d)
+	}
+}
