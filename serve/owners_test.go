@@ -1,7 +1,10 @@
 package serve_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -228,6 +231,11 @@ func TestPages(t *testing.T) {
 		"static/app.js":    {Data: []byte("let a = 1")},
 		"static/lib/x.css": {Data: []byte("a{}")},
 	}
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	w.Write([]byte("let b = 2"))
+	w.Close()
+	ui["static/lib/b.js.gz"] = &fstest.MapFile{Data: packed.Bytes()}
 	s := launch(t, serve.Options{UI: ui, BasePath: "chat/"})
 	get := func(path, etag string) *http.Response {
 		r, _ := http.NewRequest("GET", s.url+path, nil)
@@ -254,6 +262,26 @@ func TestPages(t *testing.T) {
 	}
 	if other := get("/chat/static/lib/x.css", script.Header.Get("ETag")); other.StatusCode != 200 {
 		t.Errorf("another file: %d", other.StatusCode)
+	}
+	tags := map[string]bool{}
+	for accept, encoding := range map[string]string{"": "", "br": "", "gzip;q=0": "", "br, gzip": "gzip", "GZIP; q=0.5": "gzip"} {
+		r, _ := http.NewRequest("GET", s.url+"/chat/static/lib/b.js", nil)
+		r.Header.Set("Accept-Encoding", accept)
+		response, err := (&http.Transport{DisableCompression: true}).RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		want := map[string]string{"": "let b = 2", "gzip": packed.String()}[encoding]
+		if err != nil || string(body) != want || response.Header.Get("Content-Encoding") != encoding || response.Header.Get("Vary") != "Accept-Encoding" ||
+			!strings.HasPrefix(response.Header.Get("Content-Type"), "text/javascript") {
+			t.Errorf("packed file for %q: %v, %q, %v", accept, response.Header, body, err)
+		}
+		tags[response.Header.Get("ETag")] = true
+	}
+	if len(tags) != 2 {
+		t.Errorf("want an ETag for each of the two encodings, got %v", tags)
 	}
 	for path, want := range map[string]int{
 		"/chat": 301, "/chat/static/": 404, "/chat/static/lib": 404, "/chat/static/none": 404, "/": 404, "/static/app.js": 404,

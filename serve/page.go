@@ -2,16 +2,20 @@ package serve
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"html"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
 	"path"
 	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -78,13 +82,25 @@ func (s *Server) protect(h http.Header) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 }
 
-// static is GET /static/…: the page's files, which browsers keep and ask about by their ETag.
+// static is GET /static/…: the page's files, which browsers keep and ask about by their ETag. One that lies there as NAME.gz
+// is sent as it lies, except to who does not take that.
 func (s *Server) static(c echo.Context) error {
 	name := "static" + path.Clean("/"+c.Param("*"))
 	if !fs.ValidPath(name) {
 		return errNotFound
 	}
+	h := c.Response().Header()
 	data, err := fs.ReadFile(s.options.UI, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if packed, packedErr := fs.ReadFile(s.options.UI, name+".gz"); packedErr == nil {
+			h.Set("Vary", "Accept-Encoding")
+			if data, err = packed, nil; takesGzip(c.Request().Header) {
+				h.Set("Content-Encoding", "gzip")
+			} else {
+				data, err = gunzip(packed)
+			}
+		}
+	}
 	if err != nil {
 		if info, statErr := fs.Stat(s.options.UI, name); errors.Is(err, fs.ErrNotExist) || statErr == nil && info.IsDir() {
 			return errNotFound
@@ -92,12 +108,29 @@ func (s *Server) static(c echo.Context) error {
 		return err
 	}
 	sum := sha256.Sum256(data)
-	h := c.Response().Header()
 	s.protect(h)
 	h.Set("ETag", `"`+base64.RawURLEncoding.EncodeToString(sum[:16])+`"`)
 	h.Set("Cache-Control", "no-cache")
 	http.ServeContent(c.Response(), c.Request(), path.Base(name), time.Time{}, bytes.NewReader(data))
 	return nil
+}
+
+func takesGzip(h http.Header) bool {
+	for _, offer := range strings.Split(strings.Join(h.Values("Accept-Encoding"), ","), ",") {
+		name, weight, _ := strings.Cut(strings.ReplaceAll(offer, " ", ""), ";")
+		if q, err := strconv.ParseFloat(strings.TrimPrefix(weight, "q="), 64); strings.EqualFold(name, "gzip") && (err != nil || q > 0) {
+			return true
+		}
+	}
+	return false
+}
+
+func gunzip(data []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
 }
 
 // favicon is GET /favicon.ico, for which browsers ask whatever a page says.

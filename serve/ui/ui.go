@@ -1,6 +1,6 @@
 // Package ui is the chat page: plain HTML, CSS and JavaScript modules, embedded as they are. It asks no host but the one
-// that served it. static/vendor holds the libraries that it uses, unchanged but for source-map lines; vendor.sum there
-// pins them.
+// that served it. static/vendor holds the libraries that it uses, unchanged but for source-map lines, and
+// packed by gzip -9n; vendor.sum there pins what is in them.
 //
 // The page's modules:
 //

@@ -1,8 +1,11 @@
 package ui_test
 
 import (
+	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"io/fs"
 	"regexp"
 	"strings"
@@ -40,8 +43,18 @@ func TestVendored(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		name, packed := strings.CutSuffix(file[len("static/vendor/"):], ".gz")
+		if packed {
+			r, err := gzip.NewReader(bytes.NewReader(data))
+			if err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			if data, err = io.ReadAll(r); err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+		}
 		sum := sha256.Sum256(data)
-		if got := hex.EncodeToString(sum[:]); got != pinned[file[len("static/vendor/"):]] {
+		if got := hex.EncodeToString(sum[:]); got != pinned[name] {
 			t.Errorf("%s: sha256 %s is not the pinned one", file, got)
 		}
 	}
