@@ -30,6 +30,7 @@ type WeightSpec struct {
 	Experts int      // at least 1
 	Pairs   bool     // the two parts are gate and up of a feed-forward: output i of one belongs to output i of the other
 	Split   Split    // how several ranks share it
+	Whole   int      // outputs (or inputs, see Split) that one rank has together: a head's; 0: any number
 	Coding  Coding   // of all matrices; the zero value: numbers in any plain format
 }
 
@@ -124,6 +125,9 @@ type Fill struct {
 	Index        uint64 // of n 0, k 0 in the checkpoint's tensor
 	NStep, KStep uint64 // what the next n, the next k adds to it; KStep 1: rows [N, K], else stored [K, N]
 	Std          float32
+
+	// Of a part of a matrix (Cut) whose rows have one scale: the inputs of the same rows before and behind it.
+	Before, Behind int
 }
 
 // FillSeed mixes a seed with the name of a tensor (FNV-1a, 64 bits).

@@ -55,7 +55,7 @@ func findLayout(has func(name string) bool) (layout, error) {
 // table lists the weights of a model in the order of the forward pass, with the places in m where they go.
 func (m *Model) table(names layout) []weight {
 	c := m.Config
-	rows := []weight{matrix(&m.Embed, "embedding", kernels.Outputs, c.Dim, c.Vocab, names.text+"embed_tokens.weight").random(1)}
+	rows := []weight{matrix(&m.Embed, "embedding", kernels.Replicated, c.Dim, c.Vocab, names.text+"embed_tokens.weight").random(1)}
 	// What is added to the residual shrinks with the number of additions, so that random weights keep its size.
 	added := 1 / math.Sqrt(float64(2*c.Layers))
 	for i := range m.Layers {
@@ -66,8 +66,8 @@ func (m *Model) table(names layout) []weight {
 		heads, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 		rows = append(rows,
 			vector(&a.Norm, "norms", c.Dim, prefix+"input_layernorm.weight"),
-			parts(&a.QKV, "attention", kernels.Outputs, c.Dim, []int{heads, kv, kv}, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight"),
-			matrix(&a.Out, "attention", kernels.Inputs, heads, c.Dim, attn+"o_proj.weight").random(added/math.Sqrt(float64(heads))))
+			parts(&a.QKV, "attention", kernels.Outputs, c.Dim, []int{heads, kv, kv}, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight").whole(c.HeadDim),
+			matrix(&a.Out, "attention", kernels.Inputs, heads, c.Dim, attn+"o_proj.weight").whole(c.HeadDim).random(added/math.Sqrt(float64(heads))))
 		f, norm := c.FFNDim(i), prefix+"post_attention_layernorm.weight"
 		if d := l.Dense; d != nil {
 			rows = append(rows,
@@ -161,6 +161,12 @@ const downGain = 1.67
 // random sets the deviation of random values.
 func (w weight) random(std float64) weight {
 	w.std = std
+	return w
+}
+
+// whole says that ranks have all or nothing of a head of so many outputs (or inputs).
+func (w weight) whole(head int) weight {
+	w.spec.Whole = head
 	return w
 }
 

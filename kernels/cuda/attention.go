@@ -13,6 +13,7 @@ type residual struct {
 	at      ptr
 	d       int
 	pending [2]slots
+	partial bool // what is pending is this rank's part of it
 }
 
 // of is the address of a phase's first row.
@@ -34,7 +35,7 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 	if d.err != nil {
 		return nil
 	}
-	w := weightOf(table)
+	w := d.weightOf(table)
 	x := &residual{d: w.spec.K}
 	if x.d%4 != 0 {
 		d.fail("%s: want a width that is a multiple of 4, got %d", w.spec.Tensor(0), x.d)
@@ -62,10 +63,12 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 // norm resolves what is pending and normalises a phase's rows.
 func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, eps float32) (image, normParams) {
 	h := d.imageOf(p, name, p.lines, x.d)
-	return h, normParams{
-		x: x.of(p), pending: x.due(p), rows: p.decodeCount(), weight: weightOf(w).data, image: h.at,
+	n := normParams{
+		x: x.of(p), pending: x.due(p), rows: p.decodeCount(), weight: d.weightOf(w).data, image: h.at,
 		lines: int32(h.lines), d: int32(x.d), tiles: int32(h.tiles), eps: eps,
 	}
+	d.joinPeers(x, &n)
+	return h, n
 }
 
 // normRows normalises the rows of a phase; in decode it first adds what is due.
@@ -85,6 +88,16 @@ func (x *residual) due(p *phase) [2]slots {
 	return [2]slots{}
 }
 
+// settle says that nothing is pending.
+func (x *residual) settle() { x.pending, x.partial = [2]slots{}, false }
+
+// leave leaves a stage's sums for the next norm.
+func (d *Device) leave(x *residual, sums ...slots) {
+	x.settle()
+	copy(x.pending[:], sums)
+	x.partial = d.group != nil
+}
+
 // decodeCount is the device's number of rows where the grid may have more.
 func (p *phase) decodeCount() ptr {
 	if p.decode {
@@ -99,10 +112,11 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 	if d.err != nil {
 		return nil
 	}
+	l = d.ownHeads(l)
 	x := xa.(*residual)
 	d.tapResidual(l.Layer, kernels.HookResidPre, x)
 	q := &queries{}
-	w := weightOf(l.QKV)
+	w := d.weightOf(l.QKV)
 	for i, p := range d.phases {
 		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
 		if p.decode {
@@ -133,7 +147,7 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 		}
 		d.ropeAppend(p, l, rope)
 	}
-	x.pending = [2]slots{}
+	x.settle()
 	return q
 }
 
@@ -246,6 +260,7 @@ func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
 	if d.err != nil {
 		return nil
 	}
+	l = d.ownHeads(l)
 	q, z := qa.(*queries), &heads{}
 	hd := headSize(l.HeadDim)
 	if group := l.Heads / l.KVHeads; group > 16 {
@@ -302,12 +317,12 @@ func (d *Device) AttnOut(l *kernels.Attn, xa, za kernels.Act) {
 	if d.err != nil {
 		return
 	}
-	x, z, w := xa.(*residual), za.(*heads), weightOf(l.Out)
+	x, z, w := xa.(*residual), za.(*heads), d.weightOf(l.Out)
 	for i, p := range d.phases {
 		if p.decode {
-			x.pending = [2]slots{d.partial(p, "out", w, z.at[i])}
+			d.leave(x, d.partial(p, "out", w, z.at[i]))
 			if d.open {
-				x.pending[0] = d.resolve(p, "out.open", x.pending[0], w.rows)
+				x.pending[0] = d.total(p, x, "out.open", x.pending[0], w.rows)
 				d.tapFloats(p, l.Layer, kernels.HookAttnOut, x.pending[0].values, w.rows, x.d)
 			}
 			continue
@@ -320,6 +335,18 @@ func (d *Device) AttnOut(l *kernels.Attn, xa, za kernels.Act) {
 // addProduct is x += a·Wᵀ for prefill rows. The product is written out first where taps look at it, or where the residual's
 // rows have no room for its padding.
 func (d *Device) addProduct(p *phase, x *residual, w *weight, a image, tap func(out ptr)) {
+	if d.group != nil {
+		d.gemm("store", w, a, p.rows, gemmParams{out: d.ownPart(), ld: int32(w.rows)})
+		if !d.open {
+			d.share(p, shareParams{out: x.of(p), outLd: int32(x.d), ld: int32(w.rows), width: int32(x.d), add: 1})
+			return
+		}
+		out := d.floats(p, "out", p.rows, w.rows)
+		d.share(p, shareParams{out: out, outLd: int32(w.rows), ld: int32(w.rows), width: int32(w.rows)})
+		tap(out)
+		d.addRows(p, x, out, w.rows)
+		return
+	}
 	if d.apart(x, w) {
 		out := d.floats(p, "out", p.rows, w.rows)
 		d.gemm("store", w, a, p.rows, gemmParams{out: out, ld: int32(w.rows)})
@@ -340,7 +367,10 @@ func (d *Device) addRows(p *phase, x *residual, out ptr, ld int) {
 
 // resolve writes the sum of slots out.
 func (d *Device) resolve(p *phase, name string, s slots, width int) slots {
-	out := d.floats(p, name, p.rows, width)
+	return d.resolveTo(p, d.floats(p, name, p.rows, width), s, width)
+}
+
+func (d *Device) resolveTo(p *phase, out ptr, s slots, width int) slots {
 	launch(d, "sum_slots", p.grid, 1, 0, &sumParams{slots: s, out: out, rows: p.decodeCount(), ld: int32(width), width: int32(width)})
 	return slots{values: out, count: 1, ld: int32(width)}
 }

@@ -86,6 +86,7 @@ struct FillCodesParams {
     CodesParams to;     // raw parts are written
     Fill fill;
     int cols;           // of a group
+    int before, behind; // inputs of other ranks that share the row's one scale
     int pad;
 };
 
@@ -97,7 +98,7 @@ KERNEL(256, 1, fill_codes, FillCodesParams) {
     const int n = int(unit / p.to.groups), group = int(unit % p.to.groups), first = group * p.cols, end = min(first + p.cols, p.to.K);
     if (n >= p.to.N) return;
     float largest = 0;
-    for (int k = first + lane_id(); k < end; k += WARP) largest = fmaxf(largest, fabsf(fill_value(p.fill, n, k)));
+    for (int k = first - p.before + lane_id(); k < end + p.behind; k += WARP) largest = fmaxf(largest, fabsf(fill_value(p.fill, n, k)));
     largest = warp_max(largest);
     float scale = largest / (p.to.code == E4M3 ? 448.0f : 8.0f);
     if (p.to.scale_bytes == 2) scale = __bfloat162float(__float2bfloat16_rn(scale));

@@ -179,6 +179,9 @@ func (w *weight) fillCodes(part, expert int, f kernels.Fill) error {
 	}
 	defer g.free(p.raw)
 	fill := fillCodesParams{to: p, fill: filled(f), cols: int32(cols)}
+	if c.Cols == 0 {
+		fill.before, fill.behind = int32(f.Before), int32(f.Behind)
+	}
 	if err := g.launch("fill_codes", ceil(int(p.n*p.groups), 8), 1, 0, unsafe.Pointer(&fill), unsafe.Sizeof(fill)); err != nil {
 		return err
 	}

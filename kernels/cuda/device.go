@@ -5,6 +5,7 @@ package cuda
 import (
 	"fmt"
 	"runtime/debug"
+	"time"
 	"unsafe"
 
 	"chulengo/kernels"
@@ -21,6 +22,9 @@ type Options struct {
 	Portable  bool // use only the kernels that every GPU from 8.0 on runs
 	Profile   bool // time every launch (see Device.Profile)
 	Poison    bool // for tests: what a step leaves in the workspace is NaN before the next
+
+	// Patience is how long a GPU waits for another one of its group within a step; 0: 5 seconds.
+	Patience time.Duration
 }
 
 // Device implements kernels.Device on one GPU.
@@ -43,6 +47,10 @@ type Device struct {
 
 	vocab int // of the head, known once Logits has run
 
+	rank  int
+	group *Group // nil: the device has the model for itself
+	parts partsOf
+
 	// Of the step that runs.
 	batch    *kernels.Batch
 	kv       *kv
@@ -54,6 +62,8 @@ type Device struct {
 	outs     []kernels.Out
 	answered bool        // Logits has run
 	counters int         // that were given out
+	meetings int         // exchanges with other ranks that were enqueued
+	shares   int         // those of them that share_rows does
 	rope     [2]*float64 // the frequencies of each phase's table
 	ran      map[string]int
 }
@@ -171,7 +181,7 @@ func (d *Device) Ran() map[string]int { return d.ran }
 func (d *Device) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	done := make(chan kernels.Result, 1)
 	defer d.gpu.enter()()
-	d.batch, d.outs, d.err, d.open, d.rope, d.taps, d.answered = b, nil, nil, len(b.Taps) > 0, [2]*float64{}, nil, false
+	d.batch, d.outs, d.err, d.open, d.rope, d.taps, d.answered = b, nil, nil, len(b.Taps) > 0 || d.group != nil && d.group.open, [2]*float64{}, nil, false
 	d.gpu.broken = nil
 	d.stage("")
 	if d.err = d.check(b); d.err == nil {
@@ -204,8 +214,11 @@ func (d *Device) run(forward func()) {
 	d.collect()
 }
 
-// weightOf is the weight behind a handle.
-func weightOf(h kernels.Weight) *weight {
+// weightOf is the weight behind a handle: of a rank, its part.
+func (d *Device) weightOf(h kernels.Weight) *weight {
+	if all, ok := h.(*cutWeight); ok {
+		h = all.of[d.rank]
+	}
 	w, ok := h.(*weight)
 	if !ok || !w.sealed {
 		panic(fmt.Sprintf("want a sealed weight of this device, got %T", h))

@@ -6,7 +6,7 @@ import "chulengo/kernels"
 
 // Poison makes one matrix NaN on the device, behind the back of Seal.
 func Poison(h kernels.Weight, part, expert int) {
-	w := weightOf(h)
+	w := h.(*weight)
 	defer w.dev.gpu.enter()()
 	at := w.data + ptr(uint64(expert)*w.expertBytes())
 	if part == 0 {

@@ -24,7 +24,7 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 	if d.err != nil {
 		return nil, nil
 	}
-	x, router := xa.(*residual), weightOf(l.Router)
+	x, router := xa.(*residual), d.weightOf(l.Router)
 	h, r := &normalised{}, &routing{}
 	experts := router.spec.Parts[0]
 	if experts > 1024 {
@@ -49,7 +49,7 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 			d.routePrefill(p, l, x, h.at[i], router, params)
 		}
 	}
-	x.pending = [2]slots{}
+	x.settle()
 	return h, r
 }
 
@@ -146,7 +146,7 @@ func (d *Device) Experts(l *kernels.MoE, xa, ha, ra kernels.Act) {
 // decodeExperts: the shared expert on all rows and every chosen expert on its own, in one launch for each half.
 func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r routed) {
 	d.tapImage(p, l.Layer, kernels.HookExpertIn, r.scaled, x.d)
-	shared, gateUp := weightOf(l.SharedGateUp), weightOf(l.GateUp)
+	shared, gateUp := d.weightOf(l.SharedGateUp), d.weightOf(l.GateUp)
 	sharedIn := d.imageOf(p, "shared", p.lines, shared.spec.Parts[0])
 	routedIn := d.imageOf(p, "routed", p.lines, gateUp.spec.Parts[0])
 	up := streamParams{expert: r.expert, denseOut: sharedIn.at, routedOut: routedIn.at, features: int32(sharedIn.tiles * tile)}
@@ -161,7 +161,7 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 		d.stream(p, true, nil, gateUp, r.scaled, r.scaled, up)
 	}
 
-	sharedDown, down := weightOf(l.SharedDown), weightOf(l.Down)
+	sharedDown, down := d.weightOf(l.SharedDown), d.weightOf(l.Down)
 	lines := uint64(streamWidth(p.lines))
 	out := func(name string, w *weight) slots {
 		n := d.splits(w)
@@ -177,15 +177,19 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 		sum.ld = int32(down.rows)
 		d.stream(p, false, nil, down, routedIn, routedIn, sum)
 	}
-	x.pending = [2]slots{a, b}
+	d.leave(x, a, b)
 	if d.open {
 		a, b = d.resolve(p, "shared.open", a, down.rows), d.resolve(p, "routed.open", b, down.rows)
-		x.pending = [2]slots{d.tapExperts(p, l.Layer, x, a.values, b.values, down.rows)}
+		x.settle()
+		x.pending[0] = d.tapExperts(p, l.Layer, x, a.values, b.values, down.rows)
 	}
 }
 
 // tapExperts shows the outputs of the two experts [rows, ld] and adds them up in the first.
 func (d *Device) tapExperts(p *phase, layer int, x *residual, shared, routed ptr, ld int) slots {
+	if d.group != nil {
+		return d.tapOwnExperts(p, layer, x, shared, routed, ld)
+	}
 	d.tapFloats(p, layer, kernels.HookRoutedOut, routed, ld, x.d)
 	d.tapFloats(p, layer, kernels.HookSharedOut, shared, ld, x.d)
 	launch(d, "add_rows", p.grid, 1, 0, &addParams{a: shared, b: routed, rows: p.decodeCount(), ld: int32(ld), width: int32(ld)})
@@ -195,8 +199,8 @@ func (d *Device) tapExperts(p *phase, layer int, x *residual, shared, routed ptr
 
 // prefillExperts: rows are sorted by expert, so that each matrix is read once for each tile of its rows.
 func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, r routed) {
-	gateUp, down := weightOf(l.GateUp), weightOf(l.Down)
-	shared, sharedDown := weightOf(l.SharedGateUp), weightOf(l.SharedDown)
+	gateUp, down := d.weightOf(l.GateUp), d.weightOf(l.Down)
+	shared, sharedDown := d.weightOf(l.SharedGateUp), d.weightOf(l.SharedDown)
 	experts := gateUp.spec.Experts
 	places := ceil(p.rows, 16)*16 + 16*min(experts, p.rows) // every expert begins at a multiple of 16
 	sorted := d.imageOf(p, "sorted", places, x.d)
@@ -222,11 +226,22 @@ func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, 
 	sharedAct := d.imageOf(p, "act", p.lines, fs)
 	d.stage("shared")
 	d.gemm("swiglu", shared, h, p.rows, gemmParams{out: sharedAct.at, features: int32(fs), outLines: int32(sharedAct.lines)})
-	out := d.floats(p, "out", p.rows, sharedDown.rows)
+	var out ptr
+	if alone := d.group == nil; alone || d.open {
+		out = d.floats(p, "out", p.rows, sharedDown.rows)
+	} else {
+		out = d.ownPart()
+	}
 	d.gemm("store", sharedDown, sharedAct, p.rows, gemmParams{out: out, ld: int32(sharedDown.rows)})
 	d.stage("experts")
 
 	routed.tokenOf = tokenOf
+	if d.group != nil && !d.open {
+		routed.out, routed.base, routed.ld = out, out, int32(down.rows)
+		d.gemm("routed", down, act, p.rows, routed)
+		d.share(p, shareParams{out: x.of(p), outLd: int32(x.d), ld: int32(down.rows), width: int32(x.d), add: 1})
+		return
+	}
 	if !d.apart(x, down) {
 		routed.out, routed.base, routed.ld = x.of(p), out, int32(x.d)
 		d.gemm("routed", down, act, p.rows, routed)
@@ -243,12 +258,14 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 	if d.err != nil {
 		return
 	}
-	x, gateUp, down := xa.(*residual), weightOf(l.GateUp), weightOf(l.Down)
-	pending := [2]slots{}
+	x, gateUp, down := xa.(*residual), d.weightOf(l.GateUp), d.weightOf(l.Down)
 	f := ceil(gateUp.spec.Parts[0], tile) * tile
 	for _, p := range d.phases {
 		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
 		d.normRows(p, x, &n)
+		if p.decode {
+			x.settle()
+		}
 		d.tapImage(p, l.Layer, kernels.HookFFNNorm, h, x.d)
 		act := d.imageOf(p, "act", p.lines, f)
 		show := func(out ptr) { d.tapFloats(p, l.Layer, kernels.HookFFNOut, out, down.rows, x.d) }
@@ -258,12 +275,11 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 			continue
 		}
 		d.stream(p, true, gateUp, nil, h, image{}, streamParams{denseOut: act.at, features: int32(f)})
-		pending[0] = d.partial(p, "shared.out", down, act)
+		d.leave(x, d.partial(p, "shared.out", down, act))
 		if d.open {
-			pending[0] = d.resolve(p, "shared.open", pending[0], down.rows)
-			show(pending[0].values)
+			x.pending[0] = d.total(p, x, "shared.open", x.pending[0], down.rows)
+			show(x.pending[0].values)
 		}
 	}
-	x.pending = pending
 	d.tapResidual(l.Layer, kernels.HookResidPost, x)
 }

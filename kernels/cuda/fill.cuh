@@ -12,7 +12,7 @@ struct Fill {
 
 // fill_value is bf16(std·(s - 1020)/209.02), s the sum of the 8 bytes of a number of splitmix64.
 __device__ __forceinline__ float fill_value(const Fill &f, int n, int k) {
-    u64 z = f.seed + (f.index + n * f.n_step + k * f.k_step + 1) * 0x9E3779B97F4A7C15ull;
+    u64 z = f.seed + (f.index + n * f.n_step + u64(int64_t(k)) * f.k_step + 1) * 0x9E3779B97F4A7C15ull;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ z >> 27) * 0x94D049BB133111EBull;
     z ^= z >> 31;

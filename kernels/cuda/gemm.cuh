@@ -165,7 +165,7 @@ __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile
             for (int i = 0; i < 4; i++) {
                 const u64 at = u64(row[j][i % 2]) * p.ld + n + i / 2 * 8;
                 const bool read = row[j][i % 2] >= 0 && (EPILOGUE == ADD || EPILOGUE == BIAS || (EPILOGUE == ROUTED && p.base));
-                old[j][i] = read ? out[at] : 0.0f;
+                old[j][i] = read && !(EPILOGUE == ROUTED && p.base == out) ? out[at] : 0.0f;
                 base[j][i] = EPILOGUE == ROUTED && read ? p.base[at] : EPILOGUE == BIAS ? bias[i / 2] : 0.0f;
             }
 #pragma unroll

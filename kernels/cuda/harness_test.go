@@ -10,11 +10,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"chulengo/kernels"
 	"chulengo/kernels/cpu"
 	"chulengo/kernels/cuda"
+	"chulengo/kernels/cuda/driver"
 	"chulengo/model"
 	"chulengo/safetensors"
 )
@@ -76,6 +78,34 @@ func openGPU(t testing.TB, o cuda.Options) *cuda.Device {
 	return dev
 }
 
+// ordinals are the GPUs that the models of pairs run on: CHULENGO_RANKS of them, as many as there are or the one there is.
+func ordinals(t testing.TB) (list []int) {
+	n, _ := strconv.Atoi(os.Getenv("CHULENGO_RANKS"))
+	gpus, err := driver.Devices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rank := range n {
+		list = append(list, rank%len(gpus))
+	}
+	return list
+}
+
+// openRanks opens the device, or devices, under test.
+func openRanks(t testing.TB, o cuda.Options) kernels.Device {
+	t.Helper()
+	list := ordinals(t)
+	if len(list) < 2 {
+		return openGPU(t, o)
+	}
+	g, err := cuda.NewGroup(o, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.Close() })
+	return g
+}
+
 func newPair(t testing.TB, dir fs.FS, o cuda.Options) *pair {
 	t.Helper()
 	cfg, err := model.LoadConfig(dir)
@@ -135,7 +165,7 @@ func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.D
 		t.Cleanup(func() { kv.Close() })
 		return &side{m, dev, kv, p}
 	}
-	gpu := openGPU(t, o)
+	gpu := openRanks(t, o)
 	p.cpu, p.gpu = make(host), make(gpu)
 	return p
 }

@@ -94,6 +94,10 @@ var table = map[string]kernel{
 	"sample_gather": {"sample", 256, 0},
 	"sample_rows":   {"sample", 512, 0},
 
+	"share_rows":      {"peers", 512, 0},
+	"collect_columns": {"peers", 256, 0},
+	"collect_wait":    {"peers", 32, 0},
+
 	"upload_words":  {"upload", 256, 0},
 	"pack_weight":   {"pack", 256, 0},
 	"unpack_weight": {"pack", 256, 0},

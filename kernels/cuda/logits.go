@@ -128,14 +128,14 @@ func (d *Device) Logits(l *kernels.Head, xa kernels.Act) {
 	if d.err != nil {
 		return
 	}
-	x, w := xa.(*residual), weightOf(l.Out)
-	if n := w.spec.Parts[0]; d.vocab != n {
+	x, w := xa.(*residual), d.weightOf(l.Out)
+	if n := outputsOf(l.Out); d.vocab != n {
 		d.vocab = n
 		if d.checkWants(); d.err != nil {
 			return
 		}
 	}
-	d.answered = true
+	d.answered = d.rank == 0
 	if x.pending != ([2]slots{}) { // rows are gathered below: the sums must be there
 		d.addPending(x)
 	}
@@ -150,18 +150,23 @@ func (d *Device) Logits(l *kernels.Head, xa kernels.Act) {
 		run.rows, run.grid, run.lines, run.count = n, grid, streamWidth(grid), d.wants.count+ptr(4*(first/maxDecodeRows))
 		h := d.imageOf(run, "h", run.lines, x.d)
 		launch(d, "rms_norm", run.grid, 1, 4*x.d, &normParams{
-			x: x.at, rows: run.count, source: d.wants.source + ptr(4*first), weight: weightOf(l.Norm).data, image: h.at,
+			x: x.at, rows: run.count, source: d.wants.source + ptr(4*first), weight: d.weightOf(l.Norm).data, image: h.at,
 			lines: int32(h.lines), d: int32(x.d), tiles: int32(h.tiles), eps: l.Eps,
 		})
 		d.tapWanted(kernels.HookFinalNorm, first, n, tapImage, h.at, h.lines, x.d)
-		logits := d.partialOnce(run, w, h)
-		d.tapWanted(kernels.HookLogits, first, n, tapFloat, logits, w.rows, d.vocab)
+		logits, ld := d.partialOnce(run, w, h), w.rows
+		if d.group != nil {
+			if logits, ld = d.collectLogits(run, l.Out, logits, ld, first/maxDecodeRows%2); d.rank > 0 {
+				continue
+			}
+		}
+		d.tapWanted(kernels.HookLogits, first, n, tapFloat, logits, ld, d.vocab)
 		params := sampleParams{
 			logits: logits, wants: d.wants.rows + ptr(first*int(unsafe.Sizeof(wantRow{}))), adjusts: d.wants.adjusts, masks: d.wants.masks,
-			adjusted: d.mem("head.adjusted", 4*maxDecodeRows*w.rows), ids: d.mem("head.ids", 2*4*maxDecodeRows*w.rows),
+			adjusted: d.mem("head.adjusted", 4*maxDecodeRows*ld), ids: d.mem("head.ids", 2*4*maxDecodeRows*ld),
 			slices:  d.mem("head.slices", maxDecodeRows*sampleSlices*int(unsafe.Sizeof(sliceRow{}))),
 			answers: d.wants.answers + statusBytes + ptr(first*int(unsafe.Sizeof(answerRow{}))), top: d.wants.top, count: run.count,
-			status: d.status(), statusOut: d.wants.answers, ld: int32(w.rows), vocab: int32(d.vocab),
+			status: d.status(), statusOut: d.wants.answers, ld: int32(ld), vocab: int32(d.vocab),
 		}
 		launch(d, "sample_slices", sampleSlices, run.grid, 0, &params)
 		launch(d, "sample_gather", sampleSlices, run.grid, 0, &params)
@@ -182,10 +187,12 @@ func (d *Device) partialOnce(p *phase, w *weight, a image) ptr {
 func (d *Device) addPending(x *residual) {
 	for _, p := range d.phases {
 		if p.decode && x.pending != ([2]slots{}) {
-			launch(d, "rms_norm", p.grid, 1, 4*x.d, &normParams{x: x.of(p), pending: x.pending, rows: p.count, d: int32(x.d)})
+			n := normParams{x: x.of(p), pending: x.pending, rows: p.count, d: int32(x.d)}
+			d.joinPeers(x, &n)
+			launch(d, "rms_norm", p.grid, 1, 4*x.d, &n)
 		}
 	}
-	x.pending = [2]slots{}
+	x.settle()
 }
 
 // collect waits for the step and reads its answers.
@@ -213,6 +220,9 @@ func (d *Device) collect() {
 		top = unsafe.Slice((*topRow)(unsafe.Pointer(unsafe.SliceData(list))), d.wants.tops)
 	}
 	switch {
+	case status[0]&peerSilent != 0:
+		d.fail("rank %d: want sums of the other GPUs within %v, got none", d.rank, d.patience())
+		return
 	case status[0]&1 != 0:
 		d.fail("router: want finite scores, got one that is not a number")
 		return

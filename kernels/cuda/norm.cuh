@@ -2,6 +2,7 @@
 // the next reader adds in slot order: splits of K, and the shared and the routed expert apart.
 #pragma once
 #include "image.cuh"
+#include "peers.cuh"
 
 // Slots is a sum that is not done yet: y[row, n] = Σ_s values[s·stride + row·ld + n].
 struct Slots {
@@ -32,6 +33,8 @@ struct NormParams {
     float eps;
     u32 *arrivals;       // [rows][arrivals_ld] counters that later kernels of the layer need at 0 (rms_norm); null: none
     int arrivals_ld;
+    int exchange;
+    const Peers *peers;  // whose pending sums are added, too; null: there are none
 };
 
 constexpr int NORM_THREADS = 512;
@@ -86,6 +89,18 @@ __device__ __forceinline__ NormRow norm_find(const NormParams &p, int row) {
     return NormRow{row, p.source ? p.source[row] : row};
 }
 
+// sum_peers makes this thread's sums those of all ranks. All of them are on their way before the first is waited for.
+__device__ __forceinline__ void sum_peers(const NormParams &p, int row, int from, int vectors, float4 (&sum)[NORM_VECTORS]) {
+    const Peers &peers = *p.peers;
+    const u32 epoch = *peers.epoch + p.exchange;
+#pragma unroll
+    for (int j = 0; j < NORM_VECTORS; j++)
+        if (const int i = from + threadIdx.x + j * NORM_THREADS; i < vectors) mail_send(peers, epoch, p.exchange, row, i, sum[j]);
+#pragma unroll
+    for (int j = 0; j < NORM_VECTORS; j++)
+        if (const int i = from + threadIdx.x + j * NORM_THREADS; i < vectors) sum[j] = mail_sum(peers, epoch, p.exchange, row, i, sum[j]);
+}
+
 // norm_row does one row with the whole block of NORM_THREADS. values [D] and h, bfloat16 [tiles·64] of the normalised row, are
 // shared memory; scratch [32], too. D is a multiple of 4. Without PENDING nothing is due.
 //
@@ -118,6 +133,7 @@ template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParam
 #pragma unroll
                 for (int j = 0; j < NORM_VECTORS; j++) add_to(sum[j], second[j]);
             }
+            if (p.peers) sum_peers(p, row, from, vectors, sum);
         }
 #pragma unroll
         for (int j = 0; j < NORM_VECTORS; j++) {

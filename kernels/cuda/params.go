@@ -95,7 +95,8 @@ type normParams struct {
 	eps             float32
 	arrivals        ptr
 	arrivalsLd      int32
-	_               int32
+	exchange        int32
+	peers           ptr
 }
 
 type sumParams struct {
@@ -323,10 +324,11 @@ type codesParams struct {
 }
 
 type fillCodesParams struct {
-	to   codesParams
-	fill fillValues
-	cols int32
-	_    int32
+	to             codesParams
+	fill           fillValues
+	cols           int32
+	before, behind int32
+	_              int32
 }
 
 type embedCodedParams struct {
@@ -348,6 +350,37 @@ type tapParams struct {
 	from, to        int32
 	op, kind        int32
 	_               int32
+}
+
+// maxRanks is the most GPUs that run one model together.
+const maxRanks = 8
+
+// mailRows is how many rows a mailbox has: those of decode.
+const mailRows = maxDecodeRows
+
+type peers struct {
+	ranks, rank   int32
+	epoch, status ptr
+	patience      uint64
+	row           uint64
+	mail, flags   [maxRanks]ptr
+}
+
+type shareParams struct {
+	peers                  ptr
+	part                   [maxRanks]ptr
+	out, count             ptr
+	rows, ld, outLd, width int32
+	exchange, add          int32
+}
+
+type collectParams struct {
+	peers, columns, out ptr
+	count               ptr
+	ld, outLd           int32
+	first, width        int32
+	exchange            int32
+	_                   int32
 }
 
 // Kinds of values that tap_rows reads.

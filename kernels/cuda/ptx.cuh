@@ -172,6 +172,38 @@ __device__ __forceinline__ void wait_signals(const uint32_t *at, uint32_t count)
     while (seen < count);
 }
 
+// ---- what several GPUs share ----
+
+// post sets a flag in any GPU's memory after everything that this thread has seen written; look reads one, before what it reads next.
+__device__ __forceinline__ void post(uint32_t *flag, uint32_t v) { asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(v) : "memory"); }
+__device__ __forceinline__ uint32_t look(const uint32_t *flag) {
+    uint32_t v;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(flag) : "memory");
+    return v;
+}
+// send and receive move 16 bytes that tell by themselves whether they are there: halves of 8 bytes arrive whole.
+__device__ __forceinline__ void send(uint4 *to, uint4 v) {
+    asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+__device__ __forceinline__ uint4 receive(const uint4 *at) {
+    uint4 v;
+    asm volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
+    return v;
+}
+// Patience is asked between looks for something from another GPU.
+struct Patience {
+    uint64_t since = 0;
+    uint32_t looks = 0;
+    // more is false when so many nanoseconds have passed.
+    __device__ __forceinline__ bool more(uint64_t limit) {
+        if (++looks % 1024 != 0) return true;
+        uint64_t now;
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+        if (since == 0) since = now;
+        return now - since < limit;
+    }
+};
+
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

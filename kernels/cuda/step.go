@@ -83,7 +83,8 @@ func (d *Device) upload() {
 	d.layWants()
 	d.layTaps()
 	d.gpu.zeroWords(d.status(), 1+maxCounters)
-	d.counters = 0
+	d.counters, d.meetings, d.shares = 0, 0, 0
+	d.layEpoch()
 }
 
 // status is where kernels report what is wrong with the step: 0 at its begin.
@@ -336,5 +337,5 @@ func (d *Device) compute(forward func()) {
 	if err := d.gpu.replay(exec); err != nil {
 		d.fail("graph of %d rows: %w", key.rows, err)
 	}
-	d.answered = true
+	d.answered = d.rank == 0
 }

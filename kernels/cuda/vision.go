@@ -233,7 +233,7 @@ func (d *Device) Patches(l *kernels.Patch) kernels.Act {
 	if d.err != nil {
 		return nil
 	}
-	v, p, w, positions := d.view, d.view.pixels, weightOf(l.Weight), weightOf(l.Positions)
+	v, p, w, positions := d.view, d.view.pixels, d.weightOf(l.Weight), d.weightOf(l.Positions)
 	grid := p.Side / l.Size
 	v.perTile = grid*grid + 1
 	if columns := p.Channels * l.Size * l.Size; w.spec.K != columns || positions.spec.Parts[0] != v.perTile {
@@ -264,7 +264,7 @@ func (d *Device) Patches(l *kernels.Patch) kernels.Act {
 	launch(d, "patch_rows", x.rows, 1, 0, &patch)
 	d.product("store", w, in, x.rows, gemmParams{out: x.at, ld: int32(x.ld)})
 	n := d.layerNorm(x, l.Norm, l.Eps)
-	n.classToken, n.positions, n.positionTiles = weightOf(l.Class).data, positions.data, int32(positions.tiles)
+	n.classToken, n.positions, n.positionTiles = d.weightOf(l.Class).data, positions.data, int32(positions.tiles)
 	launch(d, "layer_norm_embed", ceil(x.rows, 4), 1, 0, &n)
 	d.tapTower(0, kernels.HookVisionEmbed, x)
 	return x
@@ -276,7 +276,7 @@ func (d *Device) tapTower(layer int, hook kernels.Hook, x *tower) {
 
 // layerNorm describes a norm of the rows of the tower; the caller says where the result goes.
 func (d *Device) layerNorm(x *tower, n kernels.LayerNorm, eps float32) layerNormParams {
-	return layerNormParams{x: x.at, weight: weightOf(n.Weight).data, bias: weightOf(n.Bias).data,
+	return layerNormParams{x: x.at, weight: d.weightOf(n.Weight).data, bias: d.weightOf(n.Bias).data,
 		rows: int32(x.rows), perTile: int32(d.view.perTile), d: int32(x.d), ld: int32(x.ld), eps: eps}
 }
 
@@ -294,7 +294,7 @@ func (d *Device) VisionLayer(l *kernels.VisionLayer, xa kernels.Act) {
 	if d.err != nil {
 		return
 	}
-	v, x, w, width := d.view, xa.(*tower), weightOf(l.QKV), l.Heads*l.HeadDim
+	v, x, w, width := d.view, xa.(*tower), d.weightOf(l.QKV), l.Heads*l.HeadDim
 	if l.HeadDim%4 != 0 || l.HeadDim > 128 {
 		d.fail("vision layer %d: want heads of at most 128 values, a multiple of 4, got %d", l.Layer, l.HeadDim)
 		return
@@ -311,7 +311,7 @@ func (d *Device) VisionLayer(l *kernels.VisionLayer, xa kernels.Act) {
 	}
 	heads := headsParams{turns: d.turns(l), perTile: int32(v.perTile), width: int32(width), part: int32(w.first[1]), headDim: int32(l.HeadDim), headLd: int32(headLd)}
 	for i, b := range l.QKVBias {
-		heads.bias[i] = weightOf(b).data
+		heads.bias[i] = d.weightOf(b).data
 	}
 	d.product("heads", w, h, x.rows, gemmParams{out: qkv, ld: int32(ld), heads: heads})
 	z := d.viewImage("z", v.perTile, width)
@@ -336,16 +336,16 @@ var attendTile = map[int]string{32: "attend_tile_32", 64: "attend_tile_64", 96: 
 
 // addLinear is x += a·Wᵀ + bias.
 func (d *Device) addLinear(x *tower, a image, w, bias kernels.Weight) {
-	d.product("bias", weightOf(w), a, x.rows, gemmParams{out: x.at, base: weightOf(bias).data, features: int32(x.d), ld: int32(x.ld)})
+	d.product("bias", d.weightOf(w), a, x.rows, gemmParams{out: x.at, base: d.weightOf(bias).data, features: int32(x.d), ld: int32(x.ld)})
 }
 
 // geluLinear is gelu(a·Wᵀ + bias), of rows of which a tile has so many. bias nil: none.
 func (d *Device) geluLinear(name string, a image, perTile int, up, bias kernels.Weight) image {
-	w := weightOf(up)
+	w := d.weightOf(up)
 	out := d.viewImage(name, perTile, w.rows)
 	params := gemmParams{out: out.at, features: int32(w.spec.Parts[0]), outLines: int32(out.lines)}
 	if bias != nil {
-		params.base = weightOf(bias).data
+		params.base = d.weightOf(bias).data
 	}
 	d.product("gelu", w, a, d.view.tiles*perTile, params)
 	return out
@@ -389,7 +389,7 @@ func (d *Device) Project(l *kernels.Projector, xa kernels.Act) {
 	if d.err != nil {
 		return
 	}
-	v, x, w := d.view, xa.(*tower), weightOf(l.Out)
+	v, x, w := d.view, xa.(*tower), d.weightOf(l.Out)
 	square := l.Shuffle * l.Shuffle
 	perTile := l.Grid * l.Grid / square
 	in := d.viewImage("shuffled", perTile, x.d*square)
@@ -399,7 +399,7 @@ func (d *Device) Project(l *kernels.Projector, xa kernels.Act) {
 	d.tapView(0, kernels.HookVisionShuffled, tapImage, in.at, perTile, in.lines, x.d*square)
 	up := d.geluLinear("up", in, perTile, l.Up, nil)
 	features := d.geluLinear("features", up, perTile, l.Down, nil)
-	d.tapView(0, kernels.HookVisionFeatures, tapImage, features.at, perTile, features.lines, weightOf(l.Down).spec.Parts[0])
+	d.tapView(0, kernels.HookVisionFeatures, tapImage, features.at, perTile, features.lines, d.weightOf(l.Down).spec.Parts[0])
 
 	o, rows := v.out, v.tiles*perTile
 	if o.at == 0 && d.err == nil {
@@ -426,7 +426,7 @@ func (d *Device) checkPictures(b *kernels.Batch, t int) error {
 	free := int32(0) // rows before it are taken
 	for i, p := range b.Pictures {
 		from, ok := p.Picture.(*picture)
-		if !ok || from.at == 0 || from.dev != d {
+		if !ok || from.at == 0 || from.dev != d && (d.group == nil || from.dev.group != d.group) {
 			return fmt.Errorf("kernels/cuda: batch: picture %d: want one of this device that was not released, got %T", i, p.Picture)
 		}
 		if p.Rows < 1 || p.Row < free || int(p.Row)+int(p.Rows) > t {

@@ -139,6 +139,22 @@ func Open(ordinal int) (*Device, error) {
 	return d, nil
 }
 
+// Reach lets kernels of d read and write another GPU's memory. ok is false where the machine cannot do that.
+func (d *Device) Reach(other *Device) (ok bool, err error) {
+	if d.context == other.context { // the same GPU
+		return true, nil
+	}
+	can, err := d.dev.CanAccessPeer(other.dev)
+	if err != nil || can == 0 {
+		return false, err
+	}
+	defer d.Enter()()
+	if err := other.context.EnablePeerAccess(0); err != nil && err != cu.PeerAccessAlreadyEnabled {
+		return false, fmt.Errorf("cuda: access of %s to %s: %w", d.Name, other.Name, err)
+	}
+	return true, nil
+}
+
 // Enter makes the device current on the goroutine's thread, which the goroutine keeps until the function that it returns is
 // called. Everything below must be called in between.
 func (d *Device) Enter() (leave func()) {

@@ -6,10 +6,12 @@
 //
 // The environment changes what is played: CHULENGO_EMU_DEVICES (number of GPUs, 1), CHULENGO_EMU_VERSION (13000),
 // CHULENGO_EMU_MEMORY (MiB, 4096), CHULENGO_EMU_SMS (multiprocessors, 2), CHULENGO_EMU_FAIL_LAUNCH (the n-th launch fails),
-// CHULENGO_EMU_FAIL_ALLOC (the n-th allocation of device memory finds none).
+// CHULENGO_EMU_FAIL_ALLOC (the n-th allocation of device memory finds none), CHULENGO_EMU_PEERS (0: GPUs do not reach each other's memory).
+// All GPUs share the memory and, if one is lost, its fate.
 #include "emu.h"
 
 #include <chrono>
+#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <map>
@@ -27,18 +29,21 @@ constexpr int DEFAULT_SHARED = 48 << 10, MAX_SHARED = 227 << 10;
 
 struct Function { const emu::Kernel *kernel; int allowed; };
 struct Launch { Function *f; dim3 grid; unsigned threads, shared; bool dependent; std::vector<unsigned char> params; };
-struct Graph { std::vector<std::function<int()>> work; bool broken; };
+struct Graph { std::vector<std::function<int(emu::Rest &)>> work; bool broken; };
 struct Event { uint64_t recorded = 0, reached = 0; std::chrono::steady_clock::time_point at; }; // times it was enqueued, times it happened, when last
-// Work is a thing to do; it can wait for an event.
-struct Work { std::function<int()> run; Event *after = nullptr; uint64_t count = 0; };
+// Work is a thing to do; it can wait for an event, or, having begun, for another GPU.
+struct Work { std::function<int(emu::Rest &)> run; Event *after = nullptr; uint64_t count = 0; emu::Rest rest; };
 struct Stream {
     std::deque<Work> queue;
+    std::chrono::steady_clock::time_point parked_at;
+    bool parked = false; // its front waits for another GPU; nothing has happened since it looked last
     Graph *capturing = nullptr;
     bool after_kernel = false; // the latest work is a kernel: one launched as dependent may begin before it has ended
 };
 
 std::recursive_mutex lock; // one call at a time
-using Hold = std::lock_guard<std::recursive_mutex>;
+using Hold = std::unique_lock<std::recursive_mutex>;
+std::condition_variable_any changed; // work was enqueued or done
 std::map<uint64_t, size_t> device_memory, pinned_memory;
 size_t used;
 int launches, allocations;
@@ -76,11 +81,12 @@ void describe(const void *address, char *text, size_t size) {
     if (after != device_memory.end() && after->first - at < 1 << 20) snprintf(text + n, size - n, ", %llu bytes before one of %zu", (unsigned long long)(after->first - at), after->second);
 }
 
-int run(const Launch &l) {
+int run(const Launch &l, emu::Rest &rest) {
     if (sticky) return sticky;
-    if (++launches == setting("CHULENGO_EMU_FAIL_LAUNCH", -1)) return sticky = LAUNCH_FAILED;
+    if (!rest.begun && ++launches == setting("CHULENGO_EMU_FAIL_LAUNCH", -1)) return sticky = LAUNCH_FAILED;
     emu::on_memory_fault(describe);
-    const emu::Result r = emu::launch(l.f->kernel, l.grid, l.threads, l.shared, l.params.data(), l.dependent);
+    const emu::Result r = emu::launch(l.f->kernel, l.grid, l.threads, l.shared, l.params.data(), l.dependent, &rest);
+    if (r.code == PARKED) return PARKED;
     if (r.code) fprintf(stderr, "emulated GPU: %s\n", r.text.c_str());
     return sticky = r.code;
 }
@@ -91,7 +97,7 @@ bool within(const std::map<uint64_t, size_t> &memory, uint64_t p, size_t bytes) 
     return it != memory.begin() && (--it, p + bytes <= it->first + it->second);
 }
 
-bool runnable(const Stream *s) { return !s->queue.empty() && (!s->queue.front().after || s->queue.front().after->reached >= s->queue.front().count); }
+bool runnable(const Stream *s) { return !s->queue.empty() && !s->parked && (!s->queue.front().after || s->queue.front().after->reached >= s->queue.front().count); }
 
 // advance runs the oldest work of a stream that has some to run: the given one, or in test mode any. False: none can.
 bool advance(Stream *s) {
@@ -102,31 +108,56 @@ bool advance(Stream *s) {
     Stream *pick = lazy() ? able[order() % able.size()] : runnable(s) ? s : able[0];
     Work w = std::move(pick->queue.front());
     pick->queue.pop_front();
-    if (w.run && !sticky) sticky = w.run();
+    const bool again = w.rest.begun;
+    const int rc = w.run && !sticky ? w.run(w.rest) : sticky;
+    if (rc == PARKED) {
+        if (!again) pick->parked_at = std::chrono::steady_clock::now();
+        pick->parked = true;
+        pick->queue.push_front(std::move(w));
+        return true;
+    }
+    sticky = rc;
+    for (Stream *x : streams) x->parked = false;
+    changed.notify_all();
     return true;
 }
 
-int finish(Stream *s) {
+// drain does what can be done for a stream now.
+int drain(Stream *s) {
     while (!s->queue.empty() && advance(s)) {}
     return sticky;
 }
 
-int finish_all() {
-    for (Stream *s : std::vector<Stream *>(streams)) finish(s);
+// finish does all of it. What waits for another GPU waits for the thread that gives that one its work; after the kernel's own
+// patience it is told that nothing came.
+int finish(Stream *s, Hold &hold) {
+    while (drain(s), !s->queue.empty() && !sticky) {
+        emu::Rest &rest = s->queue.front().rest;
+        if (!s->parked) break; // it waits for an event that nobody will record
+        const auto limit = s->parked_at + std::chrono::nanoseconds(rest.patience);
+        if (changed.wait_until(hold, limit) == std::cv_status::timeout && s->parked) rest.expired = true, s->parked = false;
+    }
+    return sticky;
+}
+
+int drain_all() {
+    for (Stream *s : std::vector<Stream *>(streams)) drain(s);
     return sticky;
 }
 
 // enqueue adds work to a stream, or to what it records. The default stream comes after everything and is waited for.
-int enqueue(Stream *s, std::function<int()> work, Event *after = nullptr, uint64_t count = 0, bool kernel = false) {
+int enqueue(Stream *s, std::function<int(emu::Rest &)> work, Event *after = nullptr, uint64_t count = 0, bool kernel = false) {
     if (s) s->after_kernel = kernel;
     if (s && s->capturing) return s->capturing->work.push_back(std::move(work)), OK;
     if (sticky) return sticky;
     if (!s) {
-        if (int rc = finish_all()) return rc;
-        return sticky = work();
+        if (int rc = drain_all()) return rc;
+        emu::Rest whole;
+        return sticky = work(whole);
     }
-    s->queue.push_back({std::move(work), after, count});
-    return lazy() ? OK : finish(s);
+    s->queue.push_back({std::move(work), after, count, {}});
+    changed.notify_all();
+    return lazy() ? OK : drain(s);
 }
 
 // A copy or fill cannot be part of a graph here: the project's graphs are launches alone.
@@ -162,13 +193,14 @@ int cuDeviceGetAttribute(int *v, int attribute, int) {
     *v = attribute == 16 ? setting("CHULENGO_EMU_SMS", 2) : it == values.end() ? 0 : it->second;
     return OK;
 }
-int cuDeviceCanAccessPeer(int *v, int, int) { return *v = 0, OK; }
+int cuDeviceCanAccessPeer(int *v, int, int) { return *v = setting("CHULENGO_EMU_PEERS", 1), OK; }
+int cuCtxEnablePeerAccess(void *, unsigned) { return OK; }
 int cuDevicePrimaryCtxRetain(void **c, int) { static int context; return *c = &context, OK; }
 int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 int cuCtxSetCurrent(void *) { return OK; }
 int cuCtxGetCurrent(void **c) { return cuDevicePrimaryCtxRetain(c, 0); }
 int cuCtxGetDevice(int *d) { return *d = 0, OK; }
-int cuCtxSynchronize() { Hold hold(lock); return finish_all(); }
+int cuCtxSynchronize() { Hold hold(lock); return drain_all(); }
 
 // ---- memory ----
 
@@ -189,7 +221,7 @@ int cuMemAlloc_v2(uint64_t *p, size_t n) {
 int cuMemFree_v2(uint64_t p) {
     Hold hold(lock);
     if (!p) return OK;
-    finish_all();
+    drain_all();
     auto it = device_memory.find(p);
     if (it == device_memory.end()) return INVALID;
     const size_t n = it->second;
@@ -207,7 +239,7 @@ int cuMemHostAlloc(void **p, size_t n, unsigned) {
 }
 int cuMemFreeHost(void *p) {
     Hold hold(lock);
-    finish_all();
+    drain_all();
     if (!pinned_memory.erase(uint64_t(p))) return INVALID;
     return free(p), OK;
 }
@@ -216,29 +248,29 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t n, Stream *s) {
     Hold hold(lock);
     if (refuse(s)) return CAPTURE_UNSUPPORTED;
     if (!within(device_memory, to, n)) return bad("copy to the device", to, n);
-    if (within(pinned_memory, uint64_t(from), n)) return enqueue(s, [=] { return memcpy((void *)to, from, n), OK; });
+    if (within(pinned_memory, uint64_t(from), n)) return enqueue(s, [=](emu::Rest &) { return memcpy((void *)to, from, n), OK; });
     std::vector<unsigned char> now((const unsigned char *)from, (const unsigned char *)from + n); // pageable: staged by the driver
-    return enqueue(s, [to, now = std::move(now)] { return memcpy((void *)to, now.data(), now.size()), OK; });
+    return enqueue(s, [to, now = std::move(now)](emu::Rest &) { return memcpy((void *)to, now.data(), now.size()), OK; });
 }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, Stream *s) {
     Hold hold(lock);
     if (refuse(s)) return CAPTURE_UNSUPPORTED;
     if (!within(device_memory, from, n)) return bad("copy from the device", from, n);
-    const int rc = enqueue(s, [=] { return memcpy(to, (void *)from, n), OK; });
-    return rc || !s || within(pinned_memory, uint64_t(to), n) ? rc : finish(s);
+    const int rc = enqueue(s, [=](emu::Rest &) { return memcpy(to, (void *)from, n), OK; });
+    return rc || !s || within(pinned_memory, uint64_t(to), n) ? rc : finish(s, hold);
 }
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, Stream *s) {
     Hold hold(lock);
     if (refuse(s)) return CAPTURE_UNSUPPORTED;
     if (!within(device_memory, from, n)) return bad("copy within the device", from, n);
     if (!within(device_memory, to, n)) return bad("copy within the device", to, n);
-    return enqueue(s, [=] { return memmove((void *)to, (void *)from, n), OK; });
+    return enqueue(s, [=](emu::Rest &) { return memmove((void *)to, (void *)from, n), OK; });
 }
 int cuMemsetD8Async(uint64_t p, unsigned char v, size_t n, Stream *s) {
     Hold hold(lock);
     if (refuse(s)) return CAPTURE_UNSUPPORTED;
     if (!within(device_memory, p, n)) return bad("fill", p, n);
-    return enqueue(s, [=] { return memset((void *)p, v, n), OK; });
+    return enqueue(s, [=](emu::Rest &) { return memset((void *)p, v, n), OK; });
 }
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t n) { return cuMemcpyHtoDAsync_v2(to, from, n, nullptr); }
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t n) { return cuMemcpyDtoHAsync_v2(to, from, n, nullptr); }
@@ -250,11 +282,11 @@ int cuMemsetD8_v2(uint64_t p, unsigned char v, size_t n) { return cuMemsetD8Asyn
 int cuStreamCreate(Stream **s, unsigned) { Hold hold(lock); return streams.push_back(*s = new Stream{}), OK; }
 int cuStreamDestroy_v2(Stream *s) {
     Hold hold(lock);
-    finish(s);
+    finish(s, hold);
     streams.erase(std::remove(streams.begin(), streams.end(), s), streams.end());
     return delete s, OK;
 }
-int cuStreamSynchronize(Stream *s) { Hold hold(lock); return s ? finish(s) : finish_all(); }
+int cuStreamSynchronize(Stream *s) { Hold hold(lock); return s ? finish(s, hold) : drain_all(); }
 int cuStreamQuery(Stream *s) {
     Hold hold(lock);
     if (sticky || !s || s->queue.empty()) return sticky;
@@ -262,22 +294,29 @@ int cuStreamQuery(Stream *s) {
     return s->queue.empty() ? sticky : NOT_READY;
 }
 int cuEventCreate(Event **e, unsigned) { return *e = new Event{}, OK; }
-int cuEventDestroy_v2(Event *e) { Hold hold(lock); finish_all(); return delete e, OK; }
+int cuEventDestroy_v2(Event *e) { Hold hold(lock); drain_all(); return delete e, OK; }
 int cuEventRecord(Event *e, Stream *s) {
     Hold hold(lock);
     if (refuse(s)) return CAPTURE_UNSUPPORTED;
     const uint64_t count = ++e->recorded;
-    return enqueue(s, [=] { return e->reached = std::max(e->reached, count), e->at = std::chrono::steady_clock::now(), OK; });
+    return enqueue(s, [=](emu::Rest &) { return e->reached = std::max(e->reached, count), e->at = std::chrono::steady_clock::now(), OK; });
 }
 int cuStreamWaitEvent(Stream *s, Event *e, unsigned) {
     Hold hold(lock);
     if (refuse(s)) return CAPTURE_UNSUPPORTED;
-    return enqueue(s, [] { return OK; }, e, e->recorded);
+    return enqueue(s, [](emu::Rest &) { return OK; }, e, e->recorded);
 }
 int cuEventQuery(Event *e) { Hold hold(lock); return sticky ? sticky : e->reached < e->recorded && (streams.empty() || (advance(streams[0]), e->reached < e->recorded)) ? NOT_READY : OK; }
 int cuEventSynchronize(Event *e) {
     Hold hold(lock);
-    while (e->reached < e->recorded && !streams.empty() && advance(streams[0])) {}
+    while (e->reached < e->recorded && !sticky && !streams.empty())
+        if (!advance(streams[0])) {
+            Stream *waits = nullptr;
+            for (Stream *s : streams)
+                if (s->parked) waits = s;
+            if (!waits) break;
+            finish(waits, hold);
+        }
     return sticky;
 }
 int cuEventElapsedTime(float *ms, Event *a, Event *b) { return *ms = std::chrono::duration<float, std::milli>(b->at - a->at).count(), OK; }
@@ -317,7 +356,7 @@ int cuLaunchKernelEx(const Config *c, Function *f, void **, void **extra) {
     Launch l{f, {c->gx, c->gy, 1}, c->bx, c->shared, false, {(unsigned char *)extra[1], (unsigned char *)extra[1] + size}};
     for (unsigned i = 0; i < c->count; i++)
         if (c->attributes[i].id == 6) l.dependent = c->attributes[i].value && c->stream && c->stream->after_kernel; // programmatic stream serialization
-    return enqueue(c->stream, [l = std::move(l)] { return run(l); }, nullptr, 0, true);
+    return enqueue(c->stream, [l = std::move(l)](emu::Rest &rest) { return run(l, rest); }, nullptr, 0, true);
 }
 int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream *s, void **params, void **extra) {
     const Config c{gx, gy, gz, bx, by, bz, shared, s, nullptr, 0};
@@ -344,11 +383,9 @@ int cuGraphInstantiateWithFlags(Graph **e, Graph *g, uint64_t) { return *e = new
 int cuGraphLaunch(Graph *e, Stream *s) {
     Hold hold(lock);
     if (refuse(s)) return CAPTURE_UNSUPPORTED;
-    return enqueue(s, [work = e->work] {
-        for (auto &w : work)
-            if (int rc = w()) return rc;
-        return int(OK);
-    });
+    for (auto &w : e->work)
+        if (int rc = enqueue(s, w)) return rc;
+    return OK;
 }
 int cuGraphExecDestroy(Graph *e) { return delete e, OK; }
 int cuGraphDestroy(Graph *g) { return delete g, OK; }

@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #ifndef CHULENGO_EMU_ARCH
 #define CHULENGO_EMU_ARCH 900
@@ -58,6 +59,7 @@ unsigned char *dynamic_shared();
 void barrier(int id, int threads, bool arrive_only = false); // 0 threads: the block
 void yield();                                                // lets others run
 int lane();
+bool wait_peer(uint64_t patience); // lets other GPUs run; false: so many nanoseconds have passed
 
 // Kernel is an entry point; KERNEL registers it.
 struct Kernel {
@@ -75,14 +77,25 @@ Kernel *find(const char *name); // null: none
 enum {
     OK = 0, INVALID = 1, NO_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600,
     ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALID = 901,
+    PARKED = -1, // of this machine alone: the launch waits for another GPU
 };
 struct Result {
     int code;
     std::string text; // what went wrong, where
 };
 
+// Rest is what a parked launch has still to do. A block in which threads wait for another GPU, and none can go on, begins
+// again later, so that until then it may write only what it will write again.
+struct Rest {
+    bool begun = false;
+    std::vector<unsigned> blocks;
+    uint64_t patience = 0; // nanoseconds after which the kernel itself gives up
+    bool expired = false;  // they have passed
+};
+
 // launch runs a grid to its end. dependent: as if it began before its predecessor has ended, so it must wait for it.
-Result launch(const Kernel *k, dim3 grid, int threads, size_t shared, const void *params, bool dependent = false);
+// PARKED: it is to be launched again with the same rest when other GPUs have done something.
+Result launch(const Kernel *k, dim3 grid, int threads, size_t shared, const void *params, bool dependent = false, Rest *rest = nullptr);
 
 void seed(uint64_t value); // test mode
 

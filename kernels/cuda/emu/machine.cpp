@@ -124,11 +124,15 @@ void block_loop();
 // The scheduler has a stack of its own; a fault leaves it for home at any time.
 void scheduler_main() {
     m.waited = false;
-    std::vector<unsigned> blocks(size_t(grid_size.x) * grid_size.y);
-    for (size_t i = 0; i < blocks.size(); i++) blocks[i] = unsigned(i);
-    if (m.shuffled) std::shuffle(blocks.begin(), blocks.end(), m.random);
-    for (unsigned b : blocks) {
-        block = {b % grid_size.x, b / grid_size.x, 0};
+    auto &blocks = m.rest->blocks; // those to do, the last one first
+    if (!m.rest->begun) {
+        m.rest->begun = true;
+        blocks.resize(size_t(grid_size.x) * grid_size.y);
+        for (size_t i = 0; i < blocks.size(); i++) blocks[i] = unsigned(blocks.size() - 1 - i);
+        if (m.shuffled) std::shuffle(blocks.begin(), blocks.end(), m.random);
+    }
+    for (; !blocks.empty(); blocks.pop_back()) {
+        block = {blocks.back() % grid_size.x, blocks.back() / grid_size.x, 0};
         block_loop();
     }
     // A block without work may end at once; the kernel as a whole must not end before its predecessor.
@@ -142,7 +146,7 @@ void block_loop() {
     m.running = m.threads;
     m.bulks.clear();
     m.waiters.clear();
-    m.unfenced_init = false;
+    m.unfenced_init = m.waits_for_peer = false;
     m.idle = 0;
     memset(m.barriers, 0, sizeof m.barriers);
     memset(m.shared, 0xff, m.shared_size);
@@ -183,6 +187,9 @@ void block_loop() {
             run_on(&m.scheduler, m.fibers[found * LANES + lane]);
         } else if (!m.bulks.empty()) { // they come when nothing else can happen
             land(m.shuffled ? m.random() % m.bulks.size() : 0);
+        } else if (m.waits_for_peer) {
+            m.code = PARKED;
+            emu_switch(&m.scheduler, m.home);
         } else {
             fail("deadlock:%s", where().c_str());
         }
@@ -272,6 +279,14 @@ void yield() {
     leave(false);
 }
 
+bool wait_peer(uint64_t patience) {
+    if (m.rest->expired) return false;
+    m.rest->patience = patience;
+    m.waits_for_peer = true;
+    block_on("another GPU");
+    return true;
+}
+
 int lane() { return m.current->number % LANES; }
 unsigned char *dynamic_shared() { return m.shared; }
 void grid_waited() { m.waited = true; }
@@ -291,7 +306,7 @@ void seed(uint64_t value) {
     m.random.seed(value);
 }
 
-Result launch(const Kernel *k, dim3 grid, int threads, size_t shared, const void *params, bool dependent) {
+Result launch(const Kernel *k, dim3 grid, int threads, size_t shared, const void *params, bool dependent, Rest *rest) {
     static unsigned char *end_of_shared, *stack;
     if (!stack) {
         if (const char *text = getenv("CHULENGO_EMU_SEED"); text && *text) seed(strtoull(text, nullptr, 10));
@@ -309,6 +324,8 @@ Result launch(const Kernel *k, dim3 grid, int threads, size_t shared, const void
     m.kernel = k;
     m.params = params;
     m.dependent = dependent;
+    Rest whole;
+    m.rest = rest ? rest : &whole;
     m.code = OK;
     m.error.clear();
     block_size = {unsigned(threads), 1, 1};
@@ -317,6 +334,7 @@ Result launch(const Kernel *k, dim3 grid, int threads, size_t shared, const void
     handle_faults(true);
     emu_switch(&m.home, m.scheduler);
     handle_faults(false);
+    if (m.code == PARKED && !rest) return {LAUNCH_FAILED, std::string(k->name) + " waits for another GPU"};
     return {m.code, m.error};
 }
 

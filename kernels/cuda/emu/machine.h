@@ -106,6 +106,8 @@ struct Machine {
     std::mt19937_64 random;
     int code;
     std::string error;
+    Rest *rest;
+    bool waits_for_peer; // some thread of the block does
 };
 extern Machine m;
 

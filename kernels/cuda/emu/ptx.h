@@ -58,6 +58,13 @@ inline uint32_t count_all(uint32_t *at, uint32_t n) { return atomicAdd(at, n); }
 inline void wait_signals(const uint32_t *at, uint32_t count) { // kernels run one after the other here: what is not there never comes
     if (*at < count) emu::fail("waits for %u signals, of which %u came", count, *at);
 }
+inline void post(uint32_t *flag, uint32_t v) { *flag = v; }
+inline uint32_t look(const uint32_t *flag) { return *(const volatile uint32_t *)flag; }
+inline void send(uint4 *to, uint4 v) { *to = v; }
+inline uint4 receive(const uint4 *at) { return {((const volatile uint32_t *)at)[0], ((const volatile uint32_t *)at)[1], ((const volatile uint32_t *)at)[2], ((const volatile uint32_t *)at)[3]}; }
+struct Patience {
+    bool more(uint64_t limit) { return emu::wait_peer(limit); }
+};
 inline void wgmma_fence() { emu::wgmma_fence(); }
 inline void wgmma_commit() { emu::wgmma_commit(); }
 template <int N> inline void wgmma_wait() { emu::wgmma_wait(N); }

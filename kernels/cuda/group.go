@@ -1,0 +1,398 @@
+//go:build cuda
+
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"sync"
+
+	"chulengo/kernels"
+)
+
+// Group implements kernels.Device on several GPUs that share every layer (tensor parallelism): heads, columns of feed-forwards
+// and the vocabulary are cut, embeddings, norms and routers are everybody's, and so is the residual stream, bit for bit. A step's
+// forward pass is recorded once; each rank runs the record on a thread of its own, without a lock between them, or replays its
+// graph. Pictures are encoded by one rank, in turns.
+type Group struct {
+	ranks []*Device
+	jobs  []chan func() // of each rank but the first, which has the caller's thread
+	steps uint32        // since the numbers of exchanges began anew
+	width int           // of the residual stream; 0: no step has run
+	same  bool          // ranks share a GPU
+
+	mail, flags [maxRanks]ptr // of each rank; 0: no step has run
+	logits      [2]ptr        // on the first rank: [64, vocabulary] of two runs
+
+	// Of the step that runs.
+	record []func(r *rankRun)
+	acts   int
+	attn   map[int]*cutWeight // the projections of each layer
+	open   bool               // taps look at it, perhaps not on every rank
+
+	viewing int     // the rank that encodes next
+	viewer  *Device // the one that encodes
+}
+
+// rankRun is a rank with the values of the step that it runs.
+type rankRun struct {
+	*Device
+	acts []kernels.Act
+}
+
+// act is a value of the recorded step.
+type act int
+
+var (
+	_ kernels.Viewer        = (*Group)(nil)
+	_ kernels.ExpertCounter = (*Group)(nil)
+)
+
+// NewGroup opens GPUs that are to run a model together; 2 to 8 of them, which reach each other's memory. An ordinal may come
+// more than once: ranks then share that GPU, which shows that the logic is right and nothing else; o.NoOverlap is implied, since
+// a kernel that waits for another rank must leave that one's kernels room.
+func NewGroup(o Options, ordinals []int) (*Group, error) {
+	if len(ordinals) < 2 || len(ordinals) > maxRanks {
+		return nil, fmt.Errorf("kernels/cuda: want 2 to %d GPUs for a group, got %d", maxRanks, len(ordinals))
+	}
+	g := &Group{attn: map[int]*cutWeight{}}
+	seen := map[int]bool{}
+	for _, n := range ordinals {
+		g.same = g.same || seen[n]
+		seen[n] = true
+	}
+	o.NoOverlap = o.NoOverlap || g.same
+	for rank, n := range ordinals {
+		o.Ordinal = n
+		d, err := New(o)
+		if err != nil {
+			g.Close()
+			return nil, err
+		}
+		d.rank, d.group = rank, g
+		g.ranks = append(g.ranks, d)
+	}
+	for _, a := range g.ranks {
+		for _, b := range g.ranks {
+			if a == b {
+				continue
+			}
+			switch ok, err := a.gpu.Reach(b.gpu.Device); {
+			case err != nil:
+				g.Close()
+				return nil, err
+			case !ok:
+				g.Close()
+				return nil, fmt.Errorf("kernels/cuda: %s and %s do not reach each other's memory, which a model on several GPUs needs", a.Name(), b.Name())
+			}
+		}
+	}
+	for range g.ranks[1:] {
+		jobs := make(chan func())
+		g.jobs = append(g.jobs, jobs)
+		go func() {
+			runtime.LockOSThread()
+			for job := range jobs {
+				job()
+			}
+		}()
+	}
+	return g, nil
+}
+
+// Ranks are the group's devices.
+func (g *Group) Ranks() []*Device { return g.ranks }
+
+// Name implements kernels.Device.
+func (g *Group) Name() string {
+	var names []string
+	for _, d := range g.ranks {
+		names = append(names, d.Name())
+	}
+	return strings.Join(names, " + ")
+}
+
+// Memory is the free and the whole memory of the GPU that has least, in bytes: every rank needs as much.
+func (g *Group) Memory() (free, total int64, err error) {
+	for i, d := range g.ranks {
+		f, t, err := d.Memory()
+		if err != nil {
+			return 0, 0, err
+		}
+		if i == 0 || f < free {
+			free, total = f, t
+		}
+	}
+	return free, total, nil
+}
+
+// Close implements kernels.Device.
+func (g *Group) Close() error {
+	for _, jobs := range g.jobs {
+		close(jobs)
+	}
+	var errs []error
+	for _, d := range g.ranks {
+		errs = append(errs, d.Close())
+	}
+	g.ranks, g.jobs = nil, nil
+	return errors.Join(errs...)
+}
+
+// ExpertRows implements kernels.ExpertCounter: all ranks count the same.
+func (g *Group) ExpertRows() ([][]uint64, error) { return g.ranks[0].ExpertRows() }
+
+// shareBlocks is how many blocks add up the ranks' parts. Where ranks share a GPU, blocks that wait must leave room.
+func (g *Group) shareBlocks(sms int) int {
+	if g.same {
+		return max(sms/4, 1)
+	}
+	return 2 * sms
+}
+
+// Step implements kernels.Device. If ranks fail, the error is that of the first one that does not merely miss another.
+func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
+	done := make(chan kernels.Result, 1)
+	if err := g.prepare(b, forward); err != nil {
+		done <- kernels.Result{Err: err}
+		return done
+	}
+	taps := g.cutTaps(b)
+	results := make([]kernels.Result, len(g.ranks))
+	g.all(func(rank int, d *Device) {
+		own := *b
+		if m, ok := b.KV.(*cutKV); ok && rank < len(m.of) {
+			own.KV = m.of[rank]
+		}
+		own.Taps = taps[rank]
+		run := &rankRun{Device: d, acts: make([]kernels.Act, g.acts)}
+		results[rank] = <-d.Step(&own, func() {
+			for _, call := range g.record {
+				call(run)
+			}
+		})
+	})
+	r := results[0]
+	for _, other := range results {
+		if other.Err != nil && (r.Err == nil || strings.Contains(r.Err.Error(), missed)) {
+			r = kernels.Result{Err: other.Err}
+		}
+	}
+	if r.Err == nil {
+		g.joinTaps(b, taps)
+	}
+	done <- r
+	return done
+}
+
+// missed is what the errors of ranks have in common that waited for another one in vain.
+const missed = "want sums of the other GPUs"
+
+// all runs f for every rank at the same time, each on its thread.
+func (g *Group) all(f func(rank int, d *Device)) {
+	var wait sync.WaitGroup
+	for i, jobs := range g.jobs {
+		wait.Add(1)
+		jobs <- func() {
+			defer wait.Done()
+			f(i+1, g.ranks[i+1])
+		}
+	}
+	f(0, g.ranks[0])
+	wait.Wait()
+}
+
+// prepare records the step and gives every rank what the others must know the place of.
+func (g *Group) prepare(b *kernels.Batch, forward func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("kernels/cuda: panic in the forward pass: %v", p)
+		}
+	}()
+	g.record, g.acts, g.open = g.record[:0], 0, len(b.Taps) > 0
+	forward()
+	if g.mail[0] == 0 {
+		if err := g.connect(); err != nil {
+			return err
+		}
+	}
+	if len(b.Taps) > 0 || b.Decode < len(b.Token) {
+		if err := g.makeParts(len(b.Token)); err != nil {
+			return err
+		}
+	}
+	if g.steps++; g.steps == math.MaxUint32/meetingsAStep { // before the numbers come around: nothing old may look new
+		if err := g.forget(); err != nil {
+			return err
+		}
+		g.steps = 1
+	}
+	for _, d := range g.ranks {
+		d.parts.epoch = g.steps * meetingsAStep
+	}
+	return nil
+}
+
+// connect makes the mailboxes and flags, and tells every rank where they are. They are not among the buffers of a step.
+func (g *Group) connect() error {
+	row := 2 * ceil(g.width, 4)
+	var mail, flags [maxRanks]ptr
+	err := g.each(func(rank int, d *Device) (err error) {
+		if mail[rank], err = d.gpu.alloc(g.mailBytes()); err == nil {
+			flags[rank], err = d.gpu.alloc(4 * maxRanks)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := g.each(func(rank int, d *Device) error { return d.layPeers(mail, flags, row) }); err != nil {
+		return err
+	}
+	g.mail, g.flags = mail, flags
+	return g.forget()
+}
+
+// each runs f for one rank after the other, between steps.
+func (g *Group) each(f func(rank int, d *Device) error) error {
+	for rank, d := range g.ranks {
+		leave := d.gpu.enter()
+		d.err = nil
+		err := f(rank, d)
+		if err == nil {
+			err = d.err
+		}
+		leave()
+		if err != nil {
+			return fmt.Errorf("rank %d: %w", rank, err)
+		}
+	}
+	return nil
+}
+
+func (g *Group) mailBytes() int { return 2 * len(g.ranks) * mailRows * 2 * ceil(g.width, 4) * 16 }
+
+// forget empties mailboxes and flags.
+func (g *Group) forget() error {
+	return g.each(func(rank int, d *Device) error {
+		d.gpu.zero(g.mail[rank], g.mailBytes())
+		d.gpu.zero(g.flags[rank], 4*maxRanks)
+		return d.gpu.sync()
+	})
+}
+
+// makeParts gives every rank room for its parts of so many rows.
+func (g *Group) makeParts(rows int) error {
+	var all [2][maxRanks]ptr
+	bytes := 4 * max(grow(rows), maxDecodeRows) * ceil(g.width, codeRows) * codeRows
+	err := g.each(func(rank int, d *Device) error {
+		all[0][rank], all[1][rank] = d.mem("part.0", bytes), d.mem("part.1", bytes)
+		d.parts.own = [2]ptr{all[0][rank], all[1][rank]}
+		return nil
+	})
+	for _, d := range g.ranks {
+		d.parts.all = all
+	}
+	return err
+}
+
+// makeLogits gives the first rank room for everybody's columns of two runs of rows.
+func (g *Group) makeLogits(head *cutWeight) {
+	d := g.ranks[0]
+	defer d.gpu.enter()()
+	for turn, name := range []string{"logits.0", "logits.1"} {
+		g.logits[turn] = d.mem(name, 4*maxDecodeRows*g.logitsLd(head))
+	}
+}
+
+// logitsLd is the width of the first rank's rows of logits.
+func (g *Group) logitsLd(head *cutWeight) int { return ceil(head.spec.Parts[0], tile) * tile }
+
+// Encode implements kernels.Viewer. The picture's rows lie on one rank; the others read them there, so that it must be done.
+func (g *Group) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, error) {
+	g.viewer = g.ranks[g.viewing]
+	g.viewing = (g.viewing + 1) % len(g.ranks)
+	picture, err := g.viewer.Encode(p, forward)
+	if err != nil {
+		return nil, err
+	}
+	defer g.viewer.gpu.enter()()
+	if err := g.viewer.gpu.sync(); err != nil {
+		return nil, err
+	}
+	return picture, nil
+}
+
+// The stages of the vision tower run at once, on the rank that encodes.
+
+func (g *Group) Patches(l *kernels.Patch) kernels.Act { return g.viewer.Patches(l) }
+
+func (g *Group) VisionLayer(l *kernels.VisionLayer, x kernels.Act) { g.viewer.VisionLayer(l, x) }
+
+func (g *Group) Project(l *kernels.Projector, x kernels.Act) { g.viewer.Project(l, x) }
+
+// The stages of a step are written down.
+
+// value is a new value of the record.
+func (g *Group) value() act {
+	g.acts++
+	return act(g.acts - 1)
+}
+
+func (g *Group) call(f func(r *rankRun)) { g.record = append(g.record, f) }
+
+func (r *rankRun) at(a kernels.Act) kernels.Act { return r.acts[a.(act)] }
+
+func (g *Group) Embed(table kernels.Weight) kernels.Act {
+	if w, ok := table.(*cutWeight); ok {
+		g.width = w.spec.K
+	}
+	x := g.value()
+	g.call(func(r *rankRun) { r.acts[x] = r.Embed(table) })
+	return x
+}
+
+func (g *Group) AttnIn(l *kernels.Attn, x kernels.Act) kernels.Act {
+	q := g.value()
+	if w, ok := l.QKV.(*cutWeight); ok {
+		g.attn[l.Layer] = w
+	}
+	g.call(func(r *rankRun) { r.acts[q] = r.AttnIn(l, r.at(x)) })
+	return q
+}
+
+func (g *Group) Attend(l *kernels.Attn, q kernels.Act) kernels.Act {
+	z := g.value()
+	g.call(func(r *rankRun) { r.acts[z] = r.Attend(l, r.at(q)) })
+	return z
+}
+
+func (g *Group) AttnOut(l *kernels.Attn, x, z kernels.Act) {
+	g.call(func(r *rankRun) { r.AttnOut(l, r.at(x), r.at(z)) })
+}
+
+func (g *Group) Route(l *kernels.MoE, x kernels.Act) (kernels.Act, kernels.Act) {
+	h, choice := g.value(), g.value()
+	g.call(func(r *rankRun) { r.acts[h], r.acts[choice] = r.Device.Route(l, r.at(x)) })
+	return h, choice
+}
+
+func (g *Group) Experts(l *kernels.MoE, x, h, choice kernels.Act) {
+	g.call(func(r *rankRun) { r.Experts(l, r.at(x), r.at(h), r.at(choice)) })
+}
+
+func (g *Group) FFN(l *kernels.Dense, x kernels.Act) {
+	g.call(func(r *rankRun) { r.FFN(l, r.at(x)) })
+}
+
+func (g *Group) Logits(l *kernels.Head, x kernels.Act) {
+	head, ok := l.Out.(*cutWeight)
+	if !ok {
+		panic(fmt.Sprintf("want a weight of this group, got %T", l.Out))
+	}
+	g.makeLogits(head)
+	g.call(func(r *rankRun) { r.Logits(l, r.at(x)) })
+}
