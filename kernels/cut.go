@@ -9,29 +9,42 @@ type Cut struct{ From, To int }
 func (c Cut) Len() int { return c.To - c.From }
 
 // CutAxis shares n elements, which stay together in runs of unit (0: 1), among ranks. The first ranks get a run more where they do not
-// come out even. One run alone is everybody's: the key/value head that all query heads share.
+// come out even; the last run may be short.
 func CutAxis(n, unit, ranks, rank int) (Cut, error) {
 	unit = max(unit, 1)
-	runs := n / unit
-	switch {
-	case n%unit != 0:
-		return Cut{}, fmt.Errorf("want a multiple of %d, got %d", unit, n)
-	case unit > 1 && runs == 1:
-		return Cut{0, n}, nil
-	case runs < ranks:
-		return Cut{}, fmt.Errorf("want at least %d runs of %d for %d ranks, got %d", ranks, unit, ranks, runs)
+	runs := (n + unit - 1) / unit
+	if runs < ranks {
+		return Cut{}, fmt.Errorf("want at least %d runs of %d for %d ranks, got %d elements", ranks, unit, ranks, n)
 	}
-	at := func(r int) int { return (r*(runs/ranks) + min(r, runs%ranks)) * unit }
+	at := func(r int) int { return min((r*(runs/ranks)+min(r, runs%ranks))*unit, n) }
 	return Cut{at(rank), at(rank + 1)}, nil
+}
+
+// CutHeads shares n heads of width elements. One head alone is everybody's: the key/value head that all query heads share.
+func CutHeads(n, width, ranks, rank int) (Cut, error) {
+	if n == 1 {
+		return Cut{0, width}, nil
+	}
+	return CutAxis(n*width, width, ranks, rank)
 }
 
 // Cuts are what a rank has of a weight: of the outputs of each part, and of the inputs.
 func (s WeightSpec) Cuts(ranks, rank int) (parts []Cut, k Cut, err error) {
-	unit := func(n, scale int) int {
-		if scale >= n { // one for all of them, which parts may share
-			return s.Whole
+	cut := func(n, scale int) (Cut, error) {
+		unit := max(s.Whole, 1)
+		switch {
+		case scale >= n: // one for all of them, which parts may share
+			scale = 0
+		case scale > unit:
+			unit = scale
 		}
-		return max(s.Whole, scale)
+		if unit%max(s.Whole, 1) != 0 || scale > 0 && unit%scale != 0 {
+			return Cut{}, fmt.Errorf("want scales for multiples or divisors of %d, got some for %d", s.Whole, scale)
+		}
+		if n == s.Whole && s.Split == Outputs {
+			return CutHeads(1, n, ranks, rank)
+		}
+		return CutAxis(n, unit, ranks, rank)
 	}
 	k = Cut{0, s.K}
 	for _, n := range s.Parts {
@@ -40,12 +53,12 @@ func (s WeightSpec) Cuts(ranks, rank int) (parts []Cut, k Cut, err error) {
 	switch s.Split {
 	case Outputs:
 		for p, n := range s.Parts {
-			if parts[p], err = CutAxis(n, unit(n, s.Coding.Rows), ranks, rank); err != nil {
+			if parts[p], err = cut(n, s.Coding.Rows); err != nil {
 				return nil, k, fmt.Errorf("kernels: %s: outputs: %w", s.Tensor(p), err)
 			}
 		}
 	case Inputs:
-		if k, err = CutAxis(s.K, unit(s.K, s.Coding.Cols), ranks, rank); err != nil {
+		if k, err = cut(s.K, s.Coding.Cols); err != nil {
 			return nil, k, fmt.Errorf("kernels: %s: inputs: %w", s.Tensor(0), err)
 		}
 	}

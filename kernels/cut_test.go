@@ -14,15 +14,11 @@ func TestCutAxis(t *testing.T) {
 		want           []int // where each begins, and the end; nil: an error
 	}{
 		{8, 0, 2, []int{0, 4, 8}}, {5 * 32, 32, 2, []int{0, 96, 160}}, {1024, 128, 8, []int{0, 128, 256, 384, 512, 640, 768, 896, 1024}},
-		{7, 1, 3, []int{0, 3, 5, 7}}, {32, 32, 2, nil}, {100, 32, 2, nil}, {96, 32, 4, nil}, {1, 0, 2, nil},
+		{7, 1, 3, []int{0, 3, 5, 7}}, {100, 32, 2, []int{0, 64, 100}}, {32, 32, 2, nil}, {96, 32, 4, nil}, {1, 0, 2, nil},
 	} {
 		for rank := range c.ranks {
 			got, err := CutAxis(c.n, c.unit, c.ranks, rank)
 			switch {
-			case c.n == c.unit:
-				if err != nil || got != (Cut{0, c.n}) {
-					t.Errorf("%+v rank %d: want all of it, got %v, %v", c, rank, got, err)
-				}
 			case c.want == nil:
 				if err == nil {
 					t.Errorf("%+v rank %d: want an error, got %v", c, rank, got)
@@ -31,6 +27,19 @@ func TestCutAxis(t *testing.T) {
 				t.Errorf("%+v rank %d: got %v, %v", c, rank, got, err)
 			}
 		}
+	}
+	// A key/value head that is the only one is on every rank; feed-forwards are cut where scales begin.
+	s := WeightSpec{Parts: []int{160, 32, 32}, K: 8, Experts: 1, Split: Outputs, Whole: 32}
+	if parts, k, err := s.Cuts(2, 1); err != nil || !slices.Equal(parts, []Cut{{96, 160}, {0, 32}, {0, 32}}) || k != (Cut{0, 8}) {
+		t.Errorf("heads: got %v, %v, %v", parts, k, err)
+	}
+	s = WeightSpec{Parts: []int{8}, K: 192, Experts: 1, Split: Inputs, Coding: Coding{Format: Int4, Rows: 1, Cols: 128}}
+	if _, k, err := s.Cuts(2, 0); err != nil || k != (Cut{0, 128}) {
+		t.Errorf("groups of 128 of 192: got %v, %v", k, err)
+	}
+	s.Coding.Cols, s.Whole = 48, 128
+	if _, _, err := s.Cuts(2, 0); err == nil {
+		t.Error("want an error for scales that begin within a head")
 	}
 }
 

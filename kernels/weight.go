@@ -30,7 +30,7 @@ type WeightSpec struct {
 	Experts int      // at least 1
 	Pairs   bool     // the two parts are gate and up of a feed-forward: output i of one belongs to output i of the other
 	Split   Split    // how several ranks share it
-	Whole   int      // outputs (or inputs, see Split) that one rank has together: a head's; 0: any number
+	Whole   int      // outputs (or inputs, see Split) that one rank has together: a head's, or a group's of the next weight; 0: any number
 	Coding  Coding   // of all matrices; the zero value: numbers in any plain format
 }
 

@@ -56,8 +56,23 @@ func (w *weight) apply(r Recipe) error {
 	return nil
 }
 
-// apply has a checkpoint quantised on loading, which must not be quantised already.
+// apply has a checkpoint quantised on loading, which must not be quantised already, and lets ranks cut feed-forwards only where
+// groups of their second product begin.
 func (f *resolved) apply(r Recipe) error {
+	if err := f.quantise(r); err != nil {
+		return err
+	}
+	for i := range f.rows {
+		if up := &f.rows[i].spec; up.Pairs {
+			if down := f.rows[i+1].spec; down.Coding.Cols < down.K {
+				up.Whole = down.Coding.Cols
+			}
+		}
+	}
+	return nil
+}
+
+func (f *resolved) quantise(r Recipe) error {
 	switch {
 	case r == "":
 		return nil

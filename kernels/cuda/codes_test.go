@@ -73,9 +73,9 @@ func widened(m kernels.Matrix) kernels.Matrix {
 func recode(t *testing.T, m *model.Model, dev kernels.Device, coding kernels.Coding, widen bool) {
 	t.Helper()
 	r := rand.New(rand.NewPCG(21, 22))
-	weight := func(w *kernels.Weight, pairs bool, parts, experts int) {
+	weight := func(w *kernels.Weight, split kernels.Split, head int, pairs bool, parts, experts int) {
 		t.Helper()
-		spec := kernels.WeightSpec{Names: []string{"recoded"}, Experts: experts, Pairs: pairs, Coding: coding}
+		spec := kernels.WeightSpec{Names: []string{"recoded"}, Experts: experts, Pairs: pairs, Coding: coding, Split: split, Whole: head}
 		for part := range parts {
 			one, err := (*w).Get(part, 0)
 			if err != nil {
@@ -106,21 +106,22 @@ func recode(t *testing.T, m *model.Model, dev kernels.Device, coding kernels.Cod
 		}
 		*w = coded
 	}
-	weight(&m.Embed, false, 1, 1)
-	weight(&m.Head.Out, false, 1, 1)
+	const outputs, inputs = kernels.Outputs, kernels.Inputs
+	weight(&m.Embed, kernels.Replicated, 0, false, 1, 1)
+	weight(&m.Head.Out, outputs, 0, false, 1, 1)
 	for i := range m.Layers {
 		l := &m.Layers[i]
-		weight(&l.Attn.QKV, false, 3, 1)
-		weight(&l.Attn.Out, false, 1, 1)
+		weight(&l.Attn.QKV, outputs, l.Attn.HeadDim, false, 3, 1)
+		weight(&l.Attn.Out, inputs, l.Attn.HeadDim, false, 1, 1)
 		if l.Dense != nil {
-			weight(&l.Dense.GateUp, true, 2, 1)
-			weight(&l.Dense.Down, false, 1, 1)
+			weight(&l.Dense.GateUp, outputs, coding.Cols, true, 2, 1)
+			weight(&l.Dense.Down, inputs, coding.Cols, false, 1, 1)
 			continue
 		}
-		weight(&l.MoE.SharedGateUp, true, 2, 1)
-		weight(&l.MoE.SharedDown, false, 1, 1)
-		weight(&l.MoE.GateUp, true, 2, m.Config.Experts)
-		weight(&l.MoE.Down, false, 1, m.Config.Experts)
+		weight(&l.MoE.SharedGateUp, outputs, coding.Cols, true, 2, 1)
+		weight(&l.MoE.SharedDown, inputs, coding.Cols, false, 1, 1)
+		weight(&l.MoE.GateUp, outputs, coding.Cols, true, 2, m.Config.Experts)
+		weight(&l.MoE.Down, inputs, coding.Cols, false, 1, m.Config.Experts)
 	}
 }
 

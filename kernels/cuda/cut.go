@@ -114,7 +114,7 @@ type cutKV struct {
 func (g *Group) NewKV(s kernels.KVSpec) (kernels.KV, error) {
 	m := &cutKV{spec: s}
 	for rank, d := range g.ranks {
-		heads, err := kernels.CutAxis(s.KVHeads*s.HeadDim, s.HeadDim, len(g.ranks), rank)
+		heads, err := kernels.CutHeads(s.KVHeads, s.HeadDim, len(g.ranks), rank)
 		if err != nil {
 			m.Close()
 			return nil, fmt.Errorf("kernels/cuda: keys and values: %w", err)

@@ -32,9 +32,11 @@ type Group struct {
 	acts   int
 	attn   map[int]*cutWeight // the projections of each layer
 	open   bool               // taps look at it, perhaps not on every rank
+	err    error              // what cannot be run in parts
 
-	viewing int     // the rank that encodes next
-	viewer  *Device // the one that encodes
+	delay   func(rank int) // for tests: before a rank's part of a step
+	viewing int            // the rank that encodes next
+	viewer  *Device        // the one that encodes
 }
 
 // rankRun is a rank with the values of the step that it runs.
@@ -168,6 +170,9 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 			own.KV = m.of[rank]
 		}
 		own.Taps = taps[rank]
+		if g.delay != nil {
+			g.delay(rank)
+		}
 		run := &rankRun{Device: d, acts: make([]kernels.Act, g.acts)}
 		results[rank] = <-d.Step(&own, func() {
 			for _, call := range g.record {
@@ -212,8 +217,10 @@ func (g *Group) prepare(b *kernels.Batch, forward func()) (err error) {
 			err = fmt.Errorf("kernels/cuda: panic in the forward pass: %v", p)
 		}
 	}()
-	g.record, g.acts, g.open = g.record[:0], 0, len(b.Taps) > 0
-	forward()
+	g.record, g.acts, g.open, g.err = g.record[:0], 0, len(b.Taps) > 0, nil
+	if forward(); g.err != nil {
+		return g.err
+	}
 	if g.mail[0] == 0 {
 		if err := g.connect(); err != nil {
 			return err
@@ -344,6 +351,22 @@ func (g *Group) value() act {
 
 func (g *Group) call(f func(r *rankRun)) { g.record = append(g.record, f) }
 
+// meet checks that every rank has those inputs of a weight that its outputs of another are.
+func (g *Group) meet(from, to kernels.Weight) {
+	a, okA := from.(*cutWeight)
+	b, okB := to.(*cutWeight)
+	if !okA || !okB {
+		g.err = fmt.Errorf("kernels/cuda: want weights of this group, got %T and %T", from, to)
+		return
+	}
+	for rank := range g.ranks {
+		if a.parts[rank][0] != b.k[rank] && g.err == nil {
+			g.err = fmt.Errorf("kernels/cuda: %s: want inputs %v on rank %d, as %s has outputs, got %v: it cannot be cut for %d GPUs",
+				b.spec.Tensor(0), a.parts[rank][0], rank, a.spec.Tensor(0), b.k[rank], len(g.ranks))
+		}
+	}
+}
+
 func (r *rankRun) at(a kernels.Act) kernels.Act { return r.acts[a.(act)] }
 
 func (g *Group) Embed(table kernels.Weight) kernels.Act {
@@ -371,6 +394,7 @@ func (g *Group) Attend(l *kernels.Attn, q kernels.Act) kernels.Act {
 }
 
 func (g *Group) AttnOut(l *kernels.Attn, x, z kernels.Act) {
+	g.meet(l.QKV, l.Out)
 	g.call(func(r *rankRun) { r.AttnOut(l, r.at(x), r.at(z)) })
 }
 
@@ -381,10 +405,13 @@ func (g *Group) Route(l *kernels.MoE, x kernels.Act) (kernels.Act, kernels.Act) 
 }
 
 func (g *Group) Experts(l *kernels.MoE, x, h, choice kernels.Act) {
+	g.meet(l.GateUp, l.Down)
+	g.meet(l.SharedGateUp, l.SharedDown)
 	g.call(func(r *rankRun) { r.Experts(l, r.at(x), r.at(h), r.at(choice)) })
 }
 
 func (g *Group) FFN(l *kernels.Dense, x kernels.Act) {
+	g.meet(l.GateUp, l.Down)
 	g.call(func(r *rankRun) { r.FFN(l, r.at(x)) })
 }
 

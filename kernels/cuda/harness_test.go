@@ -78,25 +78,30 @@ func openGPU(t testing.TB, o cuda.Options) *cuda.Device {
 	return dev
 }
 
-// ordinals are the GPUs that the models of pairs run on: CHULENGO_RANKS of them, as many as there are or the one there is.
-func ordinals(t testing.TB) (list []int) {
-	n, _ := strconv.Atoi(os.Getenv("CHULENGO_RANKS"))
-	gpus, err := driver.Devices()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for rank := range n {
-		list = append(list, rank%len(gpus))
-	}
-	return list
+// ranks is how many GPUs the models of pairs run on, as many of them as there are: CHULENGO_RANKS, or what a test says.
+var ranks, _ = strconv.Atoi(os.Getenv("CHULENGO_RANKS"))
+
+// onRanks has a test's models run on n GPUs.
+func onRanks(t *testing.T, n int) {
+	before := ranks
+	ranks = n
+	t.Cleanup(func() { ranks = before })
+	t.Setenv("CHULENGO_EMU_DEVICES", "2") // heard by the software GPU alone
 }
 
 // openRanks opens the device, or devices, under test.
 func openRanks(t testing.TB, o cuda.Options) kernels.Device {
 	t.Helper()
-	list := ordinals(t)
-	if len(list) < 2 {
+	if ranks < 2 {
 		return openGPU(t, o)
+	}
+	gpus, err := driver.Devices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []int
+	for rank := range ranks {
+		list = append(list, rank%len(gpus))
 	}
 	g, err := cuda.NewGroup(o, list)
 	if err != nil {

@@ -71,12 +71,16 @@ __device__ __forceinline__ float4 mail_sum(const Peers &p, u32 epoch, int exchan
     return sum;
 }
 
-// flags_post says to all others that this rank's part is there, flags_wait waits for all of theirs: one thread for each rank.
+// A step's exchanges have fewer numbers than this; the next step's begin that much later.
+constexpr u32 MEETINGS = 1 << 13;
+
+// flags_post says to all others that this rank's part is there, flags_wait waits for all of theirs: one thread for each rank. A
+// rank that is ahead may have posted its next part already.
 __device__ __forceinline__ void flags_post(const Peers &p, u32 epoch) {
     const int to = threadIdx.x;
     if (to < p.ranks && to != p.rank) post(p.flags[to] + p.rank, epoch);
 }
 __device__ __forceinline__ void flags_wait(const Peers &p, u32 epoch) {
     const int from = threadIdx.x;
-    if (from < p.ranks && from != p.rank) peer_wait(p, [&] { return int(look(p.flags[p.rank] + from) - epoch) >= 0; });
+    if (from < p.ranks && from != p.rank) peer_wait(p, [&] { return look(p.flags[p.rank] + from) - epoch < MEETINGS; });
 }

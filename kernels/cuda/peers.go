@@ -12,7 +12,7 @@ import (
 // What a device does where it is one rank of a group: it has a part of the heads, of the experts' columns and of the vocabulary,
 // and its sums are parts of the sums (peers.cuh). Everything else it does as if it were alone.
 
-// meetingsAStep is how many exchanges a step has room for, with taps at every hook.
+// meetingsAStep is how many exchanges a step has room for, with taps at every hook: MEETINGS of peers.cuh.
 const meetingsAStep = 1 << 13
 
 // peerSilent is bit 2 of a step's status: another rank did not send its part in time.

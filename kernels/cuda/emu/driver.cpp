@@ -109,7 +109,12 @@ bool advance(Stream *s) {
     Work w = std::move(pick->queue.front());
     pick->queue.pop_front();
     const bool again = w.rest.begun;
+    const size_t blocks = w.rest.blocks.size();
     const int rc = w.run && !sticky ? w.run(w.rest) : sticky;
+    if (rc != PARKED || !again || w.rest.blocks.size() != blocks) { // others may have waited for this
+        for (Stream *x : streams) x->parked = false;
+        changed.notify_all();
+    }
     if (rc == PARKED) {
         if (!again) pick->parked_at = std::chrono::steady_clock::now();
         pick->parked = true;
@@ -117,8 +122,6 @@ bool advance(Stream *s) {
         return true;
     }
     sticky = rc;
-    for (Stream *x : streams) x->parked = false;
-    changed.notify_all();
     return true;
 }
 
@@ -195,7 +198,7 @@ int cuDeviceGetAttribute(int *v, int attribute, int) {
 }
 int cuDeviceCanAccessPeer(int *v, int, int) { return *v = setting("CHULENGO_EMU_PEERS", 1), OK; }
 int cuCtxEnablePeerAccess(void *, unsigned) { return OK; }
-int cuDevicePrimaryCtxRetain(void **c, int) { static int context; return *c = &context, OK; }
+int cuDevicePrimaryCtxRetain(void **c, int d) { static char contexts[64]; return *c = &contexts[d & 63], OK; }
 int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
 int cuCtxSetCurrent(void *) { return OK; }
 int cuCtxGetCurrent(void **c) { return cuDevicePrimaryCtxRetain(c, 0); }

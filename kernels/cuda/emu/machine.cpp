@@ -119,7 +119,7 @@ void end_of_thread() {
     for (;;) leave(true);
 }
 
-void block_loop();
+bool block_loop(); // false: it waits for another GPU
 
 // The scheduler has a stack of its own; a fault leaves it for home at any time.
 void scheduler_main() {
@@ -131,9 +131,15 @@ void scheduler_main() {
         for (size_t i = 0; i < blocks.size(); i++) blocks[i] = unsigned(blocks.size() - 1 - i);
         if (m.shuffled) std::shuffle(blocks.begin(), blocks.end(), m.random);
     }
-    for (; !blocks.empty(); blocks.pop_back()) {
+    for (size_t stuck = 0; stuck < blocks.size();) {
         block = {blocks.back() % grid_size.x, blocks.back() / grid_size.x, 0};
-        block_loop();
+        if (block_loop()) stuck = 0;
+        else stuck++, blocks.insert(blocks.begin(), blocks.back()); // the others first
+        blocks.pop_back();
+    }
+    if (!blocks.empty()) {
+        m.code = PARKED;
+        emu_switch(&m.scheduler, m.home);
     }
     // A block without work may end at once; the kernel as a whole must not end before its predecessor.
     if (m.dependent && !m.waited) fail("the kernel was launched to begin before its predecessor has ended, and ended without griddepcontrol.wait");
@@ -142,7 +148,7 @@ void scheduler_main() {
 
 extern "C" unsigned char __start_emu_shared[] __attribute__((weak, visibility("hidden"))), __stop_emu_shared[] __attribute__((weak, visibility("hidden")));
 
-void block_loop() {
+bool block_loop() {
     m.running = m.threads;
     m.bulks.clear();
     m.waiters.clear();
@@ -188,13 +194,13 @@ void block_loop() {
         } else if (!m.bulks.empty()) { // they come when nothing else can happen
             land(m.shuffled ? m.random() % m.bulks.size() : 0);
         } else if (m.waits_for_peer) {
-            m.code = PARKED;
-            emu_switch(&m.scheduler, m.home);
+            return false;
         } else {
             fail("deadlock:%s", where().c_str());
         }
     }
     if (!m.bulks.empty()) fail("the block ended before %zu of its bulk copies arrived", m.bulks.size());
+    return true;
 }
 
 // A fault of memory, on the thread that runs the launch, ends the launch; others go to whoever handled them before.
