@@ -64,7 +64,7 @@ func TestQuantisedBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		ms := total(DecodeBytes(c, nil, 48, Widths{Weights: weights})) / 4.65e12 * 1e3
-		size, err := model.DeviceBytes(nil, c, x.recipe)
+		size, err := model.DeviceBytes(nil, c, x.recipe, 1)
 		if err != nil {
 			t.Fatal(err)
 		}

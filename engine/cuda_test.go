@@ -3,6 +3,7 @@
 package engine_test
 
 import (
+	"os"
 	"testing"
 
 	"chulengo/demo"
@@ -22,7 +23,13 @@ func (m inBF16) Spec() engine.Spec {
 
 func init() {
 	demoSight = func(t *testing.T) *sight {
-		dev, err := cuda.New(cuda.Options{})
+		var dev kernels.Viewer
+		var err error
+		if os.Getenv("CHULENGO_RANKS") == "2" {
+			dev, err = cuda.NewGroup(cuda.Options{}, []int{0, 1})
+		} else {
+			dev, err = cuda.New(cuda.Options{})
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -79,10 +79,15 @@ func (w weight) parameters(part int) int64 {
 }
 
 // DeviceBytes is the size of the weights on a device that keeps plain ones in BF16: of a checkpoint, or, where ckpt is nil, of
-// LoadDummy. r quantises them; "": as they are stored.
-func DeviceBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe) (n int64, err error) {
+// LoadDummy. r quantises them; "": as they are stored. Of several devices that share them (ranks) it is that of the one that has most.
+func DeviceBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe, ranks int) (n int64, err error) {
 	rows, err := deviceRows(ckpt, c, r)
 	for _, row := range rows {
+		if ranks > 1 {
+			if row.spec, err = row.spec.Rank(ranks, 0); err != nil {
+				return 0, err
+			}
+		}
 		n += row.deviceBytes()
 	}
 	return n, err

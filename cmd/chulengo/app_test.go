@@ -127,6 +127,8 @@ func TestMisuse(t *testing.T) {
 		{"range", nil, []string{"chat", "hi", "--top-p", "2"}, "--top-p: want a number above 0 and at most 1, got 2", "--top-p 的值 2 不合适：应大于 0 且不超过 1"},
 		{"not a number", nil, []string{"chat", "hi", "--temperature", "NaN"}, "--temperature: want", "--temperature 的值"},
 		{"device", nil, []string{"chat", "hi", "--device", "cuda"}, "no CUDA kernels", "不含 CUDA 内核"},
+		{"devices", nil, []string{"chat", "hi", "--devices", "cuda:0,cuda:1"}, "no CUDA kernels", "不含 CUDA 内核"},
+		{"devices", nil, []string{"chat", "hi", "--devices", "cuda:0,cpu"}, "cuda:0,cuda:1", "cuda:0,cuda:1"},
 		{"language", nil, []string{"chat", "hi", "--lang", "fr"}, "--lang: want zh or en", "--lang: want zh or en"},
 		{"address", nil, []string{"serve", "--addr", "5000"}, "--addr: want HOST:PORT", "应为 主机:端口"},
 		{"proxy", nil, []string{"serve", "--addr", "127.0.0.1:0", "--trusted-proxy", "x"}, `--trusted-proxy: want an IP address or a range such as 10.0.0.0/8, got "x"`, `--trusted-proxy 的值 "x" 不合适：应为 IP 地址`},

@@ -45,7 +45,7 @@ func (a *app) benchCommand() *cobra.Command {
 
 // bench measures the engine and the hot routines of this machine's processor; or, of a GPU or a shape, the steps alone.
 func (a *app) bench(ctx context.Context) (*bench.Report, error) {
-	if _, gpu := cudaOrdinal(a.opts.Device); gpu || a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy" || a.opts.KVDType != "auto" {
+	if _, gpu := cudaOrdinals(a.opts.Device); gpu || a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy" || a.opts.KVDType != "auto" {
 		return a.benchSteps(ctx)
 	}
 	src, err := a.resolve(a.opts.Model)

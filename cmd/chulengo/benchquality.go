@@ -133,8 +133,8 @@ func (a *app) qualitySubject(ctx context.Context, d *described, recipe model.Rec
 		return s, nil, bad(d.source, err)
 	}
 	var dev kernels.Device
-	if ordinal, gpu := cudaOrdinal(a.opts.Device); gpu {
-		if dev, err = openCUDA(ordinal); err != nil {
+	if list, gpu := cudaOrdinals(a.opts.Device); gpu {
+		if dev, err = openCUDA(list); err != nil {
 			weights.Close()
 			return s, nil, err
 		}

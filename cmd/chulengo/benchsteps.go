@@ -64,7 +64,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	if a.opts.Quant != "" {
 		o.Name += ", " + a.opts.Quant
 	}
-	ordinal, gpu := cudaOrdinal(a.opts.Device)
+	list, gpu := cudaOrdinals(a.opts.Device)
 	if gpu {
 		o.Encodings = 8
 	}
@@ -72,7 +72,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 		if !gpu {
 			return cpu.New(cpu.Options{Threads: a.opts.Threads}), nil, nil
 		}
-		return openProfiled(ordinal, profile)
+		return openProfiled(list, profile)
 	}
 	if gpu {
 		o.Progress("verify")
@@ -102,7 +102,7 @@ func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.C
 	defer o.Device.Close()
 	o.Progress("load " + o.Name)
 	if g, ok := o.Device.(gpuDevice); ok {
-		need, err := model.DeviceBytes(nil, cfg, a.recipe())
+		need, err := model.DeviceBytes(nil, cfg, a.recipe(), g.Ranks())
 		if err != nil {
 			return nil, err
 		}

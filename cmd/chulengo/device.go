@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,11 +12,13 @@ import (
 	"chulengo/model"
 )
 
-// gpuDevice is a GPU that can be used, before anything is loaded.
+// gpuDevice is a GPU that can be used, or several, before anything is loaded.
 type gpuDevice interface {
 	kernels.Device
-	// Memory is the free and the whole memory, in bytes.
+	// Memory is the free and the whole memory, in bytes: where several share a model, of the one that has least free.
 	Memory() (free, total int64, err error)
+	// Ranks is how many GPUs share a model.
+	Ranks() int
 }
 
 // checkDevice refuses what --device and --threads must not be.
@@ -40,32 +43,39 @@ func (a *app) checkDevice() error {
 	case name == "auto" || name == "cpu":
 		return nil
 	default:
-		ordinal, ok := cudaOrdinal(name)
+		list, ok := cudaOrdinals(name)
 		if !ok {
-			return usage("--device: want auto, cpu, cuda or cuda:N, got %q", "--device 的值 %q 不合适：应为 auto、cpu、cuda 或 cuda:N", name)
+			return usage("--device: want auto, cpu, cuda, cuda:N or several GPUs as cuda:0,cuda:1, got %q",
+				"--device 的值 %q 不合适：应为 auto、cpu、cuda、cuda:N，或多个 GPU，如 cuda:0,cuda:1", name)
 		}
 		if !cudaBuilt {
 			return usage("--device cuda: this build has no CUDA kernels (make gpu builds one that has); use --device cpu",
 				"--device cuda：此版本不含 CUDA 内核（make gpu 可生成含内核的版本），请用 --device cpu")
 		}
-		return checkCUDA(ordinal)
+		return checkCUDA(list)
 	}
 }
 
 // recipe is that of --quant.
 func (a *app) recipe() model.Recipe { return model.Recipe(a.opts.Quant) }
 
-// cudaOrdinal reads cuda or cuda:N.
-func cudaOrdinal(name string) (n int, ok bool) {
+// cudaOrdinals reads cuda (none: whatever suits), cuda:N, or a list of those.
+func cudaOrdinals(name string) (list []int, ok bool) {
 	if name == "cuda" {
-		return 0, true
+		return nil, true
 	}
-	number, ok := strings.CutPrefix(name, "cuda:")
-	if !ok {
-		return 0, false
+	for _, one := range strings.Split(name, ",") {
+		number, ok := strings.CutPrefix(one, "cuda:")
+		if !ok {
+			return nil, false
+		}
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 0 {
+			return nil, false
+		}
+		list = append(list, n)
 	}
-	n, err := strconv.Atoi(number)
-	return n, err == nil && n >= 0
+	return list, len(list) <= 8
 }
 
 // deviceOptions are what the engine does differently on a GPU: long pieces of prompts, so that every expert has many rows,
@@ -77,23 +87,18 @@ const (
 	gpuPictureBytes = 512 << 20 // of encoded pictures: ten of the largest of Scout's
 )
 
-// openDevice opens the device of --device for a model of cfg and says what the engine's memory is to be. auto takes a GPU
-// if there is one that holds the model, else the CPU.
-func (a *app) openDevice(cfg *model.Config, weights int64) (kernels.Device, engine.Options, error) {
+// openDevice opens the device of --device for a model of cfg and says what the engine's memory is to be. Where no GPU is named, it
+// takes as many as hold the model together; auto takes the CPU if none do. weights is what each of so many GPUs has of them, in bytes.
+func (a *app) openDevice(cfg *model.Config, weights func(ranks int) (int64, error)) (kernels.Device, engine.Options, error) {
 	o := engine.Options{Context: a.opts.Context, KVBytes: int64(a.opts.KVMemory) << 20}
 	if a.opts.Device != "cpu" && cudaBuilt {
-		ordinal, _ := cudaOrdinal(a.opts.Device) // auto: 0
 		err := a.cpuOnly()
 		var gpu gpuDevice
 		if err == nil {
-			gpu, err = openCUDA(ordinal)
-		}
-		if err == nil {
 			g := o
-			if err = fit(cfg, gpu, weights, a.kvFormat(true), &g); err == nil {
+			if gpu, err = a.openFitting(cfg, weights, &g); err == nil {
 				return gpu, g, nil
 			}
-			gpu.Close()
 		}
 		if a.opts.Device != "auto" {
 			return nil, o, err
@@ -101,6 +106,36 @@ func (a *app) openDevice(cfg *model.Config, weights int64) (kernels.Device, engi
 		a.note("using the CPU: %s", "使用 CPU：%s", a.describe(err))
 	}
 	return cpu.New(cpu.Options{Threads: a.opts.Threads}), o, nil
+}
+
+// openFitting opens the GPUs that are named, or the first 1, 2, 4 or 8 that hold the model.
+func (a *app) openFitting(cfg *model.Config, weights func(ranks int) (int64, error), o *engine.Options) (gpuDevice, error) {
+	list, named := cudaOrdinals(a.opts.Device)
+	tries := [][]int{list}
+	if !named || len(list) == 0 {
+		tries = [][]int{{0}}
+		for ranks := 2; ranks <= 8 && ranks <= countCUDA() && cfg.Heads%ranks == 0 && cfg.KVHeads%ranks == 0; ranks *= 2 {
+			tries = append(tries, []int{0, 1, 2, 3, 4, 5, 6, 7}[:ranks])
+		}
+	}
+	var short error
+	for _, list := range tries {
+		bytes, err := weights(max(len(list), 1))
+		if err != nil {
+			return nil, err
+		}
+		gpu, err := openCUDA(list)
+		if err != nil {
+			return nil, cmp.Or(short, err)
+		}
+		g := *o
+		if short = fit(cfg, gpu, bytes, a.kvFormat(true), &g); short == nil {
+			*o = g
+			return gpu, nil
+		}
+		gpu.Close()
+	}
+	return nil, short
 }
 
 // cpuOnly is what a GPU cannot do yet of what is asked for; nil: nothing.
@@ -129,11 +164,21 @@ func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o
 		o.PictureBytes = gpuPictureBytes
 		work += visionWorkspace(cfg.Vision, cfg.Dim) + gpuPictureBytes
 	}
-	left := free - weights - work
 	spec := cfg.KVSpec(keys, 1)
-	perToken := int64(spec.PageBytes(kernels.GroupGlobal) + spec.PageBytes(kernels.GroupChunked))
+	tokenBytes := func() int64 { return int64(spec.PageBytes(kernels.GroupGlobal) + spec.PageBytes(kernels.GroupChunked)) }
+	whole := tokenBytes()
+	if ranks := gpu.Ranks(); ranks > 1 {
+		heads, err := kernels.CutHeads(cfg.KVHeads, cfg.HeadDim, ranks, 0)
+		if err != nil {
+			return failed(err, "the GPUs cannot share the model", "这些 GPU 无法共同运行此模型")
+		}
+		spec.KVHeads = heads.Len() / cfg.HeadDim
+		work += groupWorkspace(cfg, o.StepTokens, ranks)
+	}
+	perToken := tokenBytes() // of one GPU
+	left := free - weights - work
 	const least = 4096 // tokens below which it is no use
-	needed := o.KVBytes
+	needed := o.KVBytes / whole * perToken
 	if needed == 0 {
 		needed = perToken * int64(max(min(o.Context, cfg.Context), min(least, cfg.Context)))
 	}
@@ -141,8 +186,14 @@ func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o
 		fits := ""
 		fitsZH := ""
 		if left > perToken {
-			fits = " What fits is --kv-memory " + strconv.FormatInt(left>>20, 10) + "."
-			fitsZH = " 可容纳 --kv-memory " + strconv.FormatInt(left>>20, 10) + "。"
+			fits = " What fits is --kv-memory " + strconv.FormatInt(left/perToken*whole>>20, 10) + "."
+			fitsZH = " 可容纳 --kv-memory " + strconv.FormatInt(left/perToken*whole>>20, 10) + "。"
+		}
+		if gpu.Ranks() > 1 {
+			return unusable(nil,
+				"the %d GPUs have too little free memory: each needs %s for weights, %s for work and %s for keys and values, and one has %s of %s free.%s",
+				"%d 个 GPU 的显存不足：每个的权重需 %s，计算需 %s，键值缓存需 %s；其中一个可用 %s（共 %s）。%s",
+				gpu.Ranks(), gib(weights), gib(work), gib(needed), gib(free), gib(total), localText{fits, fitsZH})
 		}
 		return unusable(nil,
 			"the GPU has too little free memory: %s for weights, %s for work and %s for keys and values are needed, and %s of %s are free.%s",
@@ -150,7 +201,7 @@ func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o
 			gib(weights), gib(work), gib(needed), gib(free), gib(total), localText{fits, fitsZH})
 	}
 	if o.KVBytes == 0 {
-		o.KVBytes = left
+		o.KVBytes = left / perToken * whole
 	}
 	return nil
 }
@@ -178,6 +229,12 @@ func workspace(c *model.Config, rows int) int64 {
 	const staging = 6 * 16 << 20
 	// Rows are rounded up to a power of two, and places of experts to 16.
 	return int64(rows+rows/4+16*c.Experts)*int64(perRow) + int64(head) + int64(decode) + staging
+}
+
+// groupWorkspace is what each of several GPUs has besides: two turns of its parts of a step's sums, mailboxes, and the logits of all.
+func groupWorkspace(c *model.Config, rows, ranks int) int64 {
+	d := int64(c.Dim+127) &^ 127
+	return 2*4*int64(2*rows)*d + 2*int64(ranks)*64*8*d + 2*64*4*int64(c.Vocab+64)
 }
 
 // visionWorkspace is that of the vision tower, whose results have d values: five tiles go through it at a time (tilesAtOnce of

@@ -15,37 +15,72 @@ import (
 const cudaBuilt = true
 
 // checkCUDA refuses a GPU that is not there, early.
-func checkCUDA(ordinal int) error {
+func checkCUDA(ordinals []int) error {
 	list, err := driver.Devices()
 	if err != nil {
 		return cudaError(err)
 	}
-	if ordinal >= len(list) {
-		return unusable(nil, "there is no GPU number %d: %d can be seen", "没有编号为 %d 的 GPU：可见 %d 个", ordinal, len(list))
+	for _, n := range ordinals {
+		if n >= len(list) {
+			return unusable(nil, "there is no GPU number %d: %d can be seen", "没有编号为 %d 的 GPU：可见 %d 个", n, len(list))
+		}
 	}
 	return nil
 }
 
-func openCUDA(ordinal int) (gpuDevice, error) {
-	d, err := cuda.New(cuda.Options{Ordinal: ordinal})
-	if err != nil {
-		return nil, cudaError(err)
-	}
-	return d, nil
+// countCUDA is the number of GPUs that can be seen.
+func countCUDA() int {
+	list, _ := driver.Devices()
+	return len(list)
 }
 
-// openProfiled opens a GPU for measuring. With profile, what it gives besides says how long each kernel took.
-func openProfiled(ordinal int, profile bool) (kernels.Device, func() []bench.KernelTime, error) {
-	d, err := cuda.New(cuda.Options{Ordinal: ordinal, Profile: profile})
+// oneGPU is a GPU that has a model for itself.
+type oneGPU struct{ *cuda.Device }
+
+func (oneGPU) Ranks() int { return 1 }
+
+// gpuGroup is several that share it.
+type gpuGroup struct{ *cuda.Group }
+
+func (g gpuGroup) Ranks() int { return len(g.Group.Ranks()) }
+
+// openCUDA opens one GPU (none named: the first), or several for one model.
+func openCUDA(ordinals []int) (gpuDevice, error) {
+	d, _, err := openGPUs(cuda.Options{}, ordinals)
+	return d, err
+}
+
+// openGPUs gives the first one, too.
+func openGPUs(o cuda.Options, ordinals []int) (gpuDevice, *cuda.Device, error) {
+	if len(ordinals) > 1 {
+		g, err := cuda.NewGroup(o, ordinals)
+		if err != nil {
+			return nil, nil, cudaError(err)
+		}
+		return gpuGroup{g}, g.Ranks()[0], nil
+	}
+	for _, n := range ordinals {
+		o.Ordinal = n
+	}
+	d, err := cuda.New(o)
 	if err != nil {
 		return nil, nil, cudaError(err)
+	}
+	return oneGPU{d}, d, nil
+}
+
+// openProfiled opens GPUs for measuring. With profile, what it gives besides says how long each kernel took, on the first.
+func openProfiled(ordinals []int, profile bool) (kernels.Device, func() []bench.KernelTime, error) {
+	d, first, err := openGPUs(cuda.Options{Profile: profile}, ordinals)
+	if err != nil {
+		return nil, nil, err
 	}
 	if !profile {
 		return d, nil, nil
 	}
 	return d, func() []bench.KernelTime {
 		var list []bench.KernelTime
-		for _, k := range d.Profile() {
+		for _, k := range first.Profile() {
 			list = append(list, bench.KernelTime(k))
 		}
 		return list

@@ -10,9 +10,10 @@ import (
 // cudaBuilt says that this program has CUDA kernels.
 const cudaBuilt = false
 
-func checkCUDA(int) error             { panic("no CUDA in this build") }
-func openCUDA(int) (gpuDevice, error) { panic("no CUDA in this build") }
+func checkCUDA([]int) error             { panic("no CUDA in this build") }
+func countCUDA() int                    { panic("no CUDA in this build") }
+func openCUDA([]int) (gpuDevice, error) { panic("no CUDA in this build") }
 
-func openProfiled(int, bool) (kernels.Device, func() []bench.KernelTime, error) {
+func openProfiled([]int, bool) (kernels.Device, func() []bench.KernelTime, error) {
 	panic("no CUDA in this build")
 }

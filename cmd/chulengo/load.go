@@ -116,12 +116,19 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 			return nil, bad(d.source, err)
 		}
 	}
-	if d.bytes, err = model.DeviceBytes(l.weights, d.config, a.recipe()); err != nil {
+	weights := func(ranks int) (int64, error) {
+		n, err := model.DeviceBytes(l.weights, d.config, a.recipe(), ranks)
+		if err != nil {
+			return 0, bad(d.source, err)
+		}
+		return n, nil
+	}
+	if d.bytes, err = weights(1); err != nil {
 		l.Close()
-		return nil, bad(d.source, err)
+		return nil, err
 	}
 	var o engine.Options
-	if l.device, o, err = a.openDevice(d.config, d.bytes); err != nil {
+	if l.device, o, err = a.openDevice(d.config, weights); err != nil {
 		l.Close()
 		return nil, err
 	}

@@ -101,7 +101,7 @@ func (o *options) table() []option {
 		{"verbose", &o.Verbose, "timings and details on standard error", "把耗时和细节写到标准错误"},
 		{"quiet", &o.Quiet, "no progress and notes", "不显示进度和提示"},
 		{"model", &o.Model, "checkpoint `DIR`, hub address, or ORG/NAME in a local cache (default: the built-in demo)", "模型目录 `DIR`、模型站地址，或本机缓存中的 组织/名称（默认：内置演示模型）"},
-		{"device", &o.Device, "`auto|cpu|cuda[:N]` (auto: a GPU if there is one that holds the model)", "`auto|cpu|cuda[:N]`（auto：有容得下模型的 GPU 就用它）"},
+		{"device", &o.Device, "`auto|cpu|cuda[:N[,cuda:M]]` (auto: as many GPUs as hold the model together, else the CPU)", "`auto|cpu|cuda[:N[,cuda:M]]`（auto：用足以容纳模型的 GPU，没有则用 CPU）"},
 		{"load-format", &o.LoadFormat, "`auto|dummy`: dummy fills the shapes of config.json with random weights", "`auto|dummy`：dummy 按 config.json 的形状填入随机权重"},
 		{"quant", &o.Quant, "`int4|int4-mixed|fp8`: quantise a plain checkpoint while it is loaded (default: as it is stored; quantize: int4-mixed)", "`int4|int4-mixed|fp8`：加载时把未量化的模型量化（默认按模型原样；quantize 默认 int4-mixed）"},
 		{"threads", &o.Threads, "`N` threads of the CPU (0: one for each core)", "CPU 线程数 `N`（0：每核一个）"},
@@ -183,6 +183,12 @@ func variable(name string) string { return "CHULENGO_" + strings.ToUpper(key(nam
 
 // addFlags gives flags the options of the names, in their order.
 func (a *app) addFlags(flags *pflag.FlagSet, names ...[]string) {
+	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "devices" { // people with several write that
+			name = "device"
+		}
+		return pflag.NormalizedName(name)
+	})
 	rows := map[string]option{}
 	for _, row := range a.opts.table() {
 		rows[row.name] = row

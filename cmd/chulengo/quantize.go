@@ -63,7 +63,7 @@ func (a *app) quantize(ctx context.Context, in, out string) (err error) {
 		return bad(src, err)
 	}
 	defer weights.Close()
-	if _, err := model.DeviceBytes(weights, config, a.recipe()); err != nil { // what cannot be quantised, before anything is written
+	if _, err := model.DeviceBytes(weights, config, a.recipe(), 1); err != nil { // what cannot be quantised, before anything is written
 		return bad(src, err)
 	}
 	if _, err := os.Lstat(out); err == nil {

@@ -117,13 +117,19 @@ func (g *Group) Name() string {
 	return strings.Join(names, " + ")
 }
 
-// Memory is the free and the whole memory of the GPU that has least, in bytes: every rank needs as much.
+// Memory is the free and the whole memory of the GPU that has least, in bytes: every rank needs as much. Ranks that share a GPU
+// share its memory.
 func (g *Group) Memory() (free, total int64, err error) {
+	sharing := map[int]int64{}
+	for _, d := range g.ranks {
+		sharing[d.options.Ordinal]++
+	}
 	for i, d := range g.ranks {
 		f, t, err := d.Memory()
 		if err != nil {
 			return 0, 0, err
 		}
+		f, t = f/sharing[d.options.Ordinal], t/sharing[d.options.Ordinal]
 		if i == 0 || f < free {
 			free, total = f, t
 		}

@@ -7,7 +7,7 @@
 // The environment changes what is played: CHULENGO_EMU_DEVICES (number of GPUs, 1), CHULENGO_EMU_VERSION (13000),
 // CHULENGO_EMU_MEMORY (MiB, 4096), CHULENGO_EMU_SMS (multiprocessors, 2), CHULENGO_EMU_FAIL_LAUNCH (the n-th launch fails),
 // CHULENGO_EMU_FAIL_ALLOC (the n-th allocation of device memory finds none), CHULENGO_EMU_PEERS (0: GPUs do not reach each other's memory).
-// All GPUs share the memory and, if one is lost, its fate.
+// If one GPU is lost, all are.
 #include "emu.h"
 
 #include <chrono>
@@ -45,7 +45,10 @@ std::recursive_mutex lock; // one call at a time
 using Hold = std::unique_lock<std::recursive_mutex>;
 std::condition_variable_any changed; // work was enqueued or done
 std::map<uint64_t, size_t> device_memory, pinned_memory;
-size_t used;
+constexpr int MAX_DEVICES = 64;
+thread_local int current; // the GPU of this thread
+std::map<uint64_t, int> owner; // of device memory
+size_t used[MAX_DEVICES];
 int launches, allocations;
 int sticky; // a launch that failed: the context is lost, as on a GPU
 std::vector<Stream *> streams;
@@ -198,27 +201,29 @@ int cuDeviceGetAttribute(int *v, int attribute, int) {
 }
 int cuDeviceCanAccessPeer(int *v, int, int) { return *v = setting("CHULENGO_EMU_PEERS", 1), OK; }
 int cuCtxEnablePeerAccess(void *, unsigned) { return OK; }
-int cuDevicePrimaryCtxRetain(void **c, int d) { static char contexts[64]; return *c = &contexts[d & 63], OK; }
+static char contexts[MAX_DEVICES];
+int cuDevicePrimaryCtxRetain(void **c, int d) { return *c = &contexts[d % MAX_DEVICES], OK; }
 int cuDevicePrimaryCtxRelease_v2(int) { return OK; }
-int cuCtxSetCurrent(void *) { return OK; }
-int cuCtxGetCurrent(void **c) { return cuDevicePrimaryCtxRetain(c, 0); }
-int cuCtxGetDevice(int *d) { return *d = 0, OK; }
+int cuCtxSetCurrent(void *c) { return current = c ? (char *)c - contexts : 0, OK; }
+int cuCtxGetCurrent(void **c) { return cuDevicePrimaryCtxRetain(c, current); }
+int cuCtxGetDevice(int *d) { return *d = current, OK; }
 int cuCtxSynchronize() { Hold hold(lock); return drain_all(); }
 
 // ---- memory ----
 
-int cuMemGetInfo_v2(size_t *free, size_t *all) { Hold hold(lock); return *all = total(), *free = used < total() ? total() - used : 0, OK; }
+int cuMemGetInfo_v2(size_t *free, size_t *all) { Hold hold(lock); return *all = total(), *free = used[current] < total() ? total() - used[current] : 0, OK; }
 int cuMemAlloc_v2(uint64_t *p, size_t n) {
     Hold hold(lock);
     if (!n) return INVALID;
     if (sticky) return sticky;
-    if (++allocations == setting("CHULENGO_EMU_FAIL_ALLOC", -1) || used + n > total()) return NO_MEMORY;
+    if (++allocations == setting("CHULENGO_EMU_FAIL_ALLOC", -1) || used[current] + n > total()) return NO_MEMORY;
     unsigned char *at = (unsigned char *)mmap(nullptr, whole(n) + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED || mprotect(at += page, whole(n), PROT_READ | PROT_WRITE)) return NO_MEMORY;
     memset(at, 0xff, whole(n));
     *p = uint64_t(at + whole(n) - (n + 15) / 16 * 16); // ends where the unmapped page begins
     device_memory[*p] = n;
-    used += n;
+    owner[*p] = current;
+    used[current] += n;
     return OK;
 }
 int cuMemFree_v2(uint64_t p) {
@@ -228,7 +233,8 @@ int cuMemFree_v2(uint64_t p) {
     auto it = device_memory.find(p);
     if (it == device_memory.end()) return INVALID;
     const size_t n = it->second;
-    used -= n;
+    used[owner[p]] -= n;
+    owner.erase(p);
     device_memory.erase(it);
     munmap((void *)(p / page * page - page), whole(n) + 2 * page);
     return OK;
