@@ -89,6 +89,15 @@ func onRanks(t *testing.T, n int) {
 	t.Setenv("CHULENGO_EMU_DEVICES", "2") // heard by the software GPU alone
 }
 
+// kvFormat is how pairs keep keys and values.
+var kvFormat = kernels.BF16
+
+// keepIn has a test's models keep them in another format.
+func keepIn(t *testing.T, f kernels.Format) {
+	kvFormat = f
+	t.Cleanup(func() { kvFormat = kernels.BF16 })
+}
+
 // openRanks opens the device, or devices, under test.
 func openRanks(t testing.TB, o cuda.Options) kernels.Device {
 	t.Helper()
@@ -161,7 +170,7 @@ func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.D
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec := cfg.KVSpec(kernels.BF16, pageTokens)
+		spec := cfg.KVSpec(kvFormat, pageTokens)
 		spec.Pages = [kernels.Groups]int{pages, pages}
 		kv, err := dev.NewKV(spec)
 		if err != nil {
