@@ -3,9 +3,12 @@
 package cuda
 
 import (
+	"io/fs"
 	"math"
+	"unsafe"
 
 	"chulengo/kernels"
+	"chulengo/kernels/cuda/driver"
 )
 
 // Poison makes one matrix NaN on the device, behind the back of Seal.
@@ -40,4 +43,99 @@ func (g *Group) Residuals(rows int) (all [][]byte, err error) {
 		all = append(all, x)
 	}
 	return all, nil
+}
+
+// Reads is what copies of the software GPU read of weights.
+type Reads struct {
+	d     *Device
+	watch *driver.Function
+	at    ptr // [bytes of each expert of each weight]
+	of    []int
+}
+
+// Watch begins to count. On a GPU, where nothing counts for it, it gives nil.
+func Watch(d *Device, weights []kernels.Weight) (*Reads, error) {
+	defer d.gpu.enter()()
+	image, err := fs.ReadFile(images, "image/tap.fatbin")
+	if err != nil {
+		return nil, err
+	}
+	m, err := d.gpu.Load(image)
+	if err != nil {
+		return nil, err
+	}
+	r := &Reads{d: d}
+	if r.watch, err = m.Function("emu_watch", 1, 0); err != nil {
+		return nil, nil
+	}
+	n := 0
+	for _, h := range weights {
+		r.of = append(r.of, h.(*weight).spec.Experts)
+		n += h.(*weight).spec.Experts
+	}
+	if r.at, err = d.gpu.alloc(8 * n); err != nil {
+		return nil, err
+	}
+	d.gpu.zero(r.at, 8*n)
+	n = 0
+	for _, h := range weights {
+		w := h.(*weight)
+		for e := range w.spec.Experts {
+			r.launch(w.data+ptr(uint64(e)*w.expertBytes()), w.expertBytes(), r.at+ptr(8*n))
+			n++
+		}
+	}
+	return r, d.gpu.sync()
+}
+
+func (r *Reads) launch(from ptr, bytes uint64, read ptr) {
+	p := struct {
+		from  ptr
+		bytes uint64
+		read  ptr
+	}{from, bytes, read}
+	r.d.gpu.keep(r.d.gpu.main.Launch(r.watch, 1, 1, 0, unsafe.Pointer(&p), unsafe.Sizeof(p), false))
+}
+
+// Take gives the bytes since the last call, [weight][expert].
+func (r *Reads) Take() ([][]uint64, error) {
+	defer r.d.gpu.enter()()
+	var list [][]uint64
+	at := r.at
+	for _, n := range r.of {
+		one := make([]uint64, n)
+		r.d.gpu.copyOut(bytesOf(one), at)
+		r.d.gpu.zero(at, 8*n)
+		list, at = append(list, one), at+ptr(8*n)
+	}
+	return list, r.d.gpu.sync()
+}
+
+// Close ends the counting.
+func (r *Reads) Close() error {
+	defer r.d.gpu.enter()()
+	r.launch(0, 0, 0)
+	err := r.d.gpu.sync()
+	r.d.gpu.free(r.at)
+	return err
+}
+
+// ExpertBytes is the size of one expert's packed matrix.
+func ExpertBytes(h kernels.Weight) uint64 { return h.(*weight).expertBytes() }
+
+// Units is in how many units the decode engine reads one expert's matrix.
+func Units(d *Device, h kernels.Weight, swiglu bool) uint32 {
+	w := h.(*weight)
+	if swiglu {
+		return uint32(w.units())
+	}
+	return uint32(w.units() * d.splits(w))
+}
+
+// Counters gives the first n counters of the last step (Device.counter).
+func Counters(d *Device, n int) ([]uint32, error) {
+	defer d.gpu.enter()()
+	list := make([]uint32, n)
+	d.gpu.copyOut(bytesOf(list), d.buffers["zeros"].at+4)
+	return list, d.gpu.sync()
 }

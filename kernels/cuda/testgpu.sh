@@ -2,6 +2,7 @@
 # Runs bin/gputest (make test-gpu) on a machine with a GPU; no Go is needed there.
 #   testgpu.sh correct     every test, one after another
 #   testgpu.sh sanitize    memcheck and racecheck of the short tests, where compute-sanitizer is
+#   testgpu.sh bytes       what forced routing reads from memory, by the hardware's counters, where ncu is
 #   testgpu.sh time        the benchmarks
 # Each stage has its own time limit (LIMIT seconds, default 120). A JSON line for each goes to OUT/results.jsonl as it ends, its
 # output to OUT/STAGE.log; what failed is printed last, and the exit status is 1 then.
@@ -50,6 +51,18 @@ sanitize)
         done
     done
     ;;
+bytes)
+    command -v ncu >/dev/null || { echo "testgpu: ncu is not on the PATH" >&2; exit 2; }
+    want=$out/bytes.want
+    rm -f "$want"
+    stage ncu env CHULENGO_BYTES="$want" ncu --csv --print-units base --metrics dram__bytes_read.sum --kernel-name regex:^stream_ \
+        "$binary" -test.run '^TestForcedRouting$/^scout$'
+    # The last launches are those that the test lists, name and bytes. Each may read 2 % more or less.
+    sed -n 's/.*"dram__bytes_read.sum","byte","\([0-9,.]*\)".*/\1/p' "$out/ncu.log" | tr -d , | tail -n "$(wc -l <"$want")" >"$out/bytes.got"
+    stage bytes awk 'NR == FNR { got[NR] = $1; n = NR; next }
+        { d = got[FNR] / $2 - 1; bad = FNR > n || d > 0.02 || d < -0.02; failed += bad; printf "%s: want %d bytes, got %d%s\n", $1, $2, got[FNR], bad ? ": WRONG" : "" }
+        END { exit failed > 0 || FNR == 0 || NR != 2 * n }' "$out/bytes.got" "$want"
+    ;;
 time)
     for bench in $("$binary" -test.list '^Benchmark' | grep '^Benchmark'); do
         stage "$bench" "$binary" -test.run '^$' -test.bench "^$bench\$" -test.benchmem
@@ -57,7 +70,7 @@ time)
     done
     ;;
 *)
-    echo "usage: testgpu.sh correct|sanitize|time" >&2
+    echo "usage: testgpu.sh correct|sanitize|bytes|time" >&2
     exit 2
     ;;
 esac

@@ -42,6 +42,18 @@ void arrive(uint64_t *bar, int arrivals, int64_t bytes) {
     memcpy(bar, &s, 8);
 }
 
+// Watch is a range of device memory: copies from it add to *read what they read of it.
+struct Watch {
+    const unsigned char *from;
+    uint64_t bytes, *read;
+};
+std::vector<Watch> watches;
+
+void count(const void *from, size_t bytes) {
+    const unsigned char *at = (const unsigned char *)from;
+    for (const Watch &w : watches) *w.read += std::max<ptrdiff_t>(std::min(at + bytes, w.from + w.bytes) - std::max(at, w.from), 0);
+}
+
 void copy(const Copy &c) {
     if (c.from) memcpy(c.to, c.from, 16);
     else memset(c.to, 0, 16);
@@ -55,6 +67,7 @@ void async_copy(void *to, const void *from, bool valid) {
     if (((uintptr_t)to | (valid ? (uintptr_t)from : 0)) & 15) fail("cp.async: want addresses aligned to 16 bytes, got %p and %p", to, from);
     if (!in_shared(to, 16)) fail("cp.async: %p is outside the block's dynamic shared memory", to);
     memset(to, 0xff, 16); // from now on it may change at any time
+    if (valid) count(from, 16);
     m.current->copies.push_back({to, valid ? from : nullptr});
 }
 
@@ -108,6 +121,7 @@ void bulk(void *to, const void *from, uint32_t bytes, uint64_t *bar) {
     if (m.unfenced_init) fail("bulk copy: fence.mbarrier_init is missing");
     load(bar);
     memset(to, 0xff, bytes);
+    count(from, bytes);
     m.bulks.push_back({to, from, bytes, bar});
 }
 
@@ -121,5 +135,11 @@ void land(size_t n) {
 }
 
 void proxy_fence() { memcpy(m.shadow, m.shared, m.shared_size); }
+
+// emu_watch, which no GPU has, begins to watch a range; without bytes it ends all watching.
+KERNEL(1, 1, emu_watch, Watch) {
+    if (p.bytes) watches.push_back(p);
+    else watches.clear();
+}
 
 } // namespace emu
