@@ -139,6 +139,11 @@ func newPair(t testing.TB, dir fs.FS, o cuda.Options) *pair {
 // dummyPair is a pair with random weights.
 func dummyPair(t testing.TB, config map[string]any, o cuda.Options) *pair {
 	t.Helper()
+	return dummyPairOfPages(t, config, o, pageTokens)
+}
+
+func dummyPairOfPages(t testing.TB, config map[string]any, o cuda.Options, pageTokens int) *pair {
+	t.Helper()
 	data, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
@@ -151,12 +156,17 @@ func dummyPair(t testing.TB, config map[string]any, o cuda.Options) *pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pairOf(t, cfg, o, func(dev kernels.Device) (*model.Model, error) {
+	return pairOfPages(t, cfg, o, pageTokens, func(dev kernels.Device) (*model.Model, error) {
 		return model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
 	})
 }
 
 func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.Device) (*model.Model, error)) *pair {
+	t.Helper()
+	return pairOfPages(t, cfg, o, pageTokens, load)
+}
+
+func pairOfPages(t testing.TB, cfg *model.Config, o cuda.Options, pageTokens int, load func(kernels.Device) (*model.Model, error)) *pair {
 	t.Helper()
 	p := &pair{tokens: pageTokens}
 	r := rand.New(rand.NewPCG(1, 2))
