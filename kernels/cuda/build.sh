@@ -31,10 +31,11 @@ if [ "$1" = env ]; then
     exit 0
 fi
 
-mkdir -p "$here/image"
+mkdir -p "$here/image/test"
 newest=$(ls -t "$here"/*.cuh "$here/build.sh" | head -1)
-for source in "$here"/*.cu; do
+for source in "$here"/*.cu "$here"/testdata/*.cu; do
     family=$(basename "$source" .cu)
+    case $source in */testdata/*) family=test/$family ;; esac # images for tests alone
     image=$here/image/$family.fatbin
     if [ -e "$image" ] && [ "$image" -nt "$source" ] && [ "$image" -nt "$newest" ]; then continue; fi
     targets="-gencode=arch=compute_90a,code=sm_90a"

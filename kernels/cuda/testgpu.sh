@@ -35,6 +35,16 @@ stage() {
     echo "$line"
 }
 
+# planted TOOL KERNEL STATUS TEXT: the tool's verdict on a kernel of testdata/planted.cu.
+planted() {
+    stage "$1-$2" env CHULENGO_PLANTED="$2" sh -c '
+        compute-sanitizer --tool "$1" --error-exitcode 3 "$4" -test.run "^TestPlanted\$" >"$5" 2>&1
+        status=$?
+        cat "$5"
+        [ $status -eq "$2" ] && grep -q "$3" "$5" || { echo "want status $2 and \"$3\", got status $status"; exit 1; }' \
+        sh "$1" "$3" "$4" "$binary" "$out/planted.tmp"
+}
+
 tests() { "$binary" -test.list '^Test' | grep '^Test'; }
 gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)
 echo "{\"gpu\":\"$gpu\",\"date\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\",\"stage\":\"machine\",\"command\":\"${1:-}\"}" | tee -a "$out/results.jsonl"
@@ -50,6 +60,11 @@ sanitize)
             stage "$tool-$test" compute-sanitizer --tool "$tool" --error-exitcode 3 "$binary" -test.v -test.short -test.run "^$test\$"
         done
     done
+    # What is planted is found, and nothing where nothing is: a tool that is blind would pass all of the above.
+    planted memcheck planted_nothing 0 '0 errors'
+    planted memcheck planted_write 3 'Invalid __global__ write of size 4'
+    planted racecheck planted_nothing 0 '0 hazards'
+    planted racecheck planted_race 3 'hazard'
     ;;
 bytes)
     command -v ncu >/dev/null || { echo "testgpu: ncu is not on the PATH" >&2; exit 2; }

@@ -12,7 +12,7 @@ out=$(cd "$1" && pwd)
 arch=${2:-900}
 flags="-std=c++20 -O2 -g -fPIC -fvisibility=hidden -Wall -Wno-unused -Wno-unknown-pragmas -fno-strict-aliasing -fno-stack-protector -U_FORTIFY_SOURCE -DCHULENGO_EMU -DCHULENGO_EMU_ARCH=$arch -I$kernels -I$here"
 newest=$(ls -t "$kernels"/*.cuh "$here"/*.h "$here"/build.sh | head -1)
-sources="$(ls "$here"/*.cpp) ${SOURCES:-$(ls "$kernels"/*.cu)}"
+sources="$(ls "$here"/*.cpp) ${SOURCES:-$(ls "$kernels"/*.cu "$kernels"/testdata/*.cu)}"
 object() { echo "$out/$(basename "$1").$arch.o"; }
 compile() {
     if [ ! -e "$(object "$1")" ] || [ "$1" -nt "$(object "$1")" ] || [ "$newest" -nt "$(object "$1")" ]; then
