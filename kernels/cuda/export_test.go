@@ -146,3 +146,6 @@ func Counters(d *Device, n int) ([]uint32, error) {
 
 // Tiled says that pages lie as the kernels for 9.0 read them.
 func Tiled(m kernels.KV) bool { return m.(*kv).tiled }
+
+// Staging is the pinned memory of a load, in bytes.
+const Staging = stagingBuffers * stagingBytes
