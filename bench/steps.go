@@ -29,6 +29,7 @@ type StepOptions struct {
 	PageTokens int            // default 64
 	Tiles      []int          // of a picture: the vision tower is measured on so many, and nothing else
 	Encodings  int            // of one repetition, one enqueued behind the other; default 1
+	Ranks      int            // GPUs that share the model, whose peaks add up; default 1
 
 	// KernelTimes gives what each kernel took since it was last asked, with launches measured one by one. The device's steps
 	// are slower then: families of kernels are reported, not steps. nil: the other way round.
@@ -41,7 +42,7 @@ func (o *StepOptions) fill() {
 	for _, f := range []struct {
 		value *int
 		def   int
-	}{{&o.Steps, 256}, {&o.Repeat, 3}, {&o.PageTokens, 64}, {&o.Encodings, 1}} {
+	}{{&o.Steps, 256}, {&o.Repeat, 3}, {&o.PageTokens, 64}, {&o.Encodings, 1}, {&o.Ranks, 1}} {
 		if *f.value <= 0 {
 			*f.value = f.def
 		}
@@ -92,6 +93,9 @@ func RunSteps(ctx context.Context, o StepOptions) (*Report, error) {
 	o.fill()
 	r := &Report{Environment: environment(&Options{Threads: threads()}), Checkpoint: o.Name, Peaks: KnownPeaks(o.DeviceName)}
 	r.Environment.Device = o.DeviceName
+	if p := r.Peaks; p != nil && o.Tiles == nil {
+		p.ReadGBs, p.GFlops = p.ReadGBs*float64(o.Ranks), p.GFlops*float64(o.Ranks)
+	}
 	measure := func(name string, do func(name string) error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

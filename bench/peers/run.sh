@@ -1,8 +1,8 @@
 #!/bin/sh
-# chulengo and transformers on the same GPU, the same shape with random weights, one after the other; both columns at the end.
+# chulengo and transformers on the same GPU, or GPUs, the same shape with random weights, one after the other; both columns at the end.
 #   run.sh [LAYERS]      default 16, of Scout
 # CHULENGO: the binary (default bin/chulengo, of make gpu); PYTHON: with torch and transformers; MODEL: a folder with another
-# config.json; BATCHES (1,8,32), DEPTHS (512), PROMPTS (2048,8192): what is measured; STEPS: decoded tokens (256, and 64 of transformers);
+# config.json; DEVICES (cuda:0,cuda:1: chulengo shares every layer, transformers deals layers out with device_map="auto"); BATCHES (1,8,32), DEPTHS (512), PROMPTS (2048,8192): what is measured; STEPS: decoded tokens (256, and 64 of transformers);
 # OUT: where the reports go. transformers must hold whole batches of prompts: beyond some 4,096 × 8 tokens it has no room.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,8 +22,8 @@ else
     set -- --shape scout
     config=
 fi
-"$chulengo" bench --device cuda "$@" --layers "$layers" --batch "$batches" --depth "$depths" --prompt-tokens "$prompts" --steps "${STEPS:-256}" --format json >"$out/chulengo.json"
-"$python" "$here/transformers_bench.py" $config --layers "$layers" --prompts "$prompts" --decode "$decode" --steps "${STEPS:-64}" --device "${TORCH_DEVICE:-cuda}" \
+"$chulengo" bench --device "${DEVICES:-cuda}" "$@" --layers "$layers" --batch "$batches" --depth "$depths" --prompt-tokens "$prompts" --steps "${STEPS:-256}" --format json >"$out/chulengo.json"
+"$python" "$here/transformers_bench.py" $config --layers "$layers" --prompts "$prompts" --decode "$decode" --steps "${STEPS:-64}" --device "${TORCH_DEVICE:-${DEVICES:-cuda}}" \
     >"$out/transformers.jsonl"
 "$python" - "$out" <<'PY'
 import json, sys

@@ -45,15 +45,18 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	if a.opts.Shape == "vision" { // a picture of one tile, of five, and the largest
 		o.Tiles = []int{1, 5, 17}
 	}
-	data, err := bench.ShapeConfig(a.opts.Shape, file, a.opts.Layers, 0)
-	if err != nil {
-		return nil, unusable(err, "cannot use this shape", "无法使用此形状")
+	dummy := a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy"
+	data := file // a checkpoint has all that its configuration says, pictures too
+	if dummy {
+		var err error
+		if data, err = bench.ShapeConfig(a.opts.Shape, file, a.opts.Layers, 0); err != nil {
+			return nil, unusable(err, "cannot use this shape", "无法使用此形状")
+		}
 	}
 	cfg, err := model.ParseConfig(data)
 	if err != nil {
 		return nil, err
 	}
-	dummy := a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy"
 	if dummy {
 		layers := cfg.Layers
 		if o.Tiles != nil {
@@ -66,7 +69,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	}
 	list, gpu := cudaOrdinals(a.opts.Device)
 	if gpu {
-		o.Encodings = 8
+		o.Encodings, o.Ranks = 8, max(len(list), 1)
 	}
 	open := func(profile bool) (kernels.Device, func() []bench.KernelTime, error) {
 		if !gpu {
@@ -82,7 +85,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	}
 	var report *bench.Report
 	for _, profile := range []bool{true, false} {
-		if profile && (!gpu || o.Tiles != nil) {
+		if profile && (!gpu || o.Tiles != nil || o.Ranks > 1) {
 			continue
 		}
 		dev, times, err := open(profile)

@@ -1,11 +1,12 @@
-// Package cuda runs the stages of package kernels on one NVIDIA GPU. It is built with the tag cuda; without it the
-// package is empty and the module needs neither cgo nor a driver.
+// Package cuda runs the stages of package kernels on NVIDIA GPUs: Device is one, Group several that share a model. It is built
+// with the tag cuda; without it the package is empty and the module needs neither cgo nor a driver.
 //
 // # How a step runs
 //
 // A step's rows fall into two phases, whose kernels add in different orders: decode (rows that continue a sequence by one
 // token, at most 64) and prefill (pieces of prompts). Weights lie on the device once, in tiles that both read (image.cuh).
-// The residual stream is float32; products multiply bfloat16 with float32 sums; keys and values are bfloat16.
+// The residual stream is float32; products multiply bfloat16 with float32 sums; keys and values are bfloat16 or E4M3. Quantised
+// weights (codes.cuh) are widened on their way into the tensor cores: decode scales sums, prefill the weights.
 //
 //	upload_words                                 what the host brought
 //	embed_rows                                   x
@@ -38,7 +39,18 @@
 // fills from pinned memory; answers come back in pinned memory. Taps run the same kernels, with the values between them
 // written out: an observer changes no bit.
 //
+// # Several GPUs
+//
+// A rank of a Group is a Device with a part of the heads, of the feed-forwards' columns and of the vocabulary. Embeddings, norms,
+// routers and the residual stream are the same on all, bit for bit: sums over ranks are added in their order everywhere. In decode
+// the norm that reads a sum sends this rank's part to the others and polls for theirs; in prefill share_rows reads all parts where
+// they lie (peers.cuh). Logits meet on the first rank, which draws. A rank that hears nothing for five seconds gives up, and the
+// step's error says so.
+//
 // # What is not as the design had it
+//
+// FP8 in prefill multiplies what codes are worth (W8A16): activations are not quantised. Prefill attention over E4M3 keys is the portable
+// kernel. Ranks exchange float32 and wait for it: nothing overlaps yet. There is no NCCL, so GPUs must reach each other's memory.
 //
 // The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.
 // Rotation, QK norm and append come after the product, not in its epilogue: decode sums its splits first.
