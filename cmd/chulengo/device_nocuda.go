@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+
 	"chulengo/bench"
 	"chulengo/kernels"
 )
@@ -12,7 +14,7 @@ const cudaBuilt = false
 
 func checkCUDA([]int) error             { panic("no CUDA in this build") }
 func countCUDA() int                    { panic("no CUDA in this build") }
-func openCUDA([]int) (gpuDevice, error) { panic("no CUDA in this build") }
+func openCUDA([]int) (gpuDevice, error) { return nil, errors.New("no CUDA in this build") }
 
 func openProfiled([]int, bool) (kernels.Device, func() []bench.KernelTime, error) {
 	panic("no CUDA in this build")

@@ -52,20 +52,21 @@ type Device struct {
 	parts partsOf
 
 	// Of the step that runs.
-	batch    *kernels.Batch
-	kv       *kv
-	err      error
-	open     bool // values between kernels are written out, for taps
-	phases   []*phase
-	wants    wants
-	taps     []placedTap
-	outs     []kernels.Out
-	answered bool        // Logits has run
-	counters int         // that were given out
-	meetings int         // exchanges with other ranks that were enqueued
-	shares   int         // those of them that share_rows does
-	rope     [2]*float64 // the frequencies of each phase's table
-	ran      map[string]int
+	batch     *kernels.Batch
+	kv        *kv
+	err       error
+	open      bool // values between kernels are written out, for taps
+	phases    []*phase
+	wants     wants
+	taps      []placedTap
+	outs      []kernels.Out
+	answered  bool        // Logits has run
+	counters  int         // that were given out
+	rehearsal bool        // stages run, kernels do not (rehearse)
+	meetings  int         // exchanges with other ranks that were enqueued
+	shares    int         // those of them that share_rows does
+	rope      [2]*float64 // the frequencies of each phase's table
+	ran       map[string]int
 }
 
 var (
@@ -164,7 +165,7 @@ func (d *Device) mem(name string, bytes int) ptr {
 
 // launch enqueues a kernel; params points at its parameter struct.
 func launch[P any](d *Device, name string, gridX, gridY, shared int, p *P) {
-	if d.err != nil || gridX == 0 || gridY == 0 {
+	if d.err != nil || gridX == 0 || gridY == 0 || d.rehearsal {
 		return
 	}
 	d.ran[name]++
@@ -181,37 +182,60 @@ func (d *Device) Ran() map[string]int { return d.ran }
 func (d *Device) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	done := make(chan kernels.Result, 1)
 	defer d.gpu.enter()()
-	d.batch, d.outs, d.err, d.open, d.rope, d.taps, d.answered = b, nil, nil, len(b.Taps) > 0 || d.group != nil && d.group.open, [2]*float64{}, nil, false
+	d.begin(b)
+	done <- d.finish(forward)
+	return done
+}
+
+// begin checks a batch and lays it out: afterwards the device is ready to compute.
+func (d *Device) begin(b *kernels.Batch) {
+	d.batch, d.outs, d.err, d.open = b, nil, nil, len(b.Taps) > 0 || d.group != nil && d.group.open
 	d.gpu.broken = nil
 	d.stage("")
-	if d.err = d.check(b); d.err == nil {
-		d.run(forward)
+	if d.err = d.check(b); d.err != nil {
+		return
+	}
+	d.guard(func() {
+		if d.options.Poison {
+			for _, b := range d.buffers {
+				d.gpu.fill(b.at, 0xff, b.size)
+			}
+		}
+		d.upload()
+		d.rewind()
+	})
+}
+
+// rewind takes back what stages have noted of the step.
+func (d *Device) rewind() {
+	d.rope, d.answered, d.counters, d.meetings, d.shares = [2]*float64{}, false, 0, 0, 0
+}
+
+// finish computes what begin has laid out and reads the answers.
+func (d *Device) finish(forward func()) kernels.Result {
+	if d.err == nil {
+		d.guard(func() {
+			d.compute(forward)
+			d.collect()
+		})
 	}
 	r := kernels.Result{Outs: d.outs, Err: d.err}
 	if r.Err != nil {
 		r.Outs = nil
 		d.gpu.abandon()
 	}
-	d.batch, d.outs = nil, nil
-	done <- r
-	return done
+	d.batch, d.outs, d.taps = nil, nil, nil
+	return r
 }
 
-// run turns a panic below into the step's error: a request must not end the process.
-func (d *Device) run(forward func()) {
+// guard turns a panic below into the step's error: a request must not end the process.
+func (d *Device) guard(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			d.fail("panic in a stage: %v\n%s", p, debug.Stack())
 		}
 	}()
-	if d.options.Poison {
-		for _, b := range d.buffers {
-			d.gpu.fill(b.at, 0xff, b.size)
-		}
-	}
-	d.upload()
-	d.compute(forward)
-	d.collect()
+	f()
 }
 
 // weightOf is the weight behind a handle: of a rank, its part.

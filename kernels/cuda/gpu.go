@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -24,6 +25,7 @@ type gpu struct {
 	main       stream
 	capturing  bool
 	serial     bool              // kernels do not overlap
+	frozen     bool              // nothing may be allocated: that can wait for kernels which wait for another GPU
 	profile    *profile          // nil: launches are not timed
 	broken     error             // the first fault of the copies that were enqueued since the last sync
 	pins       map[string][]byte // pinned host memory
@@ -116,13 +118,25 @@ func (g *gpu) close() error {
 	return g.Device.Close()
 }
 
-func (g *gpu) alloc(bytes int) (ptr, error) { return g.Alloc(max(bytes, 16)) }
+func (g *gpu) alloc(bytes int) (ptr, error) {
+	if g.frozen {
+		return 0, errFrozen
+	}
+	return g.Alloc(max(bytes, 16))
+}
+
+var errFrozen = errors.New("want no more memory while other GPUs wait for this one")
 
 func (g *gpu) free(p ptr) { g.keep(g.Release(p)) }
 
 // pin allocates pinned host memory.
-func (g *gpu) pin(bytes int) ([]byte, error) { return g.Pin(bytes) }
-func (g *gpu) unpin(b []byte)                { g.keep(g.Unpin(b)) }
+func (g *gpu) pin(bytes int) ([]byte, error) {
+	if g.frozen {
+		return nil, errFrozen
+	}
+	return g.Pin(bytes)
+}
+func (g *gpu) unpin(b []byte) { g.keep(g.Unpin(b)) }
 
 // keep remembers the first fault.
 func (g *gpu) keep(err error) {

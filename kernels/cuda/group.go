@@ -170,21 +170,37 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	}
 	taps := g.cutTaps(b)
 	results := make([]kernels.Result, len(g.ranks))
-	g.all(func(rank int, d *Device) {
+	forwards := make([]func(), len(g.ranks))
+	for rank, d := range g.ranks {
 		own := *b
 		if m, ok := b.KV.(*cutKV); ok && rank < len(m.of) {
 			own.KV = m.of[rank]
 		}
 		own.Taps = taps[rank]
-		if g.delay != nil {
-			g.delay(rank)
-		}
 		run := &rankRun{Device: d, acts: make([]kernels.Act, g.acts)}
-		results[rank] = <-d.Step(&own, func() {
+		forwards[rank] = func() {
 			for _, call := range g.record {
 				call(run)
 			}
-		})
+		}
+		leave := d.gpu.enter()
+		d.begin(&own)
+		d.rehearse(forwards[rank])
+		leave()
+	}
+	for _, d := range g.ranks { // one that cannot begin would be waited for
+		for _, other := range g.ranks {
+			if d.err == nil && other.err != nil {
+				d.err = other.err
+			}
+		}
+	}
+	g.all(func(rank int, d *Device) {
+		if g.delay != nil {
+			g.delay(rank)
+		}
+		defer d.gpu.enter()()
+		results[rank] = d.finish(forwards[rank])
 	})
 	r := results[0]
 	for _, other := range results {

@@ -135,6 +135,22 @@ func (d *Device) tapOwnExperts(p *phase, layer int, x *residual, shared, routed 
 	return a
 }
 
+// rehearse runs the stages of the step without their kernels, unless it is a graph: everything that they allocate is there
+// afterwards. Allocating, freeing above all, can wait for a GPU's kernels and hold up whoever else asks the driver for something: it
+// must not happen while kernels wait for another rank.
+func (d *Device) rehearse(forward func()) {
+	if d.err != nil {
+		return
+	}
+	if _, exec, _, can := d.graph(); can && exec != nil {
+		return
+	}
+	d.rehearsal = true
+	d.guard(forward)
+	d.rehearsal = false
+	d.rewind()
+}
+
 // collectLogits brings the columns of all ranks into the first one's rows [64, ld]. The others have nothing to do with them.
 func (d *Device) collectLogits(run *phase, head kernels.Weight, own ptr, ownLd, turn int) (all ptr, ld int) {
 	cut := head.(*cutWeight)

@@ -68,7 +68,7 @@ func bucket(rows int) int {
 func (d *Device) upload() {
 	b := d.batch
 	t := len(b.Token)
-	d.phases = d.phases[:0]
+	d.phases, d.taps = d.phases[:0], nil
 	if b.Decode > 0 {
 		grid := bucket(b.Decode)
 		d.phases = append(d.phases, &phase{name: "decode.", decode: true, rows: b.Decode, grid: grid, lines: streamWidth(grid)})
@@ -83,7 +83,6 @@ func (d *Device) upload() {
 	d.layWants()
 	d.layTaps()
 	d.gpu.zeroWords(d.status(), 1+maxCounters)
-	d.counters, d.meetings, d.shares = 0, 0, 0
 	d.layEpoch()
 }
 
@@ -303,18 +302,29 @@ func (d *Device) dropGraphs() {
 	clear(d.graphs)
 }
 
+// graph is the captured step like this one; seen: one like it has run. Not every step can be captured.
+func (d *Device) graph() (key graphKey, exec *executable, seen, can bool) {
+	p := d.phases[0]
+	if d.options.NoGraphs || !p.decode || len(d.phases) > 1 || d.open || len(d.batch.Pictures) > 0 || len(d.batch.Want) == 0 || len(d.batch.Want) > p.grid {
+		return key, nil, false, false
+	}
+	key = graphKey{p.grid, d.kv}
+	exec, seen = d.graphs[key]
+	return key, exec, seen, true
+}
+
 // compute runs the forward pass: from a graph where the step allows it.
 func (d *Device) compute(forward func()) {
 	if d.err != nil {
 		return
 	}
-	p := d.phases[0]
-	if d.options.NoGraphs || !p.decode || len(d.phases) > 1 || d.open || len(d.batch.Pictures) > 0 || len(d.batch.Want) == 0 || len(d.batch.Want) > p.grid {
+	d.gpu.frozen = d.group != nil
+	defer func() { d.gpu.frozen = false }()
+	key, exec, seen, can := d.graph()
+	if !can {
 		forward()
 		return
 	}
-	key := graphKey{p.grid, d.kv}
-	exec, seen := d.graphs[key]
 	if !seen {
 		forward() // launch by launch: everything that stages allocate is there afterwards
 		if d.err == nil {

@@ -149,7 +149,7 @@ func (d *Device) tapSorted(p *phase, layer int, hook kernels.Hook, a image, toke
 			}
 			place = make([]int32, p.rows)
 			for at, row := range tokens {
-				if row >= 0 {
+				if row >= 0 && !d.rehearsal {
 					place[row] = int32(at)
 				}
 			}
