@@ -23,6 +23,8 @@ type Options struct {
 	Profile   bool // time every launch (see Device.Profile)
 	Poison    bool // for tests: what a step leaves in the workspace is NaN before the next
 
+	NoPeers bool // ranks of a group meet in the host's memory, even if they reach each other's
+
 	// Patience is how long a GPU waits for another one of its group within a step; 0: 5 seconds.
 	Patience time.Duration
 }

@@ -50,7 +50,8 @@
 // # What is not as the design had it
 //
 // FP8 in prefill multiplies what codes are worth (W8A16): activations are not quantised. Prefill attention over E4M3 keys is the portable
-// kernel. Ranks exchange float32 and wait for it: nothing overlaps yet. There is no NCCL, so GPUs must reach each other's memory.
+// kernel. Ranks exchange float32 and wait for it: nothing overlaps yet. There is no NCCL: GPUs that do not reach each other's memory meet in the
+// host's, and several machines cannot share a model.
 //
 // The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.
 // Rotation, QK norm and append come after the product, not in its epilogue: decode sums its splits first.

@@ -25,6 +25,9 @@ func Poison(h kernels.Weight, part, expert int) {
 	}
 }
 
+// Host says that ranks meet in the host's memory.
+func (g *Group) Host() bool { return g.host }
+
 // Delay has f called before every rank's part of a step.
 func (g *Group) Delay(f func(rank int)) { g.delay = f }
 

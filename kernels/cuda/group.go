@@ -23,6 +23,7 @@ type Group struct {
 	steps uint32        // since the numbers of exchanges began anew
 	width int           // of the residual stream; 0: no step has run
 	same  bool          // ranks share a GPU
+	host  bool          // some do not reach each other's memory: what they share lies in the host's
 
 	mail, flags [maxRanks]ptr // of each rank; 0: no step has run
 	logits      [2]ptr        // on the first rank: [64, vocabulary] of two runs
@@ -53,8 +54,8 @@ var (
 	_ kernels.ExpertCounter = (*Group)(nil)
 )
 
-// NewGroup opens GPUs that are to run a model together; 2 to 8 of them, which reach each other's memory. An ordinal may come
-// more than once: ranks then share that GPU, which shows that the logic is right and nothing else; o.NoOverlap is implied, since
+// NewGroup opens GPUs that are to run a model together, 2 to 8 of them. Where two do not reach each other's memory, all meet in
+// the host's: that works, but a sum of a long prompt then crosses the bus twice. An ordinal may come more than once: ranks then share that GPU, which shows that the logic is right and nothing else; o.NoOverlap is implied, since
 // a kernel that waits for another rank must leave that one's kernels room.
 func NewGroup(o Options, ordinals []int) (*Group, error) {
 	if len(ordinals) < 2 || len(ordinals) > maxRanks {
@@ -67,6 +68,7 @@ func NewGroup(o Options, ordinals []int) (*Group, error) {
 		seen[n] = true
 	}
 	o.NoOverlap = o.NoOverlap || g.same
+	g.host = o.NoPeers
 	for rank, n := range ordinals {
 		o.Ordinal = n
 		d, err := New(o)
@@ -87,8 +89,7 @@ func NewGroup(o Options, ordinals []int) (*Group, error) {
 				g.Close()
 				return nil, err
 			case !ok:
-				g.Close()
-				return nil, fmt.Errorf("kernels/cuda: %s and %s do not reach each other's memory, which a model on several GPUs needs", a.Name(), b.Name())
+				g.host = true
 			}
 		}
 	}
@@ -270,8 +271,8 @@ func (g *Group) connect() error {
 	row := 2 * ceil(g.width, 4)
 	var mail, flags [maxRanks]ptr
 	err := g.each(func(rank int, d *Device) (err error) {
-		if mail[rank], err = d.gpu.alloc(g.mailBytes()); err == nil {
-			flags[rank], err = d.gpu.alloc(4 * maxRanks)
+		if mail[rank], err = d.meeting("mail", g.mailBytes()); err == nil {
+			flags[rank], err = d.meeting("flags", 4*maxRanks)
 		}
 		return err
 	})
@@ -307,6 +308,11 @@ func (g *Group) mailBytes() int { return 2 * len(g.ranks) * mailRows * 2 * ceil(
 // forget empties mailboxes and flags.
 func (g *Group) forget() error {
 	return g.each(func(rank int, d *Device) error {
+		if g.host {
+			clear(d.gpu.pins["mail"])
+			clear(d.gpu.pins["flags"])
+			return nil
+		}
 		d.gpu.zero(g.mail[rank], g.mailBytes())
 		d.gpu.zero(g.flags[rank], 4*maxRanks)
 		return d.gpu.sync()
@@ -318,12 +324,18 @@ func (g *Group) makeParts(rows int) error {
 	var all [2][maxRanks]ptr
 	bytes := 4 * max(grow(rows), maxDecodeRows) * ceil(g.width, codeRows) * codeRows
 	err := g.each(func(rank int, d *Device) error {
-		all[0][rank], all[1][rank] = d.mem("part.0", bytes), d.mem("part.1", bytes)
-		d.parts.own = [2]ptr{all[0][rank], all[1][rank]}
-		return nil
+		for turn, name := range []string{"part.0", "part.1"} {
+			d.parts.own[turn] = d.mem(name, bytes)
+			if all[turn][rank] = d.parts.own[turn]; g.host {
+				all[turn][rank] = addressOf(d.gpu.pinnedBytes(name, bytes))
+			}
+		}
+		return d.gpu.sync()
 	})
-	for _, d := range g.ranks {
+	for rank, d := range g.ranks {
+		d.parts.shown = [2]ptr{all[0][rank], all[1][rank]}
 		d.parts.all = all
+		d.parts.all[0][rank], d.parts.all[1][rank] = d.parts.own[0], d.parts.own[1]
 	}
 	return err
 }
@@ -333,7 +345,10 @@ func (g *Group) makeLogits(head *cutWeight) {
 	d := g.ranks[0]
 	defer d.gpu.enter()()
 	for turn, name := range []string{"logits.0", "logits.1"} {
-		g.logits[turn] = d.mem(name, 4*maxDecodeRows*g.logitsLd(head))
+		bytes := 4 * maxDecodeRows * g.logitsLd(head)
+		if g.logits[turn] = d.mem(name, bytes); g.host {
+			g.logits[turn] = addressOf(d.gpu.pinnedBytes(name, bytes))
+		}
 	}
 }
 

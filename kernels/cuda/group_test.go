@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -284,13 +285,43 @@ func TestGroupOpens(t *testing.T) {
 		t.Error("a GPU that is not there was opened")
 	}
 	t.Setenv("CHULENGO_EMU_DEVICES", "2")
-	t.Setenv("CHULENGO_EMU_PEERS", "0")
-	if g, err := cuda.NewGroup(cuda.Options{}, []int{0, 1}); err == nil {
-		if name := g.Name(); strings.Contains(name, "emulated") {
-			t.Errorf("%s: a group of GPUs that do not reach each other was opened", name)
+	for peers, want := range map[string]bool{"0": true, "1": false} { // the software GPU says so
+		t.Setenv("CHULENGO_EMU_PEERS", peers)
+		g, err := cuda.NewGroup(cuda.Options{}, []int{0, 1})
+		if err != nil {
+			continue // one real GPU
+		}
+		if strings.Contains(g.Name(), "emulated") && g.Host() != want {
+			t.Errorf("GPUs of which CHULENGO_EMU_PEERS=%s: meet in the host's memory: %v", peers, g.Host())
 		}
 		g.Close()
-	} else if !strings.Contains(err.Error(), "reach each other's memory") {
-		t.Logf("not opened: %v", err) // one GPU
+	}
+}
+
+// GPUs that do not reach each other's memory meet in the host's, and have the same bits: prompts, decoding and taps.
+func TestGroupHost(t *testing.T) {
+	peers := newGroup(t, cuda.Options{})
+	host := newGroup(t, cuda.Options{NoPeers: true})
+	r := rand.New(rand.NewPCG(13, 14))
+	a, b := &sequence{}, &sequence{}
+	for step, n := range []int{70, 9, 1, 1, 1, 1} {
+		tokens := randomTokens(r, n, 1000)
+		var taps [2][]kernels.Tap
+		for i := range taps {
+			if step == 1 || step == 5 {
+				taps[i] = []kernels.Tap{{At: kernels.Point{Layer: 1, Hook: kernels.HookFFNOut}, Rows: []int32{0}, Buf: make([]float32, 256)}}
+			}
+		}
+		want, got := peers.run(t, []piece{{a, tokens}}, taps[0]), host.run(t, []piece{{b, tokens}}, taps[1])
+		for i := range want {
+			if !sameOut(got[i], want[i]) {
+				t.Fatalf("step %d row %d: over peers %+v, through the host %+v", step, i, want[i], got[i])
+			}
+		}
+		for i := range taps[0] {
+			if !slices.Equal(taps[0][i].Buf, taps[1][i].Buf) {
+				t.Errorf("step %d: the taps see different values", step)
+			}
+		}
 	}
 }

@@ -22,6 +22,7 @@ const peerSilent = 4
 type partsOf struct {
 	peers   ptr              // the kernels' struct Peers, with the mailbox and the flags of every rank
 	own     [2]ptr           // this rank's parts of two exchanges, [rows, D] float32
+	shown   [2]ptr           // where the others read them
 	all     [2][maxRanks]ptr // and those of every rank
 	epoch   uint32           // number of the step's first exchange,
 	epochAt ptr              // and where kernels find it
@@ -45,8 +46,8 @@ func (d *Device) layEpoch() {
 	d.gpu.copyIn(d.parts.epochAt, host[:1])
 }
 
-// meeting numbers the next exchange.
-func (d *Device) meeting() int32 {
+// nextMeeting numbers the next exchange.
+func (d *Device) nextMeeting() int32 {
 	if d.meetings++; d.meetings > meetingsAStep {
 		d.fail("a step: want at most %d exchanges between GPUs", meetingsAStep)
 	}
@@ -56,7 +57,7 @@ func (d *Device) meeting() int32 {
 // joinPeers has a norm add what is pending on the other ranks, too.
 func (d *Device) joinPeers(x *residual, n *normParams) {
 	if x.partial && n.pending != ([2]slots{}) {
-		n.peers, n.exchange = d.parts.peers, d.meeting()
+		n.peers, n.exchange = d.parts.peers, d.nextMeeting()
 	}
 }
 
@@ -75,8 +76,11 @@ func (d *Device) ownPart() ptr { return d.parts.own[d.shares%2] }
 
 // share adds up the ranks' parts. The caller fills where the sum goes, and the parts' geometry.
 func (d *Device) share(p *phase, params shareParams) {
-	params.peers, params.part, params.exchange = d.parts.peers, d.parts.all[d.shares%2], d.meeting()
+	params.peers, params.part, params.exchange = d.parts.peers, d.parts.all[d.shares%2], d.nextMeeting()
 	params.count, params.rows = p.decodeCount(), int32(p.rows)
+	if own, shown := d.ownPart(), d.parts.shown[d.shares%2]; own != shown {
+		d.resolveTo(p, shown, slots{values: own, count: 1, ld: params.ld}, int(params.ld))
+	}
 	d.shares++
 	launch(d, "share_rows", min(p.grid, d.group.shareBlocks(d.gpu.sms)), 1, 0, &params)
 }
@@ -157,9 +161,14 @@ func (d *Device) collectLogits(run *phase, head kernels.Weight, own ptr, ownLd, 
 	ld = d.group.logitsLd(cut)
 	columns := cut.parts[d.rank][0]
 	params := collectParams{peers: d.parts.peers, columns: own, out: d.group.logits[turn], count: run.count, ld: int32(ownLd), outLd: int32(ld),
-		first: int32(columns.From), width: int32(columns.Len()), exchange: d.meeting()}
+		first: int32(columns.From), width: int32(columns.Len()), exchange: d.nextMeeting()}
 	launch(d, "collect_columns", 64, run.grid, 0, &params)
 	launch(d, "collect_wait", 1, 1, 0, &params)
+	if d.group.host && d.rank == 0 {
+		local := d.mem("head.collected", 4*maxDecodeRows*ld)
+		d.resolveTo(run, local, slots{values: params.out, count: 1, ld: int32(ld)}, ld)
+		return local, ld
+	}
 	return params.out, ld
 }
 
@@ -169,6 +178,15 @@ func outputsOf(h kernels.Weight) int {
 		return all.spec.Parts[0]
 	}
 	return h.(*weight).spec.Parts[0]
+}
+
+// meeting is memory that other ranks write to, under a name.
+func (d *Device) meeting(name string, bytes int) (ptr, error) {
+	if d.group.host {
+		at := addressOf(d.gpu.pinnedBytes(name, bytes))
+		return at, d.gpu.sync() // the fault of pinning, if there was one
+	}
+	return d.gpu.alloc(bytes)
 }
 
 // layPeers tells the device where the ranks' mailboxes and flags are.

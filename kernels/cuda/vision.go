@@ -37,6 +37,7 @@ type tower struct {
 type picture struct {
 	dev         *Device
 	at          ptr
+	host        []byte // where it lies if ranks meet in the host's memory
 	rows, width int
 }
 
@@ -47,8 +48,29 @@ func (p *picture) Bytes() int64 { return 4 * int64(p.rows) * int64(p.width) }
 func (p *picture) Release() {
 	defer p.dev.gpu.enter()()
 	p.dev.gpu.keep(p.dev.gpu.sync())
-	p.dev.gpu.free(p.at)
+	p.free()
+}
+
+func (p *picture) free() {
+	if p.host != nil {
+		p.dev.gpu.unpin(p.host)
+	} else if p.at != 0 {
+		p.dev.gpu.free(p.at)
+	}
 	*p = picture{}
+}
+
+// make reserves the picture's rows.
+func (p *picture) make(rows, width int) (err error) {
+	p.rows, p.width = rows, width
+	if g := p.dev.group; g == nil || !g.host {
+		p.at, err = p.dev.gpu.alloc(int(p.Bytes()))
+		return err
+	}
+	if p.host, err = p.dev.gpu.pin(int(p.Bytes())); err == nil {
+		p.at = addressOf(p.host)
+	}
+	return err
 }
 
 // Encode implements kernels.Viewer. Its kernels follow those of steps in the one stream: it returns when they are enqueued, or,
@@ -69,9 +91,7 @@ func (d *Device) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, err
 	d.stage("")
 	if d.err != nil {
 		d.gpu.abandon()
-		if v.out.at != 0 {
-			d.gpu.free(v.out.at)
-		}
+		v.out.free()
 		return nil, d.err
 	}
 	return v.out, nil
@@ -403,9 +423,7 @@ func (d *Device) Project(l *kernels.Projector, xa kernels.Act) {
 
 	o, rows := v.out, v.tiles*perTile
 	if o.at == 0 && d.err == nil {
-		o.rows, o.width = v.pixels.Tiles*perTile, w.spec.Parts[0]
-		var err error
-		if o.at, err = d.gpu.alloc(int(o.Bytes())); err != nil {
+		if err := o.make(v.pixels.Tiles*perTile, w.spec.Parts[0]); err != nil {
 			d.fail("picture of %d rows: %w", o.rows, err)
 			return
 		}
@@ -448,6 +466,11 @@ func (d *Device) show(x *residual) {
 			d.fail("picture at row %d: want rows of %d values, got %d", p.Row, x.d, from.width)
 			return
 		}
-		d.gpu.copyWithin(x.at+ptr(4*int(p.Row)*x.d), from.at+ptr(4*int(p.From)*x.d), 4*int(p.Rows)*x.d)
+		to, rows := x.at+ptr(4*int(p.Row)*x.d), from.at+ptr(4*int(p.From)*x.d)
+		if from.host == nil {
+			d.gpu.copyWithin(to, rows, 4*int(p.Rows)*x.d)
+			continue
+		}
+		launch(d, "sum_slots", int(p.Rows), 1, 0, &sumParams{slots: slots{values: rows, count: 1, ld: int32(x.d)}, out: to, ld: int32(x.d), width: int32(x.d)})
 	}
 }
