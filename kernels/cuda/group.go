@@ -165,11 +165,11 @@ func (g *Group) shareBlocks(sms int) int {
 // Step implements kernels.Device. If ranks fail, the error is that of the first one that does not merely miss another.
 func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	done := make(chan kernels.Result, 1)
-	if err := g.prepare(b, forward); err != nil {
+	taps, err := g.prepare(b, forward)
+	if err != nil {
 		done <- kernels.Result{Err: err}
 		return done
 	}
-	taps := g.cutTaps(b)
 	results := make([]kernels.Result, len(g.ranks))
 	forwards := make([]func(), len(g.ranks))
 	for rank, d := range g.ranks {
@@ -233,37 +233,37 @@ func (g *Group) all(f func(rank int, d *Device)) {
 	wait.Wait()
 }
 
-// prepare records the step and gives every rank what the others must know the place of.
-func (g *Group) prepare(b *kernels.Batch, forward func()) (err error) {
+// prepare records the step, cuts its taps, and gives every rank what the others must know the place of.
+func (g *Group) prepare(b *kernels.Batch, forward func()) (taps [][]kernels.Tap, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("kernels/cuda: panic in the forward pass: %v", p)
+			err = fmt.Errorf("kernels/cuda: panic before a step: %v", p)
 		}
 	}()
 	g.record, g.acts, g.open, g.err = g.record[:0], 0, len(b.Taps) > 0, nil
 	if forward(); g.err != nil {
-		return g.err
+		return nil, g.err
 	}
 	if g.mail[0] == 0 {
 		if err := g.connect(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if len(b.Taps) > 0 || b.Decode < len(b.Token) {
 		if err := g.makeParts(len(b.Token)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if g.steps++; g.steps == math.MaxUint32/meetingsAStep { // before the numbers come around: nothing old may look new
 		if err := g.forget(); err != nil {
-			return err
+			return nil, err
 		}
 		g.steps = 1
 	}
 	for _, d := range g.ranks {
 		d.parts.epoch = g.steps * meetingsAStep
 	}
-	return nil
+	return g.cutTaps(b), nil
 }
 
 // connect makes the mailboxes and flags, and tells every rank where they are. They are not among the buffers of a step.
