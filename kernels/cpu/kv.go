@@ -25,7 +25,7 @@ type page struct {
 }
 
 // NewKV reserves page numbers; memory follows with use. Formats: F32, BF16, and F8E4M3, which has no scales: a byte is the number nearest
-// to the value in bfloat16, at most 448. Normed keys and the demo checkpoint's values lie where that keeps 4 significant bits (bench/LOG.md).
+// to the value, at most 448. Normed keys and the demo checkpoint's values lie where that keeps 4 significant bits (bench/LOG.md).
 func (d *Device) NewKV(s kernels.KVSpec) (kernels.KV, error) {
 	if s.Format != kernels.F32 && s.Format != kernels.BF16 && s.Format != kernels.F8E4M3 {
 		return nil, fmt.Errorf("kernels/cpu: keys and values: want format F32, BF16 or F8_E4M3, got %v", s.Format)
@@ -79,7 +79,7 @@ func (m *kv) write(g int, s *kernels.Span, slot, layer, which, head int, x []flo
 		}
 	default:
 		for i, v := range x {
-			p.e4m3[at+i] = kernels.E4M3(math.Float32frombits(uint32(toBF16(v)) << 16))
+			p.e4m3[at+i] = kernels.E4M3(v)
 		}
 	}
 }

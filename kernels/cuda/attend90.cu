@@ -5,8 +5,6 @@
 #include "attend.cuh"
 #include "rope.cuh"
 
-#include <type_traits>
-
 struct FusedDecodeParams {
     DecodeParams attend;
     RopeParams rope; // qkv: null where q and the rows' own keys are there already
@@ -21,9 +19,10 @@ namespace {
 constexpr int HD = 128;
 constexpr int HALVES = HD / TILE; // tiles of 64 columns in a head
 
-// tile_of is line `slot` of a page table, columns 64·half.. (of codes: all) of a head's keys (which 0) or values (1).
-template <bool CODES> __device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, int which, int head, int slot, int half) {
-    return kv_head<CODES>(p, table[slot / p.page_tokens], which, head) + (half * p.page_tokens + slot % p.page_tokens) * LINE;
+// tile_of is line `slot` of a page table, columns 64·half.. of a head's keys (which 0) or values (1).
+__device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, int which, int head, int slot, int half) {
+    const bf16 *at = kv_head(p, table[slot / p.page_tokens], which, head);
+    return (const u8 *)(at + (half * p.page_tokens + slot % p.page_tokens) * TILE);
 }
 
 // ---- decode: a block has a run of splits, those of a key/value head of a row one after the other ----
@@ -40,9 +39,8 @@ constexpr int MAX_ROWS = 64, MAX_GROUP = 16;
 constexpr int MAX_SPLITS = 64; // of a row (decode_split_keys)
 constexpr int QUERY = HD + 8;  // elements of a query in shared memory: rows in different banks
 
-template <bool CODES> struct DecodeShared {
-    static constexpr int TILES = CODES ? 1 : HALVES; // of a head
-    u8 kv[DECODE_STAGES][2][TILES][DECODE_KEYS * LINE];
+struct DecodeShared {
+    u8 kv[DECODE_STAGES][2][HALVES][DECODE_KEYS * LINE];
     float out[WARPS][MAX_GROUP][HD + 4]; // where the warps' results meet
     union {
         bf16 query[MAX_GROUP][QUERY];
@@ -58,8 +56,6 @@ struct DecodeTile { // where a piece of 16 bytes of a stage lies
     __device__ __forceinline__ int operator()(int line, int piece) const { return piece / 8 * DECODE_KEYS * LINE + line * LINE + ((piece % 8) ^ (line & 7)) * PIECE; }
 };
 
-template <bool CODES> using DecodePlace = std::conditional_t<CODES, CodeTile<HD>, DecodeTile>;
-
 // DecodeItem is a split of a key/value head: keys begin..end-1 of a row.
 struct DecodeItem {
     int row, head, split, splits; // splits of the row
@@ -68,7 +64,7 @@ struct DecodeItem {
 };
 
 // decode_item finds item i: rows, then heads, then splits. A whole warp asks.
-template <bool CODES> __device__ __forceinline__ DecodeItem decode_item(const DecodeParams &p, const DecodeShared<CODES> &s, int rows, int i) {
+__device__ __forceinline__ DecodeItem decode_item(const DecodeParams &p, const DecodeShared &s, int rows, int i) {
     DecodeItem it;
     const int l = lane_id(), heads = p.pages.kv_heads;
     const auto before = [&](int r) { return r < rows && s.first_split[r + 1] * heads <= i; };
@@ -89,11 +85,10 @@ __device__ __forceinline__ int decode_first(int items, int block) { return block
 
 // decode_produce is one warp. What says where the keys lie is there since before the step, and so are all keys but the rows'
 // own: copies of the others need not wait for the kernels before this one.
-template <bool CODES> __device__ __forceinline__ void decode_produce(const FusedDecodeParams &f, DecodeShared<CODES> &s, int rows, int from, int to) {
+__device__ __forceinline__ void decode_produce(const FusedDecodeParams &f, DecodeShared &s, int rows, int from, int to) {
     const DecodeParams &p = f.attend;
     const int l = lane_id(), step = min(p.pages.page_tokens, DECODE_KEYS);
     const bool rotates = f.rope.qkv.values;
-    constexpr int TILES = DecodeShared<CODES>::TILES;
     bool waited = false;
     int n = 0; // stages issued
     for (int i = from; i < to; i++) {
@@ -108,17 +103,17 @@ template <bool CODES> __device__ __forceinline__ void decode_produce(const Fused
             }
             if (n >= DECODE_STAGES) mbar_wait(&s.empty[slot], (n / DECODE_STAGES - 1) & 1);
             if (seen < DECODE_KEYS) { // what a weight of 0 meets must be a number
-                for (int j = l; j < (DECODE_KEYS - seen) * 8 * TILES; j += WARP)
-                    *(uint4 *)(s.kv[slot][1][j % TILES] + seen * LINE + j / TILES * PIECE) = make_uint4(0, 0, 0, 0);
+                for (int j = l; j < (DECODE_KEYS - seen) * 8 * HALVES; j += WARP)
+                    *(uint4 *)(s.kv[slot][1][j % HALVES] + seen * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
                 fence_proxy_async(); // a later copy overwrites them
             }
             // Every lane arrives: each has written zeros.
-            if (l == 0) mbar_expect_tx(&s.full[slot], 2 * TILES * lines * LINE);
+            if (l == 0) mbar_expect_tx(&s.full[slot], 2 * HALVES * lines * LINE);
             else mbar_arrive(&s.full[slot]);
             __syncwarp();
-            for (int j = l; j < ceil_div(lines, step) * 2 * TILES; j += WARP) {
-                const int line = j / (2 * TILES) * step, which = j / TILES % 2, half = j % TILES;
-                bulk_load(s.kv[slot][which][half] + line * LINE, tile_of<CODES>(p.pages, it.table, which, it.head, first + line, half), min(step, lines - line) * LINE, &s.full[slot]);
+            for (int j = l; j < ceil_div(lines, step) * 2 * HALVES; j += WARP) {
+                const int line = j / (2 * HALVES) * step, which = j / HALVES % 2, half = j % HALVES;
+                bulk_load(s.kv[slot][which][half] + line * LINE, tile_of(p.pages, it.table, which, it.head, first + line, half), min(step, lines - line) * LINE, &s.full[slot]);
             }
         }
     }
@@ -127,7 +122,7 @@ template <bool CODES> __device__ __forceinline__ void decode_produce(const Fused
 
 // decode_rotate makes the queries of a head's group, in shared memory, with all warps. The warps of places group and group + 1
 // get the row's own key and value as well (4 values a lane), which the first puts into `own`.
-template <bool CODES> __device__ __forceinline__ void decode_rotate(const FusedDecodeParams &f, DecodeShared<CODES> &s, const DecodeItem &it, int group, uint2 &own) {
+__device__ __forceinline__ void decode_rotate(const FusedDecodeParams &f, DecodeShared &s, const DecodeItem &it, int group, uint2 &own) {
     constexpr int TOGETHER = 2; // heads that a warp makes at a time
     const RopeParams &r = f.rope;
     const int w = warp_id(), l = lane_id(), none = r.heads + 2 * r.kv_heads;
@@ -151,17 +146,16 @@ template <bool CODES> __device__ __forceinline__ void decode_rotate(const FusedD
 }
 
 // decode_append puts the row's own key (which 0) or value (1) where it belongs: line `line` of a stage, and its page.
-template <bool CODES> __device__ __forceinline__ void decode_append(const RopeParams &r, DecodeShared<CODES> &s, const DecodeItem &it, int which, int stage, int line, int slot, uint2 own) {
+__device__ __forceinline__ void decode_append(const RopeParams &r, DecodeShared &s, const DecodeItem &it, int which, int stage, int line, int slot, uint2 own) {
     const int d = 4 * lane_id();
-    if constexpr (CODES) *(u32 *)(s.kv[stage][which][0] + CodeTile<HD>()(line, d / PIECE) + d % PIECE) = e4m3_codes(own);
-    else *(uint2 *)(s.kv[stage][which][d / TILE] + line * LINE + line_at(line, d % TILE)) = own;
+    *(uint2 *)(s.kv[stage][which][d / TILE] + line * LINE + line_at(line, d % TILE)) = own;
     fence_proxy_async(); // a later copy overwrites it
-    if (slot >= 0) rope_append(r, slot, Head{1 + which, it.head, 0}, d, own);
+    if (slot >= 0) *(uint2 *)rope_place(r, slot, Head{1 + which, it.head, 0}, d) = own;
 }
 
 // decode_add adds the splits of a head's group and writes z: each warp takes a quarter of the splits, whose sums are added in
 // order. It stands at the end of a chain of kernels: what counts is that few loads wait for others.
-template <bool CODES> __device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared<CODES> &s, const DecodeItem &it, int group) {
+__device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared &s, const DecodeItem &it, int group) {
     constexpr int AHEAD = 12; // splits of heads that a warp has on their way
     const int w = warp_id(), l = lane_id(), from = s.first_split[it.row];
     const int each = ceil_div(it.splits, WARPS), first = min(w * each, it.splits), last = min(first + each, it.splits);
@@ -216,7 +210,7 @@ template <bool CODES> __device__ __forceinline__ void decode_add(const DecodePar
             __float2bfloat16_rn((s.out[0][head][d] + s.out[1][head][d]) + (s.out[2][head][d] + s.out[3][head][d]));
 }
 
-template <bool CODES> __device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, DecodeShared<CODES> &s, int rows, int from, int to) {
+__device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, DecodeShared &s, int rows, int from, int to) {
     const DecodeParams &p = f.attend;
     const int w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
     const bool rotates = f.rope.qkv.values;
@@ -234,7 +228,7 @@ template <bool CODES> __device__ __forceinline__ void decode_consume(const Fused
                 decode_rotate(f, s, it, group, own);
                 bar_sync(1, WARPS * WARP);
             }
-            attention_query<HD, CODES>(q, HD, [&](int r) -> const bf16 * {
+            attention_query<HD>(q, HD, [&](int r) -> const bf16 * {
                 if (r >= group) return nullptr;
                 return rotates ? s.query[r] : p.q + (u64(it.row) * p.heads + it.head * group + r) * HD;
             });
@@ -251,7 +245,7 @@ template <bool CODES> __device__ __forceinline__ void decode_consume(const Fused
             }
             const int limit[2] = {seen, seen};
             if (seen > 0)
-                attention_keys<HD, WARP_KEYS, CODES>(a, q, s.kv[slot][0][0] + w * WARP_KEYS * LINE, s.kv[slot][1][0] + w * WARP_KEYS * LINE, p.scale, limit, DecodePlace<CODES>());
+                attention_keys<HD, WARP_KEYS>(a, q, s.kv[slot][0][0] + w * WARP_KEYS * LINE, s.kv[slot][1][0] + w * WARP_KEYS * LINE, p.scale, limit, DecodeTile());
             __syncwarp();
             if (l == 0) mbar_arrive(&s.empty[slot]);
         }
@@ -259,7 +253,8 @@ template <bool CODES> __device__ __forceinline__ void decode_consume(const Fused
         for (int r = 0; r < 2; r++) {
             const float sum = attention_total(a.sum[r]);
             if (t == 0) s.largest[w][g + 8 * r] = a.largest[r], s.sum[w][g + 8 * r] = sum;
-            attention_row<HD, CODES>(s.out[w][g + 8 * r], a, r);
+#pragma unroll
+            for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
         }
         bar_sync(1, WARPS * WARP);
         decode_meet<WARPS>(p, s.first_split[it.row] + it.split, it.head, group, s.largest, s.sum, s.out);
@@ -327,7 +322,7 @@ __device__ __forceinline__ void produce(const PrefillParams &p, PrefillShared &s
         __syncwarp();
         for (int j = lane_id(); j < ceil_div(lines, step) * HALVES; j += WARP) {
             const int line = j / HALVES * step, half = j % HALVES;
-            bulk_load(stage + (half * KEYS + line) * LINE, tile_of<false>(p.pages, table, which, kv, first + line, half), min(step, lines - line) * LINE, full);
+            bulk_load(stage + (half * KEYS + line) * LINE, tile_of(p.pages, table, which, kv, first + line, half), min(step, lines - line) * LINE, full);
         }
     };
     for (int item = blockIdx.x; item < p.tile_count * p.heads; item += gridDim.x) {
@@ -467,10 +462,10 @@ __device__ __forceinline__ void attend_item(const PrefillParams &p, PrefillShare
 
 } // namespace
 
-namespace {
-
-template <bool CODES> __device__ __forceinline__ void decode(const FusedDecodeParams &p, u8 *memory) {
-    DecodeShared<CODES> &s = *reinterpret_cast<DecodeShared<CODES> *>(memory);
+// attend_decode_90: grid of resident blocks.
+KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, FusedDecodeParams) {
+    DYNAMIC_SHARED(memory);
+    DecodeShared &s = *reinterpret_cast<DecodeShared *>(memory);
     const int rows = *p.attend.rows;
     for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.attend.first_split[i];
     if (threadIdx.x == 0) {
@@ -483,19 +478,6 @@ template <bool CODES> __device__ __forceinline__ void decode(const FusedDecodePa
     if (from == to) return; // makes room for the blocks of the kernels that follow
     if (warp_id() == WARPS) decode_produce(p, s, rows, from, to);
     else decode_consume(p, s, rows, from, to);
-}
-
-} // namespace
-
-// attend_decode_90: grid of resident blocks.
-KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, FusedDecodeParams) {
-    DYNAMIC_SHARED(memory);
-    decode<false>(p, memory);
-}
-
-KERNEL((WARPS + 1) * WARP, 2, attend_decode_90_e4m3, FusedDecodeParams) {
-    DYNAMIC_SHARED(memory);
-    decode<true>(p, memory);
 }
 
 // attend_prefill_90: a block for each multiprocessor, over tiles of up to 128 rows and heads.

@@ -18,18 +18,19 @@ template <int HD> struct Shared {
 };
 
 // load_keys copies keys [first, first+KEYS) of a head and their values; zeros from `end` on.
-template <int HD, bool CODES, typename At> __device__ __forceinline__ void load_keys(const Pages &p, const int *table, int head, int first, int end, u8 *keys, u8 *values, At at) {
-    constexpr int PIECES = HD * kv_bytes(CODES) / PIECE;
+template <int HD> __device__ __forceinline__ void load_keys(const Pages &p, const int *table, int head, int first, int end, u8 *keys, u8 *values) {
+    constexpr int PIECES = HD / 8;
     for (int i = lane_id(); i < KEYS * PIECES; i += WARP) {
         const int line = i / PIECES, piece = i % PIECES, slot = first + line;
-        const bool valid = slot < end && piece * PIECE < p.head_dim * kv_bytes(CODES);
-        const int page = valid ? table[slot / p.page_tokens] : 0, from = valid ? kv_piece<CODES>(p, slot, piece) : 0;
-        cp_async16(keys + at(line, piece), kv_head<CODES>(p, page, 0, head) + from, valid);
-        cp_async16(values + at(line, piece), kv_head<CODES>(p, page, 1, head) + from, valid);
+        const bool valid = slot < end && piece * 8 < p.head_dim;
+        const int page = valid ? table[slot / p.page_tokens] : 0;
+        const int at = valid ? slot % p.page_tokens * p.head_dim + piece * 8 : 0;
+        cp_async16(keys + kv_at<HD>(line, piece), kv_head(p, page, 0, head) + at, valid);
+        cp_async16(values + kv_at<HD>(line, piece), kv_head(p, page, 1, head) + at, valid);
     }
 }
 
-template <int HD, bool CODES, typename At> __device__ __forceinline__ void attend(const DecodeParams &p, u8 *memory) {
+template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, u8 *memory) {
     Shared<HD> &s = *reinterpret_cast<Shared<HD> *>(memory);
     __shared__ int first_split[MAX_ROWS + 1];
     // What says where the keys lie is there since before the step, and so are all keys but the rows' own: the first copies
@@ -48,7 +49,7 @@ template <int HD, bool CODES, typename At> __device__ __forceinline__ void atten
         const int *table = p.pages.table + p.list[row];
         const int rounds = ceil_div(end - begin, WARPS * KEYS);
         const auto load = [&](int i) {
-            if (i < rounds) load_keys<HD, CODES>(p.pages, table, head, begin + (i * WARPS + w) * KEYS, end, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1], At());
+            if (i < rounds) load_keys<HD>(p.pages, table, head, begin + (i * WARPS + w) * KEYS, end, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1]);
             cp_async_commit();
         };
         int ahead = 0;
@@ -61,7 +62,7 @@ template <int HD, bool CODES, typename At> __device__ __forceinline__ void atten
         for (; ahead < STAGES - 1; ahead++) load(ahead);
 
         u32 q[HD / 16][4];
-        attention_query<HD, CODES>(q, p.pages.head_dim, [&](int r) -> const bf16 * {
+        attention_query<HD>(q, p.pages.head_dim, [&](int r) -> const bf16 * {
             return r < group ? p.q + (u64(row) * p.heads + head * group + r) * p.pages.head_dim : nullptr;
         });
         Attention<HD> a;
@@ -71,7 +72,7 @@ template <int HD, bool CODES, typename At> __device__ __forceinline__ void atten
             __syncwarp();
             const int first = begin + (i * WARPS + w) * KEYS, seen = min(max(end - first, 0), KEYS);
             const int limit[2] = {seen, seen};
-            attention_keys<HD, KEYS, CODES, At>(a, q, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1], p.scale, limit);
+            attention_keys<HD, KEYS>(a, q, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1], p.scale, limit);
             __syncwarp();
             load(i + STAGES - 1);
         }
@@ -81,7 +82,8 @@ template <int HD, bool CODES, typename At> __device__ __forceinline__ void atten
         for (int r = 0; r < 2; r++) {
             const float sum = attention_total(a.sum[r]);
             if (t == 0) s.largest[w][g + 8 * r] = a.largest[r], s.sum[w][g + 8 * r] = sum;
-            attention_row<HD, CODES>(s.out[w][g + 8 * r], a, r);
+#pragma unroll
+            for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
         }
         __syncthreads();
         decode_meet<WARPS>(p, split, head, group, s.largest, s.sum, s.out);
@@ -98,11 +100,7 @@ template <int HD, bool CODES, typename At> __device__ __forceinline__ void atten
 #define ATTEND(HD)                                         \
     KERNEL(WARPS *WARP, 1, attend_decode_##HD, DecodeParams) { \
         DYNAMIC_SHARED(memory);                            \
-        attend<HD, false, PlainTile<HD>>(p, memory);       \
-    }                                                      \
-    KERNEL(WARPS *WARP, 1, attend_decode_##HD##_e4m3, DecodeParams) { \
-        DYNAMIC_SHARED(memory);                            \
-        attend<HD, true, CodeTile<HD>>(p, memory);         \
+        attend<HD>(p, memory);                             \
     }
 
 ATTEND(32)

@@ -8,20 +8,21 @@ constexpr int WARPS = 4;
 constexpr int KEYS = 64;
 constexpr int STAGES = 2;
 
-template <int HD, bool CODES, typename At> __device__ __forceinline__ void load_keys(const Pages &p, const int *table, int head, int first, int end, u8 *keys, u8 *values, At at) {
-    constexpr int PIECES = HD * kv_bytes(CODES) / PIECE;
+template <int HD> __device__ __forceinline__ void load_keys(const Pages &p, const int *table, int head, int first, int end, u8 *keys, u8 *values) {
+    constexpr int PIECES = HD / 8;
 #pragma unroll 2
     for (int i = threadIdx.x; i < KEYS * PIECES; i += WARPS * WARP) {
         const int line = i / PIECES, piece = i % PIECES, slot = first + line;
-        const bool valid = slot < end && piece * PIECE < p.head_dim * kv_bytes(CODES);
-        const int page = valid ? table[slot / p.page_tokens] : 0, from = valid ? kv_piece<CODES>(p, slot, piece) : 0;
-        cp_async16(keys + at(line, piece), kv_head<CODES>(p, page, 0, head) + from, valid);
-        cp_async16(values + at(line, piece), kv_head<CODES>(p, page, 1, head) + from, valid);
+        const bool valid = slot < end && piece * 8 < p.head_dim;
+        const int page = valid ? table[slot / p.page_tokens] : 0;
+        const int at = valid ? slot % p.page_tokens * p.head_dim + piece * 8 : 0;
+        cp_async16(keys + kv_at<HD>(line, piece), kv_head(p, page, 0, head) + at, valid);
+        cp_async16(values + kv_at<HD>(line, piece), kv_head(p, page, 1, head) + at, valid);
     }
 }
 
-template <int HD, bool CODES, typename At> __device__ __forceinline__ void attend(const PrefillParams &p, u8 *memory) {
-    constexpr int BYTES = KEYS * HD * kv_bytes(CODES);
+template <int HD> __device__ __forceinline__ void attend(const PrefillParams &p, u8 *memory) {
+    constexpr int BYTES = KEYS * HD * 2;
     griddep_wait();
     griddep_launch();
     const QueryTile tile = p.tiles[gridDim.x - 1 - blockIdx.x]; // late rows see the most: they begin first
@@ -30,24 +31,24 @@ template <int HD, bool CODES, typename At> __device__ __forceinline__ void atten
     const int end = tile.slot + tile.rows; // keys that the last row sees
 
     u32 q[HD / 16][4];
-    attention_query<HD, CODES>(q, p.pages.head_dim, [&](int r) -> const bf16 * {
+    attention_query<HD>(q, p.pages.head_dim, [&](int r) -> const bf16 * {
         return w * 16 + r < tile.rows ? p.q + (u64(tile.row + w * 16 + r) * p.heads + head) * p.pages.head_dim : nullptr;
     });
     Attention<HD> a;
     attention_begin(a);
     const int rounds = ceil_div(end, KEYS);
     u8 *stage[STAGES] = {memory, memory + 2 * BYTES};
-    load_keys<HD, CODES>(p.pages, table, kv, 0, end, stage[0], stage[0] + BYTES, At());
+    load_keys<HD>(p.pages, table, kv, 0, end, stage[0], stage[0] + BYTES);
     cp_async_commit();
     for (int i = 0; i < rounds; i++) {
-        if (i + 1 < rounds) load_keys<HD, CODES>(p.pages, table, kv, (i + 1) * KEYS, end, memory + (i + 1) % STAGES * 2 * BYTES, memory + ((i + 1) % STAGES * 2 + 1) * BYTES, At());
+        if (i + 1 < rounds) load_keys<HD>(p.pages, table, kv, (i + 1) * KEYS, end, memory + (i + 1) % STAGES * 2 * BYTES, memory + ((i + 1) % STAGES * 2 + 1) * BYTES);
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
         const int seen = tile.slot + w * 16 + g + 1 - i * KEYS; // of this tile by row g
         const int limit[2] = {seen, seen + 8};
         const u8 *keys = memory + i % STAGES * 2 * BYTES;
-        attention_keys<HD, KEYS, CODES, At>(a, q, keys, keys + BYTES, p.scale, limit);
+        attention_keys<HD, KEYS>(a, q, keys, keys + BYTES, p.scale, limit);
         __syncthreads();
     }
 #pragma unroll
@@ -55,15 +56,6 @@ template <int HD, bool CODES, typename At> __device__ __forceinline__ void atten
         const float inverse = 1.0f / attention_total(a.sum[r]);
         const int row = w * 16 + g + 8 * r;
         if (row >= tile.rows) continue;
-        if constexpr (CODES) {
-#pragma unroll
-            for (int j = 0; j < HD / 8; j += 2) {
-                const int d = j * 8 + 4 * t;
-                if (d < p.pages.head_dim)
-                    *(uint2 *)(p.z + image_at(p.R, tile.row + row, head * p.pages.head_dim + d)) =
-                        make_uint2(pack(a.out[j][2 * r] * inverse, a.out[j + 1][2 * r] * inverse), pack(a.out[j][2 * r + 1] * inverse, a.out[j + 1][2 * r + 1] * inverse));
-            }
-        } else
 #pragma unroll
         for (int j = 0; j < HD / 8; j++) {
             const int d = j * 8 + 2 * t;
@@ -83,11 +75,7 @@ template <int HD, bool CODES, typename At> __device__ __forceinline__ void atten
 #define ATTEND(HD)                                               \
     KERNEL(WARPS *WARP, 2, attend_prefill_##HD, PrefillParams) { \
         DYNAMIC_SHARED(memory);                                  \
-        attend<HD, false, PlainTile<HD>>(p, memory);             \
-    }                                                            \
-    KERNEL(WARPS *WARP, 2, attend_prefill_##HD##_e4m3, PrefillParams) { \
-        DYNAMIC_SHARED(memory);                                  \
-        attend<HD, true, CodeTile<HD>>(p, memory);               \
+        attend<HD>(p, memory);                                   \
     }
 
 ATTEND(32)

@@ -166,12 +166,9 @@ func (d *Device) arrivals() ptr { return d.mem("decode.arrivals", 4*maxDecodeRow
 func (d *Device) ropeOf(p *phase, l *kernels.Attn, w *weight, qkv slots, q ptr) ropeParams {
 	params := ropeParams{
 		qkv: qkv, pos: p.pos, slot: p.group[l.Group].slot, rows: p.decodeCount(), q: q,
-		pages: d.kv.data[l.Group], pageStride: d.kv.pageStride(l.Group), layerAt: d.kv.layerAt(l.Slot),
+		pages: d.kv.data[l.Group], pageStride: uint64(d.kv.spec.PageBytes(l.Group) / 2), layerAt: d.kv.layerAt(l.Slot),
 		eps: l.Eps, heads: int32(l.Heads), kvHeads: int32(l.KVHeads), headDim: int32(l.HeadDim), pageTokens: int32(d.kv.spec.PageTokens),
 		kAt: int32(w.first[1]), vAt: int32(w.first[2]), tiled: d.kv.layout(),
-	}
-	if d.kv.codes() {
-		params.codes = 1
 	}
 	if l.QKNorm {
 		params.qkNorm = 1
@@ -280,10 +277,10 @@ func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
 		} else {
 			params := prefillParams{pages: pages, q: q.at[i], tiles: g.queryTiles, z: z.at[i].at, scale: scale,
 				heads: int32(l.Heads), lines: int32(z.at[i].lines), tilesAlong: int32(z.at[i].tiles), tileCount: int32(g.tiles)}
-			if d.kv.fastPrefill() {
+			if d.kv.tiled {
 				launch(d, "attend_prefill_90", min(g.tiles*l.Heads, d.gpu.sms), 1, fastPrefillShared, &params)
 			} else {
-				launch(d, d.kv.kernel(attendPrefill[hd]), g.tiles, l.Heads, prefillShared(hd), &params)
+				launch(d, attendPrefill[hd], g.tiles, l.Heads, prefillShared(hd), &params)
 			}
 		}
 		d.tapImage(p, l.Layer, kernels.HookZ, z.at[i], l.Heads*l.HeadDim)
@@ -306,11 +303,11 @@ func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q pt
 		scale: scale, heads: int32(l.Heads), lines: int32(z.lines), tilesAlong: int32(z.tiles),
 	}
 	if d.kv.tiled {
-		launch(d, d.kv.kernel("attend_decode_90"), 2*d.gpu.sms, 1, fastDecodeShared,
+		launch(d, "attend_decode_90", 2*d.gpu.sms, 1, fastDecodeShared,
 			&fusedDecodeParams{attend: params, rope: rope, arrived: d.arrivals(), arrivedLd: int32(l.KVHeads)})
 		return
 	}
-	launch(d, d.kv.kernel(attendDecode[hd]), 2*d.gpu.sms, 1, decodeShared(hd), &params)
+	launch(d, attendDecode[hd], 2*d.gpu.sms, 1, decodeShared(hd), &params)
 	launch(d, "attend_combine", p.grid, l.Heads, 0, &params)
 }
 

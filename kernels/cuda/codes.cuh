@@ -77,18 +77,6 @@ __device__ __forceinline__ u32 e4m3_pair(u32 word, int i) {
     return fma_bf16x2((high >> 4 & 0x07f007f0) | (high & 0x80008000), BF16_2_120S, BF16_NEGATIVE_ZEROS);
 }
 
-// e4m3_code is the code nearest to a number, the even one of two; beyond the largest it is the largest.
-__device__ __forceinline__ u32 e4m3_code(float v) {
-    constexpr float HALF = 12582912; // 3·2²²: added to a number, its fraction falls off
-    const u32 bits = __float_as_uint(v) & 0x7fffffff;
-    const float a = __uint_as_float(bits);
-    u32 code;
-    if (!(a < 448)) code = 0x7e;
-    else if (a < 0x1p-6f) code = __float_as_uint(__fadd_rn(__fmul_rn(a, 512), HALF)) - __float_as_uint(HALF);
-    else code = ((bits + (1 << 19) - 1 + (bits >> 20 & 1)) >> 20) - (120 << 3);
-    return (code & 0x7f) | __float_as_uint(v) >> 31 << 7;
-}
-
 // table4_index: the two codes of register i of a word in one byte.
 __device__ __forceinline__ u32 table4_index(u32 word, int i) {
     const u32 v = word >> 4 * i;

@@ -89,15 +89,6 @@ func onRanks(t *testing.T, n int) {
 	t.Setenv("CHULENGO_EMU_DEVICES", "2") // heard by the software GPU alone
 }
 
-// kvFormat is how pairs keep keys and values.
-var kvFormat = kernels.BF16
-
-// keepIn has a test's models keep them in another format.
-func keepIn(t *testing.T, f kernels.Format) {
-	kvFormat = f
-	t.Cleanup(func() { kvFormat = kernels.BF16 })
-}
-
 // openRanks opens the device, or devices, under test.
 func openRanks(t testing.TB, o cuda.Options) kernels.Device {
 	t.Helper()
@@ -180,7 +171,7 @@ func pairOfPages(t testing.TB, cfg *model.Config, o cuda.Options, pageTokens int
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec := cfg.KVSpec(kvFormat, pageTokens)
+		spec := cfg.KVSpec(kernels.BF16, pageTokens)
 		spec.Pages = [kernels.Groups]int{pages, pages}
 		kv, err := dev.NewKV(spec)
 		if err != nil {

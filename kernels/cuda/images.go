@@ -87,16 +87,7 @@ var table = map[string]kernel{
 	"attend_tile_96":     {"attend_tile", 128, prefillShared(96)},
 	"attend_tile_128":    {"attend_tile", 128, prefillShared(128)},
 
-	"attend_decode_90": {"attend90", 160, fastDecodeShared},
-
-	"attend_decode_32_e4m3":   {"attend_decode", 128, decodeShared(32)},
-	"attend_decode_64_e4m3":   {"attend_decode", 128, decodeShared(64)},
-	"attend_decode_128_e4m3":  {"attend_decode", 128, decodeShared(128)},
-	"attend_prefill_32_e4m3":  {"attend_prefill", 128, prefillShared(32)},
-	"attend_prefill_64_e4m3":  {"attend_prefill", 128, prefillShared(64)},
-	"attend_prefill_128_e4m3": {"attend_prefill", 128, prefillShared(128)},
-	"attend_decode_90_e4m3":   {"attend90", 160, fastDecodeShared},
-
+	"attend_decode_90":  {"attend90", 160, fastDecodeShared},
 	"attend_prefill_90": {"attend90", 384, fastPrefillShared},
 
 	"sample_slices": {"sample", 256, 0},

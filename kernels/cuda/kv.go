@@ -9,8 +9,7 @@ import (
 )
 
 // kv is key/value memory: for each group one run of pages, [page][layers][k, v][KvH][PageTokens][Hd] bfloat16. Where the
-// fast kernels can read it (tiled), a head's [PageTokens][Hd] is [Hd/64][PageTokens][64], swizzled (attend.cuh). Or E4M3, a byte
-// for the number nearest to the bfloat16.
+// fast kernels can read it (tiled), a head's [PageTokens][Hd] is [Hd/64][PageTokens][64], swizzled (attend.cuh).
 type kv struct {
 	dev    *Device
 	spec   kernels.KVSpec
@@ -19,14 +18,11 @@ type kv struct {
 	closed bool
 }
 
-// NewKV allocates every page. Formats: BF16 and F8E4M3. Heads have 8 to 128 values, a multiple of 8 (of codes: of 16), and at most
-// 16 share a key/value head.
+// NewKV allocates every page. Format: BF16. Heads have 8 to 128 values, a multiple of 8, and at most 16 share a
+// key/value head.
 func (d *Device) NewKV(s kernels.KVSpec) (kernels.KV, error) {
-	if s.Format != kernels.BF16 && s.Format != kernels.F8E4M3 {
-		return nil, fmt.Errorf("kernels/cuda: keys and values: want format BF16 or F8_E4M3, got %v", s.Format)
-	}
-	if s.Format == kernels.F8E4M3 && s.HeadDim%16 != 0 {
-		return nil, fmt.Errorf("kernels/cuda: keys and values: want heads of a multiple of 16 dimensions in F8_E4M3, got %d", s.HeadDim)
+	if s.Format != kernels.BF16 {
+		return nil, fmt.Errorf("kernels/cuda: keys and values: want format BF16, got %v", s.Format)
 	}
 	if s.PageTokens < 1 || s.KVHeads < 1 || s.HeadDim < 8 || s.HeadDim > 128 || s.HeadDim%8 != 0 {
 		return nil, fmt.Errorf("kernels/cuda: keys and values: want pages of at least 1 token and 1 head of 8 to 128 dimensions, a multiple of 8, got %d, %d, %d",
@@ -57,22 +53,9 @@ func (m *kv) layerAt(slot int) uint64 {
 
 func (m *kv) pages(l *kernels.Attn, table ptr) pagesParams {
 	return pagesParams{
-		data: m.data[l.Group], pageStride: m.pageStride(l.Group), layerAt: m.layerAt(l.Slot), table: table,
+		data: m.data[l.Group], pageStride: uint64(m.spec.PageBytes(l.Group) / 2), layerAt: m.layerAt(l.Slot), table: table,
 		pageTokens: int32(m.spec.PageTokens), kvHeads: int32(m.spec.KVHeads), headDim: int32(m.spec.HeadDim), tiled: m.layout(),
 	}
-}
-
-// pageStride is the number of elements of a page.
-func (m *kv) pageStride(g int) uint64 { return uint64(m.spec.PageBytes(g) / m.spec.Format.Size()) }
-
-// codes says that elements are codes; kernel gives the name of the attention kernel that reads them.
-func (m *kv) codes() bool { return m.spec.Format == kernels.F8E4M3 }
-
-func (m *kv) kernel(name string) string {
-	if m.codes() {
-		return name + "_e4m3"
-	}
-	return name
 }
 
 // layout is what kernels call tiled.
@@ -83,12 +66,9 @@ func (m *kv) layout() int32 {
 	return 0
 }
 
-// fastPrefill says that prefill attention has a kernel for 9.0: codes have none.
-func (m *kv) fastPrefill() bool { return m.tiled && !m.codes() }
-
 // queryRows is how many rows a block of prefill attention takes.
 func (m *kv) queryRows() int32 {
-	if m.fastPrefill() {
+	if m.tiled {
 		return 128
 	}
 	return 64

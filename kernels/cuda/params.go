@@ -161,9 +161,8 @@ type ropeParams struct {
 	heads, kvHeads       int32
 	headDim, pageTokens  int32
 	kAt, vAt             int32
-	tiled, codes         int32
+	tiled                int32
 	steps                int32
-	_                    int32
 }
 
 // Steps of rope_append.

@@ -34,7 +34,7 @@ template <int HEADS> __device__ __forceinline__ void append(const RopeParams &p,
         for (int i = 0; i < HEADS; i++) {
             const Head h = head_of(p, first + i * step);
             for (int d = 4 * l; d < p.head_dim && h.kind > 0 && first + i * step < all && slot >= 0; d += 4 * WARP)
-                rope_append(p, slot, h, d, *(const uint2 *)dense(h, d));
+                *(uint2 *)rope_place(p, slot, h, d) = *(const uint2 *)dense(h, d);
         }
         return;
     }
@@ -50,8 +50,7 @@ template <int HEADS> __device__ __forceinline__ void append(const RopeParams &p,
         for (int j = 0; j < ROUNDS; j++) {
             const int d = 4 * (l + j * WARP);
             if (first + i * step >= all || d >= p.head_dim || (to_page && slot < 0)) continue;
-            if (to_page) rope_append(p, slot, h, d, y[i][j]);
-            else *(uint2 *)dense(h, d) = y[i][j];
+            *(uint2 *)(to_page ? rope_place(p, slot, h, d) : dense(h, d)) = y[i][j];
         }
     }
 }

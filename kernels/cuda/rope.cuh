@@ -1,7 +1,6 @@
 // What becomes of q, k and v after their projections: rotation, the heads' norm, the scale by position. Used where it stands
 // alone (rope.cu) and inside decode attention (attend90.cu).
 #pragma once
-#include "codes.cuh"
 #include "norm.cuh"
 
 enum RopeStep { ROPE_ROTATE = 1, ROPE_APPEND = 2 };
@@ -14,7 +13,7 @@ struct RopeParams {
     const int *rows;        // decode: how many there are
     bf16 *q;                // [rows, H·Hd]
     bf16 *k, *v;            // [rows, KvH·Hd] between the steps, where they are apart
-    u8 *pages;              // [pages][page_stride]
+    bf16 *pages;            // [pages][page_stride]
     u64 page_stride;        // elements of a page
     u64 layer_at;           // of this layer's keys in a page; its values follow the keys
     double temp_scale, temp_floor; // floor 0: no temperature
@@ -22,9 +21,8 @@ struct RopeParams {
     int qk_norm;
     int heads, kv_heads, head_dim, page_tokens;
     int k_at, v_at;         // first columns of k and v
-    int tiled, codes;       // layout of the pages (attend.cuh)
+    int tiled;              // layout of the pages (attend.cuh)
     int steps;              // RopeStep
-    int pad;
 };
 
 // Head is one of q, k or v of a row.
@@ -100,20 +98,10 @@ __device__ __forceinline__ void rope_heads(uint2 (&y)[HEADS][ROUNDS], const Rope
     }
 }
 
-// e4m3_codes are the codes of four adjacent bfloat16.
-__device__ __forceinline__ u32 e4m3_codes(uint2 v) {
-    return e4m3_code(lo(v.x)) | e4m3_code(hi(v.x)) << 8 | e4m3_code(lo(v.y)) << 16 | e4m3_code(hi(v.y)) << 24;
-}
-
-// rope_append puts columns d to d+3 of a row's key or value into the pages.
-__device__ __forceinline__ void rope_append(const RopeParams &p, int slot, const Head &h, int d, uint2 v) {
+// rope_place is where column d of a row's key or value lies in the pages, if the row has a slot.
+__device__ __forceinline__ bf16 *rope_place(const RopeParams &p, int slot, const Head &h, int d) {
     const int token = slot % p.page_tokens;
-    const u64 base = u64(slot / p.page_tokens) * p.page_stride + p.layer_at + (u64(h.kind == 1 ? 0 : p.kv_heads) + h.h) * p.page_tokens * p.head_dim;
-    if (p.codes) {
-        const int at = p.tiled ? token * LINE + ((d / PIECE ^ (token & 7)) * PIECE) + d % PIECE : token * p.head_dim + d;
-        *(u32 *)(p.pages + base + at) = e4m3_codes(v);
-        return;
-    }
-    bf16 *pages = (bf16 *)p.pages + base;
-    *(uint2 *)(p.tiled ? pages + (d / TILE * p.page_tokens + token) * TILE + (((d % TILE / 8) ^ (token & 7)) * 8) + d % 8 : pages + token * p.head_dim + d) = v;
+    bf16 *base = p.pages + u64(slot / p.page_tokens) * p.page_stride + p.layer_at + (u64(h.kind == 1 ? 0 : p.kv_heads) + h.h) * p.page_tokens * p.head_dim;
+    if (!p.tiled) return base + token * p.head_dim + d;
+    return base + (d / TILE * p.page_tokens + token) * TILE + (((d % TILE / 8) ^ (token & 7)) * 8) + d % 8;
 }
