@@ -83,11 +83,7 @@ func (a *app) openDevice(cfg *model.Config, weights int64) (kernels.Device, engi
 	o := engine.Options{Context: a.opts.Context, KVBytes: int64(a.opts.KVMemory) << 20}
 	if a.opts.Device != "cpu" && cudaBuilt {
 		ordinal, _ := cudaOrdinal(a.opts.Device) // auto: 0
-		err := a.cpuOnly()
-		var gpu gpuDevice
-		if err == nil {
-			gpu, err = openCUDA(ordinal)
-		}
+		gpu, err := openCUDA(ordinal)
 		if err == nil {
 			g := o
 			if err = fit(cfg, gpu, weights, a.kvFormat(true), &g); err == nil {
@@ -101,14 +97,6 @@ func (a *app) openDevice(cfg *model.Config, weights int64) (kernels.Device, engi
 		a.note("using the CPU: %s", "使用 CPU：%s", a.describe(err))
 	}
 	return cpu.New(cpu.Options{Threads: a.opts.Threads}), o, nil
-}
-
-// cpuOnly is what a GPU cannot do yet of what is asked for; nil: nothing.
-func (a *app) cpuOnly() error {
-	if a.opts.KVDType == "fp8" {
-		return unusable(nil, "keys and values in FP8 are kept on the CPU only so far", "FP8 键值缓存目前只能在 CPU 上使用")
-	}
-	return nil
 }
 
 // gpuReserve is memory that stays free for the driver and for what is allocated late.

@@ -17,12 +17,13 @@ struct FusedDecodeParams {
 namespace {
 
 constexpr int HD = 128;
-constexpr int HALVES = HD / TILE; // tiles of 64 columns in a head
+constexpr int HALVES = HD / TILE; // tiles of 64 columns in a head; of e4m3 there is one, of 128
+template <typename E> constexpr int halves = HD * sizeof(E) / LINE;
 
-// tile_of is line `slot` of a page table, columns 64·half.. of a head's keys (which 0) or values (1).
-__device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, int which, int head, int slot, int half) {
-    const bf16 *at = kv_head(p, table[slot / p.page_tokens], which, head);
-    return (const u8 *)(at + (half * p.page_tokens + slot % p.page_tokens) * TILE);
+// tile_of is line `slot` of a page table, tile `half` of a head's keys (which 0) or values (1).
+template <typename E> __device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, int which, int head, int slot, int half) {
+    const E *at = kv_head<E>(p, table[slot / p.page_tokens], which, head);
+    return (const u8 *)at + (half * p.page_tokens + slot % p.page_tokens) * LINE;
 }
 
 // ---- decode: a block has a run of splits, those of a key/value head of a row one after the other ----
@@ -34,20 +35,20 @@ __device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, i
 
 constexpr int WARPS = 4;
 constexpr int DECODE_KEYS = 64, WARP_KEYS = DECODE_KEYS / WARPS;
-constexpr int DECODE_STAGES = 2;
+template <typename E> constexpr int decode_stages = 4 / sizeof(E); // the same bytes on their way
 constexpr int MAX_ROWS = 64, MAX_GROUP = 16;
 constexpr int MAX_SPLITS = 64; // of a row (decode_split_keys)
 constexpr int QUERY = HD + 8;  // elements of a query in shared memory: rows in different banks
 
-struct DecodeShared {
-    u8 kv[DECODE_STAGES][2][HALVES][DECODE_KEYS * LINE];
+template <typename E> struct DecodeShared {
+    u8 kv[decode_stages<E>][2][halves<E>][DECODE_KEYS * LINE];
     float out[WARPS][MAX_GROUP][HD + 4]; // where the warps' results meet
     union {
         bf16 query[MAX_GROUP][QUERY];
         float share[MAX_GROUP][MAX_SPLITS]; // when the splits are added
     };
     float largest[WARPS][MAX_GROUP], sum[WARPS][MAX_GROUP];
-    u64 full[DECODE_STAGES], empty[DECODE_STAGES];
+    u64 full[decode_stages<E>], empty[decode_stages<E>];
     int first_split[MAX_ROWS + 1];
     int last; // this block finished a head
 };
@@ -64,7 +65,7 @@ struct DecodeItem {
 };
 
 // decode_item finds item i: rows, then heads, then splits. A whole warp asks.
-__device__ __forceinline__ DecodeItem decode_item(const DecodeParams &p, const DecodeShared &s, int rows, int i) {
+template <typename E> __device__ __forceinline__ DecodeItem decode_item(const DecodeParams &p, const DecodeShared<E> &s, int rows, int i) {
     DecodeItem it;
     const int l = lane_id(), heads = p.pages.kv_heads;
     const auto before = [&](int r) { return r < rows && s.first_split[r + 1] * heads <= i; };
@@ -85,7 +86,8 @@ __device__ __forceinline__ int decode_first(int items, int block) { return block
 
 // decode_produce is one warp. What says where the keys lie is there since before the step, and so are all keys but the rows'
 // own: copies of the others need not wait for the kernels before this one.
-__device__ __forceinline__ void decode_produce(const FusedDecodeParams &f, DecodeShared &s, int rows, int from, int to) {
+template <typename E> __device__ __forceinline__ void decode_produce(const FusedDecodeParams &f, DecodeShared<E> &s, int rows, int from, int to) {
+    constexpr int STAGES = decode_stages<E>, HALVES = halves<E>;
     const DecodeParams &p = f.attend;
     const int l = lane_id(), step = min(p.pages.page_tokens, DECODE_KEYS);
     const bool rotates = f.rope.qkv.values;
@@ -94,14 +96,14 @@ __device__ __forceinline__ void decode_produce(const FusedDecodeParams &f, Decod
     for (int i = from; i < to; i++) {
         const DecodeItem it = decode_item(p, s, rows, i);
         for (int first = it.begin; first < it.end; first += DECODE_KEYS, n++) {
-            const int slot = n % DECODE_STAGES, seen = min(it.end - first, DECODE_KEYS);
+            const int slot = n % STAGES, seen = min(it.end - first, DECODE_KEYS);
             const bool own = first + seen == it.length; // the row's own key is in this stage
             const int lines = seen - (own && rotates);
             if (own && !rotates && !waited) {
                 griddep_wait();
                 waited = true;
             }
-            if (n >= DECODE_STAGES) mbar_wait(&s.empty[slot], (n / DECODE_STAGES - 1) & 1);
+            if (n >= STAGES) mbar_wait(&s.empty[slot], (n / STAGES - 1) & 1);
             if (seen < DECODE_KEYS) { // what a weight of 0 meets must be a number
                 for (int j = l; j < (DECODE_KEYS - seen) * 8 * HALVES; j += WARP)
                     *(uint4 *)(s.kv[slot][1][j % HALVES] + seen * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
@@ -113,16 +115,26 @@ __device__ __forceinline__ void decode_produce(const FusedDecodeParams &f, Decod
             __syncwarp();
             for (int j = l; j < ceil_div(lines, step) * 2 * HALVES; j += WARP) {
                 const int line = j / (2 * HALVES) * step, which = j / HALVES % 2, half = j % HALVES;
-                bulk_load(s.kv[slot][which][half] + line * LINE, tile_of(p.pages, it.table, which, it.head, first + line, half), min(step, lines - line) * LINE, &s.full[slot]);
+                bulk_load(s.kv[slot][which][half] + line * LINE, tile_of<E>(p.pages, it.table, which, it.head, first + line, half), min(step, lines - line) * LINE, &s.full[slot]);
             }
         }
     }
     if (!waited) griddep_wait();
 }
 
+// Own is a lane's four values of a row's own key or value, as they are kept.
+template <typename E> struct Own {
+    uint2 v;
+    __device__ __forceinline__ void set(float4 x) { v = pack4(x); }
+};
+template <> struct Own<e4m3> {
+    u32 v;
+    __device__ __forceinline__ void set(float4 x) { v = e4m3_codes(x); }
+};
+
 // decode_rotate makes the queries of a head's group, in shared memory, with all warps. The warps of places group and group + 1
 // get the row's own key and value as well (4 values a lane), which the first puts into `own`.
-__device__ __forceinline__ void decode_rotate(const FusedDecodeParams &f, DecodeShared &s, const DecodeItem &it, int group, uint2 &own) {
+template <typename E> __device__ __forceinline__ void decode_rotate(const FusedDecodeParams &f, DecodeShared<E> &s, const DecodeItem &it, int group, Own<E> &own) {
     constexpr int TOGETHER = 2; // heads that a warp makes at a time
     const RopeParams &r = f.rope;
     const int w = warp_id(), l = lane_id(), none = r.heads + 2 * r.kv_heads;
@@ -135,27 +147,28 @@ __device__ __forceinline__ void decode_rotate(const FusedDecodeParams &f, Decode
             if (at < group) return it.head * group + at;
             return at < group + 2 ? r.heads + (at - group) * r.kv_heads + it.head : none;
         };
-        uint2 y[TOGETHER][1];
+        float4 y[TOGETHER][1];
         rope_heads<TOGETHER, 1, false>(y, r, it.row, turn, head);
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
-            if (place(i) < group) *(uint2 *)&s.query[place(i)][4 * l] = y[i][0];
-            else if (place(i) < group + 2) own = y[i][0];
+            if (place(i) < group) *(uint2 *)&s.query[place(i)][4 * l] = pack4(y[i][0]);
+            else if (place(i) < group + 2) own.set(y[i][0]);
         }
     }
 }
 
 // decode_append puts the row's own key (which 0) or value (1) where it belongs: line `line` of a stage, and its page.
-__device__ __forceinline__ void decode_append(const RopeParams &r, DecodeShared &s, const DecodeItem &it, int which, int stage, int line, int slot, uint2 own) {
-    const int d = 4 * lane_id();
-    *(uint2 *)(s.kv[stage][which][d / TILE] + line * LINE + line_at(line, d % TILE)) = own;
+template <typename E>
+__device__ __forceinline__ void decode_append(const RopeParams &r, DecodeShared<E> &s, const DecodeItem &it, int which, int stage, int line, int slot, Own<E> own) {
+    const int d = 4 * lane_id(), byte = d * sizeof(E);
+    *(decltype(own.v) *)(s.kv[stage][which][byte / LINE] + line * LINE + line_at(line, byte % LINE / 2)) = own.v;
     fence_proxy_async(); // a later copy overwrites it
-    if (slot >= 0) *(uint2 *)rope_place(r, slot, Head{1 + which, it.head, 0}, d) = own;
+    if (slot >= 0) *(decltype(own.v) *)rope_place<E>(r, slot, Head{1 + which, it.head, 0}, d) = own.v;
 }
 
 // decode_add adds the splits of a head's group and writes z: each warp takes a quarter of the splits, whose sums are added in
 // order. It stands at the end of a chain of kernels: what counts is that few loads wait for others.
-__device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared &s, const DecodeItem &it, int group) {
+template <typename E> __device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared<E> &s, const DecodeItem &it, int group) {
     constexpr int AHEAD = 12; // splits of heads that a warp has on their way
     const int w = warp_id(), l = lane_id(), from = s.first_split[it.row];
     const int each = ceil_div(it.splits, WARPS), first = min(w * each, it.splits), last = min(first + each, it.splits);
@@ -210,7 +223,8 @@ __device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared &
             __float2bfloat16_rn((s.out[0][head][d] + s.out[1][head][d]) + (s.out[2][head][d] + s.out[3][head][d]));
 }
 
-__device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, DecodeShared &s, int rows, int from, int to) {
+template <typename E> __device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, DecodeShared<E> &s, int rows, int from, int to) {
+    constexpr int STAGES = decode_stages<E>;
     const DecodeParams &p = f.attend;
     const int w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
     const bool rotates = f.rope.qkv.values;
@@ -218,7 +232,7 @@ __device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, Decod
     int page = rotates ? f.rope.slot[it.row] : -1; // where the row's own key goes
     griddep_wait();
     u32 q[HD / 16][4];
-    uint2 own = make_uint2(0, 0);
+    Own<E> own = {};
     int n = 0, done = 0; // stages seen; splits of this row and head
     for (int i = from; i < to; i++) {
         if (i > from) it = decode_item(p, s, rows, i);
@@ -228,7 +242,7 @@ __device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, Decod
                 decode_rotate(f, s, it, group, own);
                 bar_sync(1, WARPS * WARP);
             }
-            attention_query<HD>(q, HD, [&](int r) -> const bf16 * {
+            attention_query<HD, E>(q, HD, [&](int r) -> const bf16 * {
                 if (r >= group) return nullptr;
                 return rotates ? s.query[r] : p.q + (u64(it.row) * p.heads + it.head * group + r) * HD;
             });
@@ -236,8 +250,8 @@ __device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, Decod
         Attention<HD> a;
         attention_begin(a);
         for (int first = it.begin; first < it.end; first += DECODE_KEYS, n++) {
-            const int slot = n % DECODE_STAGES, keys = min(it.end - first, DECODE_KEYS), seen = min(keys - w * WARP_KEYS, WARP_KEYS);
-            mbar_wait(&s.full[slot], n / DECODE_STAGES & 1);
+            const int slot = n % STAGES, keys = min(it.end - first, DECODE_KEYS), seen = min(keys - w * WARP_KEYS, WARP_KEYS);
+            mbar_wait(&s.full[slot], n / STAGES & 1);
             if (rotates && first + keys == it.length) {
                 if (w == group % WARPS) decode_append(f.rope, s, it, 0, slot, keys - 1, page, own);
                 if (w == (group + 1) % WARPS) decode_append(f.rope, s, it, 1, slot, keys - 1, page, own);
@@ -245,7 +259,7 @@ __device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, Decod
             }
             const int limit[2] = {seen, seen};
             if (seen > 0)
-                attention_keys<HD, WARP_KEYS>(a, q, s.kv[slot][0][0] + w * WARP_KEYS * LINE, s.kv[slot][1][0] + w * WARP_KEYS * LINE, p.scale, limit, DecodeTile());
+                attention_keys<HD, WARP_KEYS, E>(a, q, s.kv[slot][0][0] + w * WARP_KEYS * LINE, s.kv[slot][1][0] + w * WARP_KEYS * LINE, p.scale, limit, DecodeTile());
             __syncwarp();
             if (l == 0) mbar_arrive(&s.empty[slot]);
         }
@@ -254,7 +268,11 @@ __device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, Decod
             const float sum = attention_total(a.sum[r]);
             if (t == 0) s.largest[w][g + 8 * r] = a.largest[r], s.sum[w][g + 8 * r] = sum;
 #pragma unroll
-            for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
+            for (int j = 0; j < HD / 8; j++) {
+                float2 v;
+                const int d = attention_pair<HD, E>(a, j, r, v);
+                *(float2 *)&s.out[w][g + 8 * r][d] = v;
+            }
         }
         bar_sync(1, WARPS * WARP);
         decode_meet<WARPS>(p, s.first_split[it.row] + it.split, it.head, group, s.largest, s.sum, s.out);
@@ -306,6 +324,54 @@ __device__ __forceinline__ PrefillItem prefill_item(const PrefillParams &p, int 
     return it;
 }
 
+// prefill_stages fills the stages of a block's work, one after the other; n counts them.
+template <typename Load> __device__ __forceinline__ void prefill_stages(const PrefillParams &p, PrefillShared &s, int &n, Load load) {
+    for (int item = blockIdx.x; item < p.tile_count * p.heads; item += gridDim.x) {
+        const PrefillItem it = prefill_item(p, item);
+        const int *table = p.pages.table + it.tile.list;
+        const int kv = it.head / (p.heads / p.pages.kv_heads);
+        for (int i = 0; i < it.rounds; i++, n++) {
+            const int slot = n % STAGES, first = i * KEYS, lines = min(KEYS, it.end - first);
+            load(table, kv, first, lines, 0, s.keys[slot][0], &s.keys_full[slot], &s.keys_empty[slot]);
+            load(table, kv, first, lines, 1, s.values[slot][0], &s.values_full[slot], &s.values_empty[slot]);
+        }
+    }
+}
+
+// widen is the first warpgroup's work where keys and values are in e4m3: it reads and widens them, into the same rings that produce
+// fills with copies. What is read need not wait for its place.
+__device__ __forceinline__ void widen(const PrefillParams &p, PrefillShared &s) {
+    constexpr int PIECES = HD / PIECE, SOME = KEYS * PIECES / WARPGROUP; // pieces of 16 codes in a line; of a thread
+    const int shift = __ffs(p.pages.page_tokens) - 1, piece = threadIdx.x % PIECES; // a power of two
+    int n = 0;
+    const auto load = [&](const int *table, int kv, int first, int lines, int which, u8 *stage, u64 *full, u64 *empty) {
+        uint4 codes[SOME];
+#pragma unroll
+        for (int i = 0; i < SOME; i++) {
+            const int line = (threadIdx.x + i * WARPGROUP) / PIECES, slot = first + line;
+            codes[i] = make_uint4(0, 0, 0, 0); // what a weight of 0 meets must be a number
+            if (line >= lines) continue;
+            const e4m3 *at = kv_head<e4m3>(p.pages, table[slot >> shift], which, kv);
+            codes[i] = *(const uint4 *)((const u8 *)at + (slot & (p.pages.page_tokens - 1)) * LINE + (piece ^ (slot & 7)) * PIECE);
+        }
+        if (n >= STAGES) mbar_wait(empty, (n / STAGES - 1) & 1);
+#pragma unroll
+        for (int i = 0; i < SOME; i++) {
+            const int line = (threadIdx.x + i * WARPGROUP) / PIECES, at = 2 * piece % 8;
+            const u32 words[4] = {codes[i].x, codes[i].y, codes[i].z, codes[i].w};
+            u32 pairs[8];
+#pragma unroll
+            for (int j = 0; j < 8; j++) pairs[j] = e4m3_pair(__byte_perm(words[j / 2], 0, 0x3120), j % 2);
+            u8 *to = stage + (piece / 4 * KEYS + line) * LINE;
+            *(uint4 *)(to + (at ^ (line & 7)) * PIECE) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+            *(uint4 *)(to + ((at + 1) ^ (line & 7)) * PIECE) = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
+        }
+        fence_proxy_async();
+        mbar_arrive(full);
+    };
+    prefill_stages(p, s, n, load);
+}
+
 // produce is one warp. Keys and values have rings of their own, since keys are done with earlier.
 __device__ __forceinline__ void produce(const PrefillParams &p, PrefillShared &s) {
     const int step = min(p.pages.page_tokens, KEYS);
@@ -322,19 +388,10 @@ __device__ __forceinline__ void produce(const PrefillParams &p, PrefillShared &s
         __syncwarp();
         for (int j = lane_id(); j < ceil_div(lines, step) * HALVES; j += WARP) {
             const int line = j / HALVES * step, half = j % HALVES;
-            bulk_load(stage + (half * KEYS + line) * LINE, tile_of(p.pages, table, which, kv, first + line, half), min(step, lines - line) * LINE, full);
+            bulk_load(stage + (half * KEYS + line) * LINE, tile_of<bf16>(p.pages, table, which, kv, first + line, half), min(step, lines - line) * LINE, full);
         }
     };
-    for (int item = blockIdx.x; item < p.tile_count * p.heads; item += gridDim.x) {
-        const PrefillItem it = prefill_item(p, item);
-        const int *table = p.pages.table + it.tile.list;
-        const int kv = it.head / (p.heads / p.pages.kv_heads);
-        for (int i = 0; i < it.rounds; i++, n++) {
-            const int slot = n % STAGES, first = i * KEYS, lines = min(KEYS, it.end - first);
-            load(table, kv, first, lines, 0, s.keys[slot][0], &s.keys_full[slot], &s.keys_empty[slot]);
-            load(table, kv, first, lines, 1, s.values[slot][0], &s.values_full[slot], &s.values_empty[slot]);
-        }
-    }
+    prefill_stages(p, s, n, load);
 }
 
 // scores issues s = q·Kᵀ of a stage.
@@ -460,16 +517,12 @@ __device__ __forceinline__ void attend_item(const PrefillParams &p, PrefillShare
     }
 }
 
-} // namespace
-
-// attend_decode_90: grid of resident blocks.
-KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, FusedDecodeParams) {
-    DYNAMIC_SHARED(memory);
-    DecodeShared &s = *reinterpret_cast<DecodeShared *>(memory);
+template <typename E> __device__ __forceinline__ void attend_decode(const FusedDecodeParams &p, u8 *memory) {
+    DecodeShared<E> &s = *reinterpret_cast<DecodeShared<E> *>(memory);
     const int rows = *p.attend.rows;
     for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.attend.first_split[i];
     if (threadIdx.x == 0) {
-        for (int i = 0; i < DECODE_STAGES; i++) mbar_init(&s.full[i], WARP), mbar_init(&s.empty[i], WARPS);
+        for (int i = 0; i < decode_stages<E>; i++) mbar_init(&s.full[i], WARP), mbar_init(&s.empty[i], WARPS);
         mbar_init_fence();
     }
     __syncthreads();
@@ -480,14 +533,13 @@ KERNEL((WARPS + 1) * WARP, 2, attend_decode_90, FusedDecodeParams) {
     else decode_consume(p, s, rows, from, to);
 }
 
-// attend_prefill_90: a block for each multiprocessor, over tiles of up to 128 rows and heads.
-KERNEL((GROUPS + 1) * WARPGROUP, 1, attend_prefill_90, PrefillParams) {
-    DYNAMIC_SHARED(memory);
+template <typename E> __device__ __forceinline__ void attend_prefill(const PrefillParams &p, u8 *memory) {
+    constexpr bool CODED = sizeof(E) == 1;
     PrefillShared &s = *reinterpret_cast<PrefillShared *>(memory);
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
-            mbar_init(&s.keys_full[i], 1), mbar_init(&s.keys_empty[i], GROUPS);
-            mbar_init(&s.values_full[i], 1), mbar_init(&s.values_empty[i], GROUPS);
+            mbar_init(&s.keys_full[i], CODED ? WARPGROUP : 1), mbar_init(&s.keys_empty[i], GROUPS);
+            mbar_init(&s.values_full[i], CODED ? WARPGROUP : 1), mbar_init(&s.values_empty[i], GROUPS);
         }
         mbar_init_fence();
     }
@@ -495,10 +547,11 @@ KERNEL((GROUPS + 1) * WARPGROUP, 1, attend_prefill_90, PrefillParams) {
     griddep_wait();
     griddep_launch();
     if (threadIdx.x < WARPGROUP) {
-        setmaxnreg_dec<56>();
-        if (warp_id() == 0) produce(p, s);
+        setmaxnreg_dec<CODED ? 88 : 56>();
+        if (CODED) widen(p, s);
+        else if (warp_id() == 0) produce(p, s);
     } else {
-        setmaxnreg_inc<224>();
+        setmaxnreg_inc<CODED ? 208 : 224>();
         int done = 0;
         for (int item = blockIdx.x; item < p.tile_count * p.heads; item += gridDim.x) {
             const PrefillItem it = prefill_item(p, item);
@@ -507,5 +560,21 @@ KERNEL((GROUPS + 1) * WARPGROUP, 1, attend_prefill_90, PrefillParams) {
         }
     }
 }
+
+} // namespace
+
+// Decode: a grid of resident blocks. Prefill: a block for each multiprocessor, over tiles of up to 128 rows and heads.
+#define ATTEND(E, DECODE, PREFILL)                                   \
+    KERNEL((WARPS + 1) * WARP, 2, DECODE, FusedDecodeParams) {       \
+        DYNAMIC_SHARED(memory);                                      \
+        attend_decode<E>(p, memory);                                 \
+    }                                                                \
+    KERNEL((GROUPS + 1) * WARPGROUP, 1, PREFILL, PrefillParams) {    \
+        DYNAMIC_SHARED(memory);                                      \
+        attend_prefill<E>(p, memory);                                \
+    }
+
+ATTEND(bf16, attend_decode_90, attend_prefill_90)
+ATTEND(e4m3, attend_decode_e4m3_90, attend_prefill_e4m3_90)
 
 #endif

@@ -5,7 +5,7 @@
 //
 // A step's rows fall into two phases, whose kernels add in different orders: decode (rows that continue a sequence by one
 // token, at most 64) and prefill (pieces of prompts). Weights lie on the device once, in tiles that both read (image.cuh).
-// The residual stream is float32; products multiply bfloat16 with float32 sums; keys and values are bfloat16.
+// The residual stream is float32; products multiply bfloat16 with float32 sums; keys and values are bfloat16 or 8-bit floats.
 //
 //	upload_words                                 what the host brought
 //	embed_rows                                   x

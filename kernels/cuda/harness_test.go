@@ -76,7 +76,7 @@ func openGPU(t testing.TB, o cuda.Options) *cuda.Device {
 	return dev
 }
 
-func newPair(t testing.TB, dir fs.FS, o cuda.Options) *pair {
+func newPair(t testing.TB, dir fs.FS, o cuda.Options, keys ...kernels.Format) *pair {
 	t.Helper()
 	cfg, err := model.LoadConfig(dir)
 	if err != nil {
@@ -87,13 +87,13 @@ func newPair(t testing.TB, dir fs.FS, o cuda.Options) *pair {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ckpt.Close() })
-	return pairOf(t, cfg, o, func(dev kernels.Device) (*model.Model, error) {
+	return pairOf(t, cfg, o, keys, func(dev kernels.Device) (*model.Model, error) {
 		return model.Load(context.Background(), ckpt, cfg, dev, model.LoadOptions{})
 	})
 }
 
 // dummyPair is a pair with random weights.
-func dummyPair(t testing.TB, config map[string]any, o cuda.Options) *pair {
+func dummyPair(t testing.TB, config map[string]any, o cuda.Options, keys ...kernels.Format) *pair {
 	t.Helper()
 	data, err := json.Marshal(config)
 	if err != nil {
@@ -107,12 +107,13 @@ func dummyPair(t testing.TB, config map[string]any, o cuda.Options) *pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pairOf(t, cfg, o, func(dev kernels.Device) (*model.Model, error) {
+	return pairOf(t, cfg, o, keys, func(dev kernels.Device) (*model.Model, error) {
 		return model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
 	})
 }
 
-func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.Device) (*model.Model, error)) *pair {
+// pairOf keeps keys and values in a format; none: BF16.
+func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, keys []kernels.Format, load func(kernels.Device) (*model.Model, error)) *pair {
 	t.Helper()
 	p := &pair{tokens: pageTokens}
 	r := rand.New(rand.NewPCG(1, 2))
@@ -126,7 +127,7 @@ func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.D
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec := cfg.KVSpec(kernels.BF16, pageTokens)
+		spec := cfg.KVSpec(append(keys, kernels.BF16)[0], pageTokens)
 		spec.Pages = [kernels.Groups]int{pages, pages}
 		kv, err := dev.NewKV(spec)
 		if err != nil {
