@@ -20,6 +20,12 @@ template <typename E> __device__ __forceinline__ const E *kv_head(const Pages &p
     return (const E *)p.data + u64(page) * p.page_stride + p.layer_at + (u64(which) * p.kv_heads + head) * p.page_tokens * p.head_dim;
 }
 
+// tile_of, where pages are tiled, is line `slot` of a page table, tile `half` of a head's keys (which 0) or values (1).
+template <typename E> __device__ __forceinline__ const u8 *tile_of(const Pages &p, const int *table, int which, int head, int slot, int half) {
+    const E *at = kv_head<E>(p, table[slot / p.page_tokens], which, head);
+    return (const u8 *)at + (half * p.page_tokens + slot % p.page_tokens) * LINE;
+}
+
 // Tiles of keys or values in shared memory: lines of HD values, whose 16-byte pieces are permuted by the line.
 template <int HD, typename E = bf16> __device__ __forceinline__ int kv_at(int line, int piece) {
     if (sizeof(E) == 1) return line * HD + ((piece ^ (line * HD / 128 & (HD / 16 - 1))) * PIECE);
@@ -160,7 +166,7 @@ __device__ __forceinline__ float attention_total(float sum) {
     return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
 }
 
-// QueryTile is up to 64 (attend_prefill) or 128 (attend90) adjacent rows of one span.
+// QueryTile is up to 64 (attend_prefill) or 128 (attend_prefill90) adjacent rows of one span.
 struct QueryTile {
     int row, rows; // of the prefill rows
     int slot;      // of the first row: it sees slots 0..slot

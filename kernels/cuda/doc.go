@@ -21,7 +21,7 @@
 // sequence's tokens do not depend on its company.
 //
 // Two families have a variant for compute capability 9.0 besides the portable one: prefill's products (gemm90.cu) and
-// attention over heads of 128 (attend90.cu), whose pages then lie as tiles.
+// attention over heads of 128 (attend_decode90.cu, attend_prefill90.cu), whose pages then lie as tiles.
 //
 // A picture (vision.go) goes through the tower five tiles at a time, in the same stream, between steps:
 //

@@ -103,8 +103,8 @@ func init() {
 			table[fmt.Sprint("attend_decode", code, "_", hd)] = kernel{"attend_decode", 128, decodeShared(hd, size)}
 			table[fmt.Sprint("attend_prefill", code, "_", hd)] = kernel{"attend_prefill", 128, prefillShared(hd, size)}
 		}
-		table["attend_decode"+code+"_90"] = kernel{"attend90", 160, fastDecodeShared}
-		table["attend_prefill"+code+"_90"] = kernel{"attend90", 384, fastPrefillShared}
+		table["attend_decode"+code+"_90"] = kernel{"attend_decode90", 160, fastDecodeShared}
+		table["attend_prefill"+code+"_90"] = kernel{"attend_prefill90", 384, fastPrefillShared}
 	}
 	for _, what := range []string{"partial", "swiglu"} {
 		for _, code := range []string{"e4m3", "int4", "table4"} {
@@ -122,7 +122,7 @@ const maxWidth = 16 << 10
 // place where their results meet.
 func decodeShared(hd, size int) int { return max(4*3*2*16*hd*size, 4*16*(hd+4)*4) + 2*4*16*4 }
 
-// Sizes of attend90.cu's DecodeShared, with e4m3's barriers, and PrefillShared.
+// Sizes of attend_decode90.cu's DecodeShared, with e4m3's barriers, and attend_prefill90.cu's PrefillShared.
 const (
 	fastDecodeShared  = 2*2*2*64*128 + 4*16*(128+4)*4 + 16*(128+8)*2 + 2*4*16*4 + 2*4*8 + 4*(64+1) + 4
 	fastPrefillShared = 128*256 + 2*2*128*256 + 4*2*8

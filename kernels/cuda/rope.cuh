@@ -1,5 +1,5 @@
 // What becomes of q, k and v after their projections: rotation, the heads' norm, the scale by position. Used where it stands
-// alone (rope.cu) and inside decode attention (attend90.cu).
+// alone (rope.cu) and inside decode attention (attend_decode90.cu).
 #pragma once
 #include "codes.cuh"
 #include "norm.cuh"
