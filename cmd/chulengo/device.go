@@ -92,13 +92,10 @@ const (
 func (a *app) openDevice(cfg *model.Config, weights func(ranks int) (int64, error)) (kernels.Device, engine.Options, error) {
 	o := engine.Options{Context: a.opts.Context, KVBytes: int64(a.opts.KVMemory) << 20}
 	if a.opts.Device != "cpu" && cudaBuilt {
-		err := a.cpuOnly()
-		var gpu gpuDevice
+		g := o
+		gpu, err := a.openFitting(cfg, weights, &g)
 		if err == nil {
-			g := o
-			if gpu, err = a.openFitting(cfg, weights, &g); err == nil {
-				return gpu, g, nil
-			}
+			return gpu, g, nil
 		}
 		if a.opts.Device != "auto" {
 			return nil, o, err
@@ -136,14 +133,6 @@ func (a *app) openFitting(cfg *model.Config, weights func(ranks int) (int64, err
 		gpu.Close()
 	}
 	return nil, short
-}
-
-// cpuOnly is what a GPU cannot do yet of what is asked for; nil: nothing.
-func (a *app) cpuOnly() error {
-	if a.opts.KVDType == "fp8" {
-		return unusable(nil, "keys and values in FP8 are kept on the CPU only so far", "FP8 键值缓存目前只能在 CPU 上使用")
-	}
-	return nil
 }
 
 // gpuReserve is memory that stays free for the driver and for what is allocated late.

@@ -9,29 +9,29 @@ constexpr int KEYS = 16; // of a warp at a time
 constexpr int STAGES = 3;
 constexpr int MAX_ROWS = 64;
 
-template <int HD> struct Shared {
+template <int HD, typename E> struct Shared {
     union {
-        u8 kv[WARPS][STAGES][2][KEYS * HD * 2];
+        u8 kv[WARPS][STAGES][2][KEYS * HD * sizeof(E)];
         float out[WARPS][16][HD + 4]; // when the warps' results meet
     };
     float largest[WARPS][16], sum[WARPS][16];
 };
 
 // load_keys copies keys [first, first+KEYS) of a head and their values; zeros from `end` on.
-template <int HD> __device__ __forceinline__ void load_keys(const Pages &p, const int *table, int head, int first, int end, u8 *keys, u8 *values) {
-    constexpr int PIECES = HD / 8;
+template <int HD, typename E> __device__ __forceinline__ void load_keys(const Pages &p, const int *table, int head, int first, int end, u8 *keys, u8 *values) {
+    constexpr int SOME = PIECE / sizeof(E), PIECES = HD / SOME; // values of a piece
     for (int i = lane_id(); i < KEYS * PIECES; i += WARP) {
         const int line = i / PIECES, piece = i % PIECES, slot = first + line;
-        const bool valid = slot < end && piece * 8 < p.head_dim;
+        const bool valid = slot < end && piece * SOME < p.head_dim;
         const int page = valid ? table[slot / p.page_tokens] : 0;
-        const int at = valid ? slot % p.page_tokens * p.head_dim + piece * 8 : 0;
-        cp_async16(keys + kv_at<HD>(line, piece), kv_head(p, page, 0, head) + at, valid);
-        cp_async16(values + kv_at<HD>(line, piece), kv_head(p, page, 1, head) + at, valid);
+        const int at = valid ? slot % p.page_tokens * p.head_dim + piece * SOME : 0;
+        cp_async16(keys + kv_at<HD, E>(line, piece), kv_head<E>(p, page, 0, head) + at, valid);
+        cp_async16(values + kv_at<HD, E>(line, piece), kv_head<E>(p, page, 1, head) + at, valid);
     }
 }
 
-template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, u8 *memory) {
-    Shared<HD> &s = *reinterpret_cast<Shared<HD> *>(memory);
+template <int HD, typename E> __device__ __forceinline__ void attend(const DecodeParams &p, u8 *memory) {
+    Shared<HD, E> &s = *reinterpret_cast<Shared<HD, E> *>(memory);
     __shared__ int first_split[MAX_ROWS + 1];
     // What says where the keys lie is there since before the step, and so are all keys but the rows' own: the first copies
     // need not wait for the kernels before this one.
@@ -49,7 +49,7 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
         const int *table = p.pages.table + p.list[row];
         const int rounds = ceil_div(end - begin, WARPS * KEYS);
         const auto load = [&](int i) {
-            if (i < rounds) load_keys<HD>(p.pages, table, head, begin + (i * WARPS + w) * KEYS, end, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1]);
+            if (i < rounds) load_keys<HD, E>(p.pages, table, head, begin + (i * WARPS + w) * KEYS, end, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1]);
             cp_async_commit();
         };
         int ahead = 0;
@@ -62,7 +62,7 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
         for (; ahead < STAGES - 1; ahead++) load(ahead);
 
         u32 q[HD / 16][4];
-        attention_query<HD>(q, p.pages.head_dim, [&](int r) -> const bf16 * {
+        attention_query<HD, E>(q, p.pages.head_dim, [&](int r) -> const bf16 * {
             return r < group ? p.q + (u64(row) * p.heads + head * group + r) * p.pages.head_dim : nullptr;
         });
         Attention<HD> a;
@@ -72,7 +72,7 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
             __syncwarp();
             const int first = begin + (i * WARPS + w) * KEYS, seen = min(max(end - first, 0), KEYS);
             const int limit[2] = {seen, seen};
-            attention_keys<HD, KEYS>(a, q, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1], p.scale, limit);
+            attention_keys<HD, KEYS, E>(a, q, s.kv[w][i % STAGES][0], s.kv[w][i % STAGES][1], p.scale, limit);
             __syncwarp();
             load(i + STAGES - 1);
         }
@@ -83,7 +83,11 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
             const float sum = attention_total(a.sum[r]);
             if (t == 0) s.largest[w][g + 8 * r] = a.largest[r], s.sum[w][g + 8 * r] = sum;
 #pragma unroll
-            for (int j = 0; j < HD / 8; j++) *(float2 *)&s.out[w][g + 8 * r][j * 8 + 2 * t] = make_float2(a.out[j][2 * r], a.out[j][2 * r + 1]);
+            for (int j = 0; j < HD / 8; j++) {
+                float2 v;
+                const int d = attention_pair<HD, E>(a, j, r, v);
+                *(float2 *)&s.out[w][g + 8 * r][d] = v;
+            }
         }
         __syncthreads();
         decode_meet<WARPS>(p, split, head, group, s.largest, s.sum, s.out);
@@ -97,15 +101,18 @@ template <int HD> __device__ __forceinline__ void attend(const DecodeParams &p, 
 
 } // namespace
 
-#define ATTEND(HD)                                         \
-    KERNEL(WARPS *WARP, 1, attend_decode_##HD, DecodeParams) { \
-        DYNAMIC_SHARED(memory);                            \
-        attend<HD>(p, memory);                             \
+#define ATTEND(HD, E, NAME)                      \
+    KERNEL(WARPS *WARP, 1, NAME, DecodeParams) { \
+        DYNAMIC_SHARED(memory);                  \
+        attend<HD, E>(p, memory);                \
     }
 
-ATTEND(32)
-ATTEND(64)
-ATTEND(128)
+ATTEND(32, bf16, attend_decode_32)
+ATTEND(64, bf16, attend_decode_64)
+ATTEND(128, bf16, attend_decode_128)
+ATTEND(32, e4m3, attend_decode_e4m3_32)
+ATTEND(64, e4m3, attend_decode_e4m3_64)
+ATTEND(128, e4m3, attend_decode_e4m3_128)
 
 // attend_combine: adds the splits of a row and writes z. Grid (rows of the image, heads); four groups of threads take a
 // quarter of the splits each, whose sums are added in order. Rows that are not there become zero.

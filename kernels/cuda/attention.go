@@ -4,6 +4,7 @@ package cuda
 
 import (
 	"math"
+	"strconv"
 
 	"chulengo/kernels"
 )
@@ -166,9 +167,12 @@ func (d *Device) arrivals() ptr { return d.mem("decode.arrivals", 4*maxDecodeRow
 func (d *Device) ropeOf(p *phase, l *kernels.Attn, w *weight, qkv slots, q ptr) ropeParams {
 	params := ropeParams{
 		qkv: qkv, pos: p.pos, slot: p.group[l.Group].slot, rows: p.decodeCount(), q: q,
-		pages: d.kv.data[l.Group], pageStride: uint64(d.kv.spec.PageBytes(l.Group) / 2), layerAt: d.kv.layerAt(l.Slot),
+		pages: d.kv.data[l.Group], pageStride: d.kv.pageStride(l.Group), layerAt: d.kv.layerAt(l.Slot),
 		eps: l.Eps, heads: int32(l.Heads), kvHeads: int32(l.KVHeads), headDim: int32(l.HeadDim), pageTokens: int32(d.kv.spec.PageTokens),
 		kAt: int32(w.first[1]), vAt: int32(w.first[2]), tiled: d.kv.layout(),
+	}
+	if d.kv.coded() {
+		params.coded = 1
 	}
 	if l.QKNorm {
 		params.qkNorm = 1
@@ -197,10 +201,10 @@ func (d *Device) ropeAppend(p *phase, l *kernels.Attn, params ropeParams) {
 		return
 	}
 	width := l.KVHeads * l.HeadDim
-	params.k, params.v = d.mem(p.name+"k", 2*d.capacity(p)*width), d.mem(p.name+"v", 2*d.capacity(p)*width)
+	params.k, params.v = d.mem(p.name+"k", 4*d.capacity(p)*width), d.mem(p.name+"v", 4*d.capacity(p)*width)
 	run(ropeRotate)
 	d.tapBF16(p, l.Layer, kernels.HookRotQ, params.q, l.Heads*l.HeadDim)
-	d.tapBF16(p, l.Layer, kernels.HookRotK, params.k, width)
+	d.tapFloats(p, l.Layer, kernels.HookRotK, params.k, width, width)
 	run(ropeAppend)
 }
 
@@ -278,20 +282,15 @@ func (d *Device) Attend(l *kernels.Attn, qa kernels.Act) kernels.Act {
 			params := prefillParams{pages: pages, q: q.at[i], tiles: g.queryTiles, z: z.at[i].at, scale: scale,
 				heads: int32(l.Heads), lines: int32(z.at[i].lines), tilesAlong: int32(z.at[i].tiles), tileCount: int32(g.tiles)}
 			if d.kv.tiled {
-				launch(d, "attend_prefill_90", min(g.tiles*l.Heads, d.gpu.sms), 1, fastPrefillShared, &params)
+				launch(d, d.kv.attend("prefill", "90"), min(g.tiles*l.Heads, d.gpu.sms), 1, fastPrefillShared, &params)
 			} else {
-				launch(d, attendPrefill[hd], g.tiles, l.Heads, prefillShared(hd), &params)
+				launch(d, d.kv.attend("prefill", strconv.Itoa(hd)), g.tiles, l.Heads, prefillShared(hd, d.kv.spec.Format.Size()), &params)
 			}
 		}
 		d.tapImage(p, l.Layer, kernels.HookZ, z.at[i], l.Heads*l.HeadDim)
 	}
 	return z
 }
-
-var (
-	attendPrefill = map[int]string{32: "attend_prefill_32", 64: "attend_prefill_64", 128: "attend_prefill_128"}
-	attendDecode  = map[int]string{32: "attend_decode_32", 64: "attend_decode_64", 128: "attend_decode_128"}
-)
 
 // attendDecode is Attend for decode rows.
 func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q ptr, rope ropeParams, z image, scale float32, hd int) {
@@ -303,11 +302,11 @@ func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q pt
 		scale: scale, heads: int32(l.Heads), lines: int32(z.lines), tilesAlong: int32(z.tiles),
 	}
 	if d.kv.tiled {
-		launch(d, "attend_decode_90", 2*d.gpu.sms, 1, fastDecodeShared,
+		launch(d, d.kv.attend("decode", "90"), 2*d.gpu.sms, 1, fastDecodeShared,
 			&fusedDecodeParams{attend: params, rope: rope, arrived: d.arrivals(), arrivedLd: int32(l.KVHeads)})
 		return
 	}
-	launch(d, attendDecode[hd], 2*d.gpu.sms, 1, decodeShared(hd), &params)
+	launch(d, d.kv.attend("decode", strconv.Itoa(hd)), 2*d.gpu.sms, 1, decodeShared(hd, d.kv.spec.Format.Size()), &params)
 	launch(d, "attend_combine", p.grid, l.Heads, 0, &params)
 }
 

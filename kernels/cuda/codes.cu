@@ -114,12 +114,7 @@ KERNEL(256, 1, fill_codes, FillCodesParams) {
                 code[j] = __float_as_uint(__fadd_rn(fmaxf(-8, fminf(7, v)), HALF)) - __float_as_uint(HALF) + 8;
                 continue;
             }
-            const u32 bits = __float_as_uint(v) & 0x7fffffff;
-            const float a = __uint_as_float(bits);
-            if (!(a < 448)) code[j] = 0x7e;
-            else if (a < 0x1p-6f) code[j] = __float_as_uint(__fadd_rn(__fmul_rn(a, 512), HALF)) - __float_as_uint(HALF);
-            else code[j] = ((bits + (1 << 19) - 1 + (bits >> 20 & 1)) >> 20) - (120 << 3);
-            code[j] = (code[j] & 0x7f) | __float_as_uint(v) >> 31 << 7;
+            code[j] = e4m3_code(v);
         }
         if (p.to.code != E4M3) {
             p.to.raw[u64(n) * ceil_div(p.to.K, 2) + k / 2] = u8(code[0] | code[1] << 4);

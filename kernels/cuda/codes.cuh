@@ -77,11 +77,29 @@ __device__ __forceinline__ u32 e4m3_pair(u32 word, int i) {
     return fma_bf16x2((high >> 4 & 0x07f007f0) | (high & 0x80008000), BF16_2_120S, BF16_NEGATIVE_ZEROS);
 }
 
+// e4m3_code is the code nearest to v, ties to even; the largest one beyond 448, and for what is no number (kernels.E4M3).
+__device__ __forceinline__ u32 e4m3_code(float v) {
+    constexpr int DROP = 20, BIAS = (127 - 7) << 3; // bits of mantissa that go; the difference of exponents
+    const u32 bits = __float_as_uint(v), sign = bits >> 24 & 0x80, a = bits & 0x7fffffff;
+    if (a >= 0x43e00000) return sign | 0x7e; // 448
+    // Below 2⁻⁶: multiples of 2⁻⁹; adding 2²³ rounds.
+    if (a < 0x3c800000) return sign | (__float_as_uint(__fmaf_rn(__uint_as_float(a), 512.0f, 8388608.0f)) & 15);
+    return sign | (((a + (1u << (DROP - 1)) - 1 + (a >> DROP & 1)) >> DROP) - BIAS);
+}
+
+// e4m3_codes are four, the first in the low byte.
+__device__ __forceinline__ u32 e4m3_codes(float4 v) { return e4m3_code(v.x) | e4m3_code(v.y) << 8 | e4m3_code(v.z) << 16 | e4m3_code(v.w) << 24; }
+
 // table4_index: the two codes of register i of a word in one byte.
 __device__ __forceinline__ u32 table4_index(u32 word, int i) {
     const u32 v = word >> 4 * i;
     return (v & 15) | (v >> 12 & 0xf0);
 }
+
+// e4m3 is the type of keys and values that are kept as codes, without scales.
+struct e4m3 {
+    u8 code;
+};
 
 // code_number is the worth of one code, for kernels that are not in a hurry.
 __device__ __forceinline__ float code_number(const Coding &c, u32 code, int zero) {

@@ -22,7 +22,7 @@
 // sequence's tokens do not depend on its company.
 //
 // Two families have a variant for compute capability 9.0 besides the portable one: prefill's products (gemm90.cu) and
-// attention over heads of 128 (attend90.cu), whose pages then lie as tiles.
+// attention over heads of 128 (attend_decode90.cu, attend_prefill90.cu), whose pages then lie as tiles.
 //
 // A picture (vision.go) goes through the tower five tiles at a time, in the same stream, between steps:
 //
@@ -49,9 +49,9 @@
 //
 // # What is not as the design had it
 //
-// FP8 in prefill multiplies what codes are worth (W8A16): activations are not quantised. Prefill attention over E4M3 keys is the portable
-// kernel. Ranks exchange float32 and wait for it: nothing overlaps yet. There is no NCCL: GPUs that do not reach each other's memory meet in the
-// host's, and several machines cannot share a model.
+// FP8 in prefill multiplies what codes are worth (W8A16): activations are not quantised. Ranks exchange float32 and wait for it:
+// nothing overlaps yet. There is no NCCL: GPUs that do not reach each other's memory meet in the host's, and several machines
+// cannot share a model.
 //
 // The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.
 // Rotation, QK norm and append come after the product, not in its epilogue: decode sums its splits first.

@@ -78,12 +78,17 @@ func TestFastKernels(t *testing.T) {
 // Decode attention makes queries, keys and values itself; with taps, kernels before it do. Both give the same bits: with four query
 // heads for a key/value head, and with sixteen, the most that there may be.
 func TestTappedDecode(t *testing.T) {
-	for _, heads := range [][2]int{{8, 2}, {16, 1}} {
-		t.Run(fmt.Sprint(heads), func(t *testing.T) {
+	for _, c := range []struct {
+		heads [2]int
+		keys  kernels.Format
+		name  string
+	}{{[2]int{8, 2}, kernels.BF16, "attend_decode_90"}, {[2]int{16, 1}, kernels.BF16, "attend_decode_90"}, {[2]int{8, 2}, kernels.F8E4M3, "attend_decode_e4m3_90"}} {
+		heads := c.heads
+		t.Run(fmt.Sprint(heads, c.keys), func(t *testing.T) {
 			config := fastConfig()
 			config["num_attention_heads"], config["num_key_value_heads"] = heads[0], heads[1]
 			config["num_hidden_layers"], config["no_rope_layers"] = 2, []int{1, 0}
-			p, q := dummyPair(t, config, cuda.Options{}), dummyPair(t, config, cuda.Options{})
+			p, q := dummyPair(t, config, cuda.Options{}, c.keys), dummyPair(t, config, cuda.Options{}, c.keys)
 			r := rand.New(rand.NewPCG(9, 10))
 			var a, b []piece
 			for _, n := range []int{3, 126} { // the second goes from one split to two
@@ -105,8 +110,8 @@ func TestTappedDecode(t *testing.T) {
 					}
 				}
 			}
-			if ran := q.gpu.dev.(*cuda.Device).Ran(); ran["attend_decode_90"] == 0 || ran["rope_append"] == 0 {
-				t.Errorf("want attend_decode_90 and rope_append, got %v", ran)
+			if ran := q.gpu.dev.(*cuda.Device).Ran(); ran[c.name] == 0 || ran["rope_append"] == 0 {
+				t.Errorf("want %s and rope_append, got %v", c.name, ran)
 			}
 			if p.gpu.dev.(*cuda.Device).Ran()["rope_append"] != 0 {
 				t.Error("rope_append ran without taps")

@@ -111,7 +111,7 @@ func openRanks(t testing.TB, o cuda.Options) kernels.Device {
 	return g
 }
 
-func newPair(t testing.TB, dir fs.FS, o cuda.Options) *pair {
+func newPair(t testing.TB, dir fs.FS, o cuda.Options, keys ...kernels.Format) *pair {
 	t.Helper()
 	cfg, err := model.LoadConfig(dir)
 	if err != nil {
@@ -122,18 +122,18 @@ func newPair(t testing.TB, dir fs.FS, o cuda.Options) *pair {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ckpt.Close() })
-	return pairOf(t, cfg, o, func(dev kernels.Device) (*model.Model, error) {
+	return pairOf(t, cfg, o, keys, func(dev kernels.Device) (*model.Model, error) {
 		return model.Load(context.Background(), ckpt, cfg, dev, model.LoadOptions{})
 	})
 }
 
 // dummyPair is a pair with random weights.
-func dummyPair(t testing.TB, config map[string]any, o cuda.Options) *pair {
+func dummyPair(t testing.TB, config map[string]any, o cuda.Options, keys ...kernels.Format) *pair {
 	t.Helper()
-	return dummyPairOfPages(t, config, o, pageTokens)
+	return dummyPairOfPages(t, config, o, pageTokens, keys...)
 }
 
-func dummyPairOfPages(t testing.TB, config map[string]any, o cuda.Options, pageTokens int) *pair {
+func dummyPairOfPages(t testing.TB, config map[string]any, o cuda.Options, pageTokens int, keys ...kernels.Format) *pair {
 	t.Helper()
 	data, err := json.Marshal(config)
 	if err != nil {
@@ -147,17 +147,18 @@ func dummyPairOfPages(t testing.TB, config map[string]any, o cuda.Options, pageT
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pairOfPages(t, cfg, o, pageTokens, func(dev kernels.Device) (*model.Model, error) {
+	return pairOfPages(t, cfg, o, pageTokens, keys, func(dev kernels.Device) (*model.Model, error) {
 		return model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
 	})
 }
 
-func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, load func(kernels.Device) (*model.Model, error)) *pair {
+// pairOf keeps keys and values in a format; none: BF16.
+func pairOf(t testing.TB, cfg *model.Config, o cuda.Options, keys []kernels.Format, load func(kernels.Device) (*model.Model, error)) *pair {
 	t.Helper()
-	return pairOfPages(t, cfg, o, pageTokens, load)
+	return pairOfPages(t, cfg, o, pageTokens, keys, load)
 }
 
-func pairOfPages(t testing.TB, cfg *model.Config, o cuda.Options, pageTokens int, load func(kernels.Device) (*model.Model, error)) *pair {
+func pairOfPages(t testing.TB, cfg *model.Config, o cuda.Options, pageTokens int, keys []kernels.Format, load func(kernels.Device) (*model.Model, error)) *pair {
 	t.Helper()
 	p := &pair{tokens: pageTokens}
 	r := rand.New(rand.NewPCG(1, 2))
@@ -171,7 +172,7 @@ func pairOfPages(t testing.TB, cfg *model.Config, o cuda.Options, pageTokens int
 		if err != nil {
 			t.Fatal(err)
 		}
-		spec := cfg.KVSpec(kernels.BF16, pageTokens)
+		spec := cfg.KVSpec(append(keys, kernels.BF16)[0], pageTokens)
 		spec.Pages = [kernels.Groups]int{pages, pages}
 		kv, err := dev.NewKV(spec)
 		if err != nil {

@@ -64,31 +64,22 @@ var table = map[string]kernel{
 	"gemm_swiglu_90": {"gemm90", 384, fastShared},
 	"gemm_routed_90": {"gemm90", 384, fastShared},
 
-	"attend_decode_32":   {"attend_decode", 128, decodeShared(32)},
-	"attend_decode_64":   {"attend_decode", 128, decodeShared(64)},
-	"attend_decode_128":  {"attend_decode", 128, decodeShared(128)},
-	"attend_combine":     {"attend_decode", 512, 0},
-	"attend_prefill_32":  {"attend_prefill", 128, prefillShared(32)},
-	"attend_prefill_64":  {"attend_prefill", 128, prefillShared(64)},
-	"attend_prefill_128": {"attend_prefill", 128, prefillShared(128)},
-	"gemm_bias_80":       {"gemm", 256, portableShared},
-	"gemm_gelu_80":       {"gemm", 256, portableShared},
-	"gemm_heads_80":      {"gemm", 256, portableShared},
-	"gemm_bias_90":       {"gemm90", 384, fastShared},
-	"gemm_gelu_90":       {"gemm90", 384, fastShared},
-	"gemm_heads_90":      {"gemm90", 384, fastShared},
+	"attend_combine": {"attend_decode", 512, 0},
+	"gemm_bias_80":   {"gemm", 256, portableShared},
+	"gemm_gelu_80":   {"gemm", 256, portableShared},
+	"gemm_heads_80":  {"gemm", 256, portableShared},
+	"gemm_bias_90":   {"gemm90", 384, fastShared},
+	"gemm_gelu_90":   {"gemm90", 384, fastShared},
+	"gemm_heads_90":  {"gemm90", 384, fastShared},
 
 	"patch_rows":         {"vision", 128, 0},
 	"layer_norm_embed":   {"vision", 128, 0},
 	"layer_norm_rows":    {"vision", 128, 0},
 	"layer_norm_shuffle": {"vision", 128, 0},
-	"attend_tile_32":     {"attend_tile", 128, prefillShared(32)},
-	"attend_tile_64":     {"attend_tile", 128, prefillShared(64)},
-	"attend_tile_96":     {"attend_tile", 128, prefillShared(96)},
-	"attend_tile_128":    {"attend_tile", 128, prefillShared(128)},
-
-	"attend_decode_90":  {"attend90", 160, fastDecodeShared},
-	"attend_prefill_90": {"attend90", 384, fastPrefillShared},
+	"attend_tile_32":     {"attend_tile", 128, prefillShared(32, 2)},
+	"attend_tile_64":     {"attend_tile", 128, prefillShared(64, 2)},
+	"attend_tile_96":     {"attend_tile", 128, prefillShared(96, 2)},
+	"attend_tile_128":    {"attend_tile", 128, prefillShared(128, 2)},
 
 	"sample_slices": {"sample", 256, 0},
 	"sample_gather": {"sample", 256, 0},
@@ -111,6 +102,14 @@ var table = map[string]kernel{
 }
 
 func init() {
+	for size, code := range map[int]string{1: "_e4m3", 2: ""} { // of keys and values
+		for _, hd := range []int{32, 64, 128} {
+			table[fmt.Sprint("attend_decode", code, "_", hd)] = kernel{"attend_decode", 128, decodeShared(hd, size)}
+			table[fmt.Sprint("attend_prefill", code, "_", hd)] = kernel{"attend_prefill", 128, prefillShared(hd, size)}
+		}
+		table["attend_decode"+code+"_90"] = kernel{"attend_decode90", 160, fastDecodeShared}
+		table["attend_prefill"+code+"_90"] = kernel{"attend_prefill90", 384, fastPrefillShared}
+	}
 	for _, what := range []string{"partial", "swiglu"} {
 		for _, code := range []string{"e4m3", "int4", "table4"} {
 			for _, width := range []int{8, 16, 32, 64} {
@@ -123,15 +122,15 @@ func init() {
 // maxWidth is the widest residual stream: its row lies in shared memory while it is normalised.
 const maxWidth = 16 << 10
 
-// decodeShared is the size of attend_decode.cu's Shared<hd>: the warps' rings, which become the place where their
-// results meet.
-func decodeShared(hd int) int { return max(4*3*2*16*hd*2, 4*16*(hd+4)*4) + 2*4*16*4 }
+// decodeShared is the size of attend_decode.cu's Shared<hd>: the warps' rings of keys and values of so many bytes, which become the
+// place where their results meet.
+func decodeShared(hd, size int) int { return max(4*3*2*16*hd*size, 4*16*(hd+4)*4) + 2*4*16*4 }
 
-// Sizes of attend90.cu's DecodeShared and PrefillShared.
+// Sizes of attend_decode90.cu's DecodeShared, with e4m3's barriers, and attend_prefill90.cu's PrefillShared.
 const (
-	fastDecodeShared  = 2*2*2*64*128 + 4*16*(128+4)*4 + 16*(128+8)*2 + 2*4*16*4 + 2*2*8 + 4*(64+1) + 4
+	fastDecodeShared  = 2*2*2*64*128 + 4*16*(128+4)*4 + 16*(128+8)*2 + 2*4*16*4 + 2*4*8 + 4*(64+1) + 4
 	fastPrefillShared = 128*256 + 2*2*128*256 + 4*2*8
 )
 
-// prefillShared is two stages of 64 keys and values.
-func prefillShared(hd int) int { return 2 * 2 * 64 * hd * 2 }
+// prefillShared is two stages of 64 keys and values of so many bytes.
+func prefillShared(hd, size int) int { return 2 * 2 * 64 * hd * size }

@@ -8,8 +8,8 @@ import (
 	"chulengo/kernels"
 )
 
-// kv is key/value memory: for each group one run of pages, [page][layers][k, v][KvH][PageTokens][Hd] bfloat16. Where the
-// fast kernels can read it (tiled), a head's [PageTokens][Hd] is [Hd/64][PageTokens][64], swizzled (attend.cuh).
+// kv is key/value memory: for each group one run of pages, [page][layers][k, v][KvH][PageTokens][Hd] of bfloat16 or, without scales,
+// of 8-bit floats. Where the fast kernels can read it (tiled), a head's [PageTokens][Hd] lies in swizzled lines (attend.cuh).
 type kv struct {
 	dev    *Device
 	spec   kernels.KVSpec
@@ -18,15 +18,15 @@ type kv struct {
 	closed bool
 }
 
-// NewKV allocates every page. Format: BF16. Heads have 8 to 128 values, a multiple of 8, and at most 16 share a
-// key/value head.
+// NewKV allocates every page. Format: BF16 or F8E4M3, which has no scales: a byte is the number nearest to the value, at most 448.
+// Heads have 8 to 128 values, a multiple of 8 (in FP8: of 16), and at most 16 share a key/value head.
 func (d *Device) NewKV(s kernels.KVSpec) (kernels.KV, error) {
-	if s.Format != kernels.BF16 {
-		return nil, fmt.Errorf("kernels/cuda: keys and values: want format BF16, got %v", s.Format)
+	if s.Format != kernels.BF16 && s.Format != kernels.F8E4M3 {
+		return nil, fmt.Errorf("kernels/cuda: keys and values: want format BF16 or F8_E4M3, got %v", s.Format)
 	}
-	if s.PageTokens < 1 || s.KVHeads < 1 || s.HeadDim < 8 || s.HeadDim > 128 || s.HeadDim%8 != 0 {
-		return nil, fmt.Errorf("kernels/cuda: keys and values: want pages of at least 1 token and 1 head of 8 to 128 dimensions, a multiple of 8, got %d, %d, %d",
-			s.PageTokens, s.KVHeads, s.HeadDim)
+	if least := 16 / s.Format.Size(); s.PageTokens < 1 || s.KVHeads < 1 || s.HeadDim < least || s.HeadDim > 128 || s.HeadDim%least != 0 {
+		return nil, fmt.Errorf("kernels/cuda: keys and values in %v: want pages of at least 1 token and 1 head of %d to 128 dimensions, a multiple of %d, got %d, %d, %d",
+			s.Format, least, least, s.PageTokens, s.KVHeads, s.HeadDim)
 	}
 	defer d.gpu.enter()()
 	m := &kv{dev: d, spec: s, tiled: d.fast() && s.HeadDim == 128 && s.PageTokens >= 16 && s.PageTokens&(s.PageTokens-1) == 0}
@@ -53,9 +53,23 @@ func (m *kv) layerAt(slot int) uint64 {
 
 func (m *kv) pages(l *kernels.Attn, table ptr) pagesParams {
 	return pagesParams{
-		data: m.data[l.Group], pageStride: uint64(m.spec.PageBytes(l.Group) / 2), layerAt: m.layerAt(l.Slot), table: table,
+		data: m.data[l.Group], pageStride: m.pageStride(l.Group), layerAt: m.layerAt(l.Slot), table: table,
 		pageTokens: int32(m.spec.PageTokens), kvHeads: int32(m.spec.KVHeads), headDim: int32(m.spec.HeadDim), tiled: m.layout(),
 	}
+}
+
+// pageStride is the number of values of a page.
+func (m *kv) pageStride(g int) uint64 { return uint64(m.spec.PageBytes(g) / m.spec.Format.Size()) }
+
+// coded says that the pages hold 8-bit floats.
+func (m *kv) coded() bool { return m.spec.Format == kernels.F8E4M3 }
+
+// attend is the name of an attention kernel that reads them: attend_decode_90, attend_decode_e4m3_90.
+func (m *kv) attend(phase, variant string) string {
+	if m.coded() {
+		phase += "_e4m3"
+	}
+	return "attend_" + phase + "_" + variant
 }
 
 // layout is what kernels call tiled.

@@ -161,8 +161,9 @@ type ropeParams struct {
 	heads, kvHeads       int32
 	headDim, pageTokens  int32
 	kAt, vAt             int32
-	tiled                int32
+	tiled, coded         int32
 	steps                int32
+	_                    int32
 }
 
 // Steps of rope_append.

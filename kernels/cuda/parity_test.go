@@ -144,37 +144,47 @@ func hookName(hooks []model.Hook, at kernels.Point) string {
 func TestStages(t *testing.T) {
 	for _, g := range goldens(t) {
 		for _, portable := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/portable=%v", g.name, portable), func(t *testing.T) {
-				if testing.Short() && strings.HasPrefix(g.name, "tiny") && (portable || g.name == "tiny-maverick") {
-					t.Skip("takes long on a software GPU, and the smaller checkpoints reach the same kernels")
-				}
-				p := newPair(t, g.dir, cuda.Options{NoGraphs: true, Portable: portable})
-				r := rand.New(rand.NewPCG(3, 4))
-				random := func(n int) []int32 {
-					out := make([]int32, n)
-					for i := range out {
-						out[i] = int32(r.IntN(p.cpu.Config.Vocab))
-					}
-					return out
-				}
-				chunk := p.cpu.Config.AttnChunk
-				seqs := make([]*sequence, 12)
-				for i := range seqs {
-					seqs[i] = &sequence{}
-				}
-				seen := parity(t, p, []piece{{seqs[0], random(2*chunk + 3)}})
-				seen += parity(t, p, []piece{{seqs[1], random(1)}, {seqs[2], random(70)}, {seqs[3], random(2)}})
-				seen += parity(t, p, []piece{{seqs[0], random(1)}, {seqs[2], random(1)}, {seqs[4], random(17)}})
-				var all []piece
-				for i, q := range seqs {
-					if q.pos == 0 {
-						parity(t, p, []piece{{q, random(1 + 3*i)}})
-					}
-					all = append(all, piece{q, random(1)})
-				}
-				seen += parity(t, p, all)
-				t.Logf("%d values", seen)
-			})
+			t.Run(fmt.Sprintf("%s/portable=%v", g.name, portable), func(t *testing.T) { testStages(t, g, portable, kernels.BF16) })
+		}
+		if c, err := model.LoadConfig(g.dir); err != nil {
+			t.Error(err)
+		} else if c.HeadDim%16 == 0 {
+			if !testing.Short() || c.HeadDim == 128 { // others have the portable kernels for attention
+				t.Run(g.name+"/fp8", func(t *testing.T) { testStages(t, g, false, kernels.F8E4M3) })
+			}
+			t.Run(g.name+"/portable fp8", func(t *testing.T) { testStages(t, g, true, kernels.F8E4M3) })
 		}
 	}
+}
+
+func testStages(t *testing.T, g golden, portable bool, keys kernels.Format) {
+	if testing.Short() && strings.HasPrefix(g.name, "tiny") && (portable || g.name == "tiny-maverick") {
+		t.Skip("takes long on a software GPU, and the smaller checkpoints reach the same kernels")
+	}
+	p := newPair(t, g.dir, cuda.Options{NoGraphs: true, Portable: portable}, keys)
+	r := rand.New(rand.NewPCG(3, 4))
+	random := func(n int) []int32 {
+		out := make([]int32, n)
+		for i := range out {
+			out[i] = int32(r.IntN(p.cpu.Config.Vocab))
+		}
+		return out
+	}
+	chunk := p.cpu.Config.AttnChunk
+	seqs := make([]*sequence, 12)
+	for i := range seqs {
+		seqs[i] = &sequence{}
+	}
+	seen := parity(t, p, []piece{{seqs[0], random(2*chunk + 3)}})
+	seen += parity(t, p, []piece{{seqs[1], random(1)}, {seqs[2], random(70)}, {seqs[3], random(2)}})
+	seen += parity(t, p, []piece{{seqs[0], random(1)}, {seqs[2], random(1)}, {seqs[4], random(17)}})
+	var all []piece
+	for i, q := range seqs {
+		if q.pos == 0 {
+			parity(t, p, []piece{{q, random(1 + 3*i)}})
+		}
+		all = append(all, piece{q, random(1)})
+	}
+	seen += parity(t, p, all)
+	t.Logf("%d values", seen)
 }

@@ -26,20 +26,17 @@ namespace {
 template <int HEADS> __device__ __forceinline__ void append(const RopeParams &p, int row, int first, int step) {
     constexpr int ROUNDS = 2;
     const int l = lane_id(), all = p.heads + 2 * p.kv_heads, slot = p.slot[row];
-    const auto dense = [&](const Head &h, int d) {
-        if (h.kind == 0) return p.q + (u64(row) * p.heads + h.h) * p.head_dim + d;
-        return (h.kind == 1 ? p.k : p.v) + (u64(row) * p.kv_heads + h.h) * p.head_dim + d;
-    };
+    const auto dense = [&](const Head &h, int d) { return (float4 *)((h.kind == 1 ? p.k : p.v) + (u64(row) * p.kv_heads + h.h) * p.head_dim + d); };
     if (!(p.steps & ROPE_ROTATE)) { // from k and v into the pages
         for (int i = 0; i < HEADS; i++) {
             const Head h = head_of(p, first + i * step);
             for (int d = 4 * l; d < p.head_dim && h.kind > 0 && first + i * step < all && slot >= 0; d += 4 * WARP)
-                *(uint2 *)rope_place(p, slot, h, d) = *(const uint2 *)dense(h, d);
+                rope_store(p, slot, h, d, *dense(h, d));
         }
         return;
     }
     float4 turn[ROUNDS];
-    uint2 y[HEADS][ROUNDS];
+    float4 y[HEADS][ROUNDS];
     rope_turns(turn, p, row);
     rope_heads<HEADS, ROUNDS, (HEADS > 1)>(y, p, row, turn, [&](int i) { return first + i * step; }); // several heads are prefill's, whose sums are done
 #pragma unroll
@@ -50,7 +47,9 @@ template <int HEADS> __device__ __forceinline__ void append(const RopeParams &p,
         for (int j = 0; j < ROUNDS; j++) {
             const int d = 4 * (l + j * WARP);
             if (first + i * step >= all || d >= p.head_dim || (to_page && slot < 0)) continue;
-            *(uint2 *)(to_page ? rope_place(p, slot, h, d) : dense(h, d)) = y[i][j];
+            if (h.kind == 0) *(uint2 *)(p.q + (u64(row) * p.heads + h.h) * p.head_dim + d) = pack4(y[i][j]);
+            else if (to_page) rope_store(p, slot, h, d, y[i][j]);
+            else *dense(h, d) = y[i][j];
         }
     }
 }

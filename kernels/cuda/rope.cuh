@@ -1,6 +1,7 @@
 // What becomes of q, k and v after their projections: rotation, the heads' norm, the scale by position. Used where it stands
-// alone (rope.cu) and inside decode attention (attend90.cu).
+// alone (rope.cu) and inside decode attention (attend_decode90.cu).
 #pragma once
+#include "codes.cuh"
 #include "norm.cuh"
 
 enum RopeStep { ROPE_ROTATE = 1, ROPE_APPEND = 2 };
@@ -12,8 +13,8 @@ struct RopeParams {
     const int *slot;        // [rows] where the row's key goes: page·page_tokens + place in the page; negative: nowhere
     const int *rows;        // decode: how many there are
     bf16 *q;                // [rows, H·Hd]
-    bf16 *k, *v;            // [rows, KvH·Hd] between the steps, where they are apart
-    bf16 *pages;            // [pages][page_stride]
+    float *k, *v;           // [rows, KvH·Hd] between the steps, where they are apart
+    u8 *pages;              // [pages][page_stride]
     u64 page_stride;        // elements of a page
     u64 layer_at;           // of this layer's keys in a page; its values follow the keys
     double temp_scale, temp_floor; // floor 0: no temperature
@@ -21,7 +22,7 @@ struct RopeParams {
     int qk_norm;
     int heads, kv_heads, head_dim, page_tokens;
     int k_at, v_at;         // first columns of k and v
-    int tiled;              // layout of the pages (attend.cuh)
+    int tiled, coded;       // layout of the pages (attend.cuh); they hold e4m3, not bf16
     int steps;              // RopeStep
 };
 
@@ -50,9 +51,8 @@ template <int ROUNDS> __device__ __forceinline__ void rope_turns(float4 (&turn)[
 // and v; one beyond is none. A lane has two adjacent pairs of a head, again in every round: heads of up to 128·ROUNDS values, a
 // multiple of 4. DONE: the projections are one slot; their loads then leave at once.
 template <int HEADS, int ROUNDS, bool DONE, typename Which>
-__device__ __forceinline__ void rope_heads(uint2 (&y)[HEADS][ROUNDS], const RopeParams &p, int row, const float4 (&turn)[ROUNDS], Which head) {
+__device__ __forceinline__ void rope_heads(float4 (&x)[HEADS][ROUNDS], const RopeParams &p, int row, const float4 (&turn)[ROUNDS], Which head) {
     const int l = lane_id(), all = p.heads + 2 * p.kv_heads;
-    float4 x[HEADS][ROUNDS];
     const auto load = [&](int i, int j, u64 from) {
         const int d = 4 * (l + j * WARP);
         if (head(i) >= all || d >= p.head_dim) return make_float4(0, 0, 0, 0);
@@ -94,14 +94,24 @@ __device__ __forceinline__ void rope_heads(uint2 (&y)[HEADS][ROUNDS], const Rope
         if (p.qk_norm && h.kind < 2) scale = rsqrtf(squares / p.head_dim + p.eps);
         if (h.kind == 0) scale *= float(temp);
 #pragma unroll
-        for (int j = 0; j < ROUNDS; j++) y[i][j] = make_uint2(pack(x[i][j].x * scale, x[i][j].y * scale), pack(x[i][j].z * scale, x[i][j].w * scale));
+        for (int j = 0; j < ROUNDS; j++) x[i][j] = make_float4(x[i][j].x * scale, x[i][j].y * scale, x[i][j].z * scale, x[i][j].w * scale);
     }
 }
 
-// rope_place is where column d of a row's key or value lies in the pages, if the row has a slot.
-__device__ __forceinline__ bf16 *rope_place(const RopeParams &p, int slot, const Head &h, int d) {
+// pack4 rounds four values to bfloat16.
+__device__ __forceinline__ uint2 pack4(float4 v) { return make_uint2(pack(v.x, v.y), pack(v.z, v.w)); }
+
+// rope_place is where column d of a row's key or value lies in the pages of E, if the row has a slot.
+template <typename E> __device__ __forceinline__ E *rope_place(const RopeParams &p, int slot, const Head &h, int d) {
+    constexpr int WIDE = LINE / sizeof(E), SOME = PIECE / sizeof(E); // values of a line and of a piece
     const int token = slot % p.page_tokens;
-    bf16 *base = p.pages + u64(slot / p.page_tokens) * p.page_stride + p.layer_at + (u64(h.kind == 1 ? 0 : p.kv_heads) + h.h) * p.page_tokens * p.head_dim;
+    E *base = (E *)p.pages + u64(slot / p.page_tokens) * p.page_stride + p.layer_at + (u64(h.kind == 1 ? 0 : p.kv_heads) + h.h) * p.page_tokens * p.head_dim;
     if (!p.tiled) return base + token * p.head_dim + d;
-    return base + (d / TILE * p.page_tokens + token) * TILE + (((d % TILE / 8) ^ (token & 7)) * 8) + d % 8;
+    return base + (d / WIDE * p.page_tokens + token) * WIDE + (((d % WIDE / SOME) ^ (token & 7)) * SOME) + d % SOME;
+}
+
+// rope_store puts four values there, d a multiple of 4.
+__device__ __forceinline__ void rope_store(const RopeParams &p, int slot, const Head &h, int d, float4 v) {
+    if (p.coded) *(u32 *)rope_place<e4m3>(p, slot, h, d) = e4m3_codes(v);
+    else *(uint2 *)rope_place<bf16>(p, slot, h, d) = pack4(v);
 }

@@ -336,7 +336,7 @@ func (d *Device) VisionLayer(l *kernels.VisionLayer, xa kernels.Act) {
 	d.product("heads", w, h, x.rows, gemmParams{out: qkv, ld: int32(ld), heads: heads})
 	z := d.viewImage("z", v.perTile, width)
 	hd := tileHead(l.HeadDim)
-	launch(d, attendTile[hd], v.tiles*ceil(v.perTile, 64), l.Heads, prefillShared(hd), &tileAttentionParams{
+	launch(d, attendTile[hd], v.tiles*ceil(v.perTile, 64), l.Heads, prefillShared(hd, 2), &tileAttentionParams{
 		qkv: qkv, z: z.at, scale: float32(math.Log2E / math.Sqrt(float64(l.HeadDim))), perTile: int32(v.perTile), heads: int32(l.Heads),
 		headDim: int32(l.HeadDim), headLd: int32(headLd), lines: int32(z.lines), tilesAlong: int32(z.tiles)})
 	d.tapView(l.Layer, kernels.HookVisionZ, tapImage, z.at, v.perTile, z.lines, width)
