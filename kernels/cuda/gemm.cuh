@@ -49,7 +49,7 @@ enum GemmEpilogue {
     STORE,   // float out[row, n] = y
     ADD,     // float out[row, n] += y
     SWIGLU,  // image out[row, f] = silu(gate)·up: rows g of a block of 16 are gates, g+8 their ups
-    ROUTED,  // float out[token_of[row], n] += base[token_of[row], n] + y, or = y without base
+    ROUTED,  // float out[token_of[row], n] += base[token_of[row], n] + y, or = y without base; where base is out, out += y
     BIAS,    // float out[row, n] += base[n] + y
     GELU,    // image out[row, n] = gelu(y + base[n])
     HEADS,   // bfloat16 out[row, part, head, d], see HeadsParams
