@@ -52,6 +52,7 @@ echo "{\"gpu\":\"$gpu\",\"date\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\",\"stage\":\"
 case ${1:-} in
 correct)
     for test in $(tests); do stage "$test" "$binary" -test.v -test.run "^$test\$"; done
+    stage TestLoadMemory-scout env CHULENGO_LOAD_LAYERS=4 "$binary" -test.v -test.run '^TestLoadMemory$' # 22 GB of a sparse file
     ;;
 sanitize)
     command -v compute-sanitizer >/dev/null || { echo "testgpu: compute-sanitizer is not on the PATH" >&2; exit 2; }

@@ -217,7 +217,8 @@ int cuMemAlloc_v2(uint64_t *p, size_t n) {
     if (!n) return INVALID;
     if (sticky) return sticky;
     if (++allocations == setting("CHULENGO_EMU_FAIL_ALLOC", -1) || used[current] + n > total()) return NO_MEMORY;
-    unsigned char *at = (unsigned char *)mmap(nullptr, whole(n) + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    // Shared, so that the host's anonymous memory is the host's alone (load_test.go).
+    unsigned char *at = (unsigned char *)mmap(nullptr, whole(n) + 2 * page, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED || mprotect(at += page, whole(n), PROT_READ | PROT_WRITE)) return NO_MEMORY;
     memset(at, 0xff, whole(n));
     *p = uint64_t(at + whole(n) - (n + 15) / 16 * 16); // ends where the unmapped page begins
