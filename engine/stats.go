@@ -88,9 +88,8 @@ func (e *Engine) measure() {
 	e.gauge()
 }
 
-// count adds the step that has just run.
+// count adds the step that has just run; e.mu is held.
 func (e *Engine) count(took time.Duration, drawn int, err error) {
-	e.mu.Lock()
 	s := &e.stats
 	s.Steps++
 	s.StepRows += int64(len(e.batch.Token))
@@ -103,8 +102,4 @@ func (e *Engine) count(took time.Duration, drawn int, err error) {
 		e.experts.count()
 	}
 	e.gauge()
-	e.mu.Unlock()
-	if e.options.ObserveStep != nil {
-		e.options.ObserveStep(len(e.batch.Token), took)
-	}
 }

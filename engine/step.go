@@ -66,7 +66,7 @@ func (e *Engine) join(s *sequence) {
 	e.parts = append(e.parts, p)
 }
 
-// step runs the planned batch and hands out what came of it.
+// step runs the planned batch.
 func (e *Engine) step() {
 	began := time.Now()
 	for _, p := range e.parts {
@@ -80,6 +80,16 @@ func (e *Engine) step() {
 	if err == nil && len(r.Outs) != len(e.batch.Want) {
 		err = fmt.Errorf("device %s: want %d answers, got %d", e.device.Name(), len(e.batch.Want), len(r.Outs))
 	}
+	e.settle(r.Outs, now.Sub(began), now, err)
+	if e.options.ObserveStep != nil {
+		e.options.ObserveStep(len(e.batch.Token), now.Sub(began))
+	}
+}
+
+// settle hands out what came of a step. The lock is held meanwhile: whoever hears of a step finds it counted.
+func (e *Engine) settle(outs []kernels.Out, took time.Duration, now time.Time, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	drawn := 0
 	for i := range e.parts {
 		p := &e.parts[i]
@@ -88,11 +98,11 @@ func (e *Engine) step() {
 		case err != nil:
 			e.fail(p.s.call, &StepError{Err: err})
 		default:
-			drawn += e.advance(p, r.Outs, now)
+			drawn += e.advance(p, outs, now)
 		}
 	}
 	clear(e.parts)
-	e.count(now.Sub(began), drawn, err)
+	e.count(took, drawn, err)
 }
 
 // advance moves a sequence past the rows of a step and its draw, and writes what the caller will read. It gives the

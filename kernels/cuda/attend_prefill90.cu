@@ -245,12 +245,13 @@ template <typename E> __device__ __forceinline__ void attend_prefill(const Prefi
     __syncthreads();
     griddep_wait();
     griddep_launch();
+    using Split = Registers<(GROUPS + 1) * WARPGROUP, CODED ? 88 : 56, CODED ? 208 : 224>;
     if (threadIdx.x < WARPGROUP) {
-        setmaxnreg_dec<CODED ? 88 : 56>();
+        Split::give();
         if (CODED) widen(p, s);
         else if (warp_id() == 0) produce(p, s);
     } else {
-        setmaxnreg_inc<CODED ? 208 : 224>();
+        Split::take();
         int done = 0;
         for (int item = blockIdx.x; item < p.tile_count * p.heads; item += gridDim.x) {
             const PrefillItem it = prefill_item(p, item);

@@ -135,11 +135,12 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const Gemm
     Shared &s = *reinterpret_cast<Shared *>(memory);
     begin(s, 1);
     const int pairs = ceil_div(p.blocks, 2), count = gemm_count(p, WIDTH);
+    using Split = Registers<THREADS, 40, 232>;
     if (threadIdx.x < WARPGROUP) {
-        setmaxnreg_dec<40>();
+        Split::give();
         if (threadIdx.x == 0) produce(p, s, count, pairs);
     } else {
-        setmaxnreg_inc<232>();
+        Split::take();
         consume<EPILOGUE>(p, s, count, pairs);
     }
 }
@@ -148,12 +149,13 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(const Code
     Shared &s = *reinterpret_cast<Shared *>(memory);
     begin(s, 1 + WARPGROUP);
     const int pairs = p.blocks / 2, count = gemm_count(p, WIDTH);
+    using Split = Registers<THREADS, 88, 208>;
     if (threadIdx.x >= WARPGROUP) {
-        setmaxnreg_inc<208>();
+        Split::take();
         consume<EPILOGUE>(p, s, count, pairs);
         return;
     }
-    setmaxnreg_dec<96>();
+    Split::give();
     if (p.coding.code == E4M3) widen<E4M3>(p, s, count, pairs);
     else if (p.coding.code == INT4) widen<INT4>(p, s, count, pairs);
     else widen<TABLE4>(p, s, count, pairs);

@@ -33,6 +33,17 @@ using u64 = uint64_t;
 
 constexpr int WARP = 32;
 
+// Registers divides a multiprocessor's registers anew in a block that has it alone: the first warpgroup keeps FEW a thread, the
+// others get MANY. What is taken must have been given: setmaxnreg waits for it, and for what is not there forever.
+template <int THREADS, int FEW, int MANY> struct Registers {
+    static constexpr int WARPGROUP = 128, LAUNCHED = 65536 / THREADS / 8 * 8; // a thread, as the kernel begins
+    static_assert(FEW <= LAUNCHED && LAUNCHED <= MANY && WARPGROUP * FEW + (THREADS - WARPGROUP) * MANY <= LAUNCHED * THREADS, "more registers than the block has");
+#if defined(CHULENGO_EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    static __device__ __forceinline__ void give() { setmaxnreg_dec<FEW>(); }
+    static __device__ __forceinline__ void take() { setmaxnreg_inc<MANY>(); }
+#endif
+};
+
 __device__ __forceinline__ int warp_id() { return threadIdx.x / WARP; }
 __device__ __forceinline__ int lane_id() { return threadIdx.x % WARP; }
 
