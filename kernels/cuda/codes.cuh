@@ -30,13 +30,15 @@ struct Coding {
     u64 expert_scales; // scales of one expert's matrix
     int code;
     int groups;        // along K
-    int group_tiles;   // tiles of a group; 0: there is one group; -1: two groups a tile
+    u32 group_step;    // 2³¹ by the halves of a tile that a group has, rounded up; 0: there is one group
     int scale_bytes;   // 2 or 4
+    int fine;          // decode scales halves of tiles (stream_codes.cuh)
+    int pad;
     float table[16];   // TABLE4
 };
 
 __device__ __forceinline__ int coding_group(const Coding &c, int tile, int half) {
-    return c.group_tiles > 0 ? tile / c.group_tiles : c.group_tiles < 0 ? tile * 2 + half : 0;
+    return __umulhi(4 * tile + 2 * half, c.group_step); // exact below 2¹⁵ tiles
 }
 
 // coding_at is the index of a row's scale.
@@ -44,6 +46,12 @@ __device__ __forceinline__ u64 coding_at(const Coding &c, int row, int group) { 
 
 __device__ __forceinline__ float scale_value(const u8 *scales, int bytes, u64 at) {
     return bytes == 2 ? __uint_as_float(u32(((const unsigned short *)scales)[at]) << 16) : ((const float *)scales)[at];
+}
+
+// scale_near is scale_value without a branch, for shared memory.
+__device__ __forceinline__ float scale_near(const u8 *scales, int bytes, int at) {
+    const u32 word = *(const u32 *)(scales + (at * bytes & ~3));
+    return __uint_as_float(bytes == 4 ? word : __byte_perm(word, 0, at & 1 ? 0x3244 : 0x1044));
 }
 
 // Place is where the code of (row, column) lies: a word, and the bit in it.
@@ -67,14 +75,13 @@ __device__ __forceinline__ u32 int4_zero(u32 zero) { return 0xc300c300u | zero |
 
 // int4_pair: register i of a word. 128 + code is exact: the code is the mantissa's low bits.
 __device__ __forceinline__ u32 int4_pair(u32 word, int i, u32 zero) {
-    return fma_bf16x2((word >> 4 * i & 0x000f000f) | BF16_128S, BF16_ONES, zero);
+    return fma_bf16x2(and_or(word >> 4 * i, 0x000f000f, BF16_128S), BF16_ONES, zero);
 }
 
 // e4m3_pair: registers 0 and 1 (or 2 and 3) of a word. Exponent and mantissa in bfloat16's places are the value times 2⁻¹²⁰,
 // subnormal numbers too.
 __device__ __forceinline__ u32 e4m3_pair(u32 word, int i) {
-    const u32 high = i ? word : word << 8; // the codes in the halves' high bytes
-    return fma_bf16x2((high >> 4 & 0x07f007f0) | (high & 0x80008000), BF16_2_120S, BF16_NEGATIVE_ZEROS);
+    return fma_bf16x2(((i ? word >> 4 : word << 4) & 0x07f007f0) | ((i ? word : word << 8) & 0x80008000), BF16_2_120S, BF16_NEGATIVE_ZEROS);
 }
 
 // e4m3_code is the code nearest to v, ties to even; the largest one beyond 448, and for what is no number (kernels.E4M3).
@@ -121,7 +128,7 @@ __device__ __forceinline__ float code_value(const u8 *codes, const Coding &c, in
 // Strip is a lane's part of one: its codes, and the scales and zeros of its two rows in both halves of the columns.
 template <Code CODE> struct Strip {
     uint4 codes[code_pieces(CODE)];
-    float scale[2][2];
+    u32 scale[2][2]; // 2 bytes: twice; 4 bytes: the bits
     int zero[2][2];
 
     __device__ __forceinline__ void load(const u8 *tile, const Coding &c, u64 block, int k, int strip) { // block: of 128 rows, all experts'
@@ -132,14 +139,27 @@ template <Code CODE> struct Strip {
         for (int half = 0; half < 2; half++)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
+                scale[half][r] = scale[0][r], zero[half][r] = zero[0][r];
+                if (half == 1 && !(c.group_step >> 31)) continue; // the same group
                 const u64 at = (block * c.groups + coding_group(c, k, half)) * CODE_ROWS + row + 8 * r;
-                scale[half][r] = scale_value(c.scales, c.scale_bytes, at);
-                if (CODE == INT4) zero[half][r] = c.zeros ? c.zeros[at] : 8;
+                scale[half][r] = c.scale_bytes == 2 ? ((const unsigned short *)c.scales)[at] * 0x10001u : ((const u32 *)c.scales)[at];
+                zero[half][r] = CODE == INT4 && c.zeros ? c.zeros[at] : 8;
             }
     }
 
     // store rounds value · scale to bfloat16: what a checkpoint that was made numbers of would hold. lines: of the strip.
     __device__ __forceinline__ void store(u8 *lines, const Coding &c) const {
+        // The products of scales of 8 bits with numbers of at most 5 are exact before they are rounded, in float32 or not.
+        if (CODE != TABLE4 && c.scale_bytes == 2) store_scaled(lines, c, [](u32 two, u32 scale) { return fma_bf16x2(two, scale, BF16_NEGATIVE_ZEROS); });
+        else store_scaled(lines, c, [&](u32 two, u32 scale) {
+            const float by = __uint_as_float(c.scale_bytes == 2 ? scale << 16 : scale);
+            if (CODE == TABLE4) return pack(c.table[two & 15] * by, c.table[two >> 4] * by);
+            return pack(lo(two) * by, hi(two) * by);
+        });
+    }
+
+private:
+    template <class F> __device__ __forceinline__ void store_scaled(u8 *lines, const Coding &c, F scaled) const {
         const int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
         for (int step = 0; step < 4; step++) {
@@ -147,19 +167,10 @@ template <Code CODE> struct Strip {
             const u32 words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const float by = scale[step / 2][i % 2];
-                u32 pair;
-                if (CODE == E4M3) {
-                    const u32 two = e4m3_pair(words[step % 2 * 2 + i / 2], i % 2);
-                    pair = pack(lo(two) * by, hi(two) * by);
-                } else if (CODE == INT4) {
-                    const u32 two = int4_pair(words[step], i, int4_zero(zero[step / 2][i % 2]));
-                    pair = pack(lo(two) * by, hi(two) * by);
-                } else {
-                    const u32 index = table4_index(words[step], i);
-                    pair = pack(c.table[index & 15] * by, c.table[index >> 4] * by);
-                }
-                *(u32 *)(lines + (g + i % 2 * 8) * LINE + line_at(g, step * 16 + 2 * t + i / 2 * 8)) = pair;
+                const u32 two = CODE == E4M3 ? e4m3_pair(words[step % 2 * 2 + i / 2], i % 2)
+                    : CODE == INT4           ? int4_pair(words[step], i, int4_zero(zero[step / 2][i % 2]))
+                                             : table4_index(words[step], i);
+                *(u32 *)(lines + (g + i % 2 * 8) * LINE + line_at(g, step * 16 + 2 * t + i / 2 * 8)) = scaled(two, scale[step / 2][i % 2]);
             }
         }
     }

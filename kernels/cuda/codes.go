@@ -42,12 +42,17 @@ func newCoded(s kernels.WeightSpec, tiles int) (*coded, error) {
 	switch {
 	case c.Cols == 0 || c.Cols >= s.K:
 	case c.Cols == tile/2:
-		q.coding.groups, q.coding.groupTiles = int32(2*tiles), -1
+		q.coding.groups, q.coding.fine = int32(2*tiles), 1
 	case c.Cols%tile == 0:
-		q.coding.groupTiles = int32(c.Cols / tile)
 		q.coding.groups = int32(ceil(tiles, c.Cols/tile))
 	default:
 		return nil, fmt.Errorf("kernels/cuda: %s: want scales for 32 inputs, a multiple of 64 or all of them, got %d", s.Tensor(0), c.Cols)
+	}
+	if q.coding.groups > 1 {
+		q.coding.groupStep = uint32(ceil(1<<31, c.Cols/(tile/2)))
+	}
+	if c.Zeros || c.Format == kernels.F8E4M3 && q.coding.groups > 1 {
+		q.coding.fine = 1
 	}
 	return q, nil
 }

@@ -19,7 +19,7 @@ struct HeadsParams {
     int per_tile;           // rows of a picture's tile
     int width, part;        // H·Hd, and the outputs from q to k and from k to v
     int head_dim, head_ld;  // Hd, and the values from one head to the next
-    int pad;
+    int step;               // 8 rows on, in a tile that follows itself: 8 modulo per_tile
 };
 
 struct GemmParams {
@@ -69,12 +69,11 @@ __device__ __forceinline__ Tile gemm_tile(const GemmParams &p, int width, int co
 
 __device__ __forceinline__ int gemm_count(const GemmParams &p, int width) { return p.list ? *p.list_count : ceil_div(p.tokens, width); }
 
-// gelu is x·Φ(x), the normal distribution to within 1e-7 (Abramowitz and Stegun 7.1.26).
+// gelu is x·Φ(x), the normal distribution to within 2e-7 (Abramowitz and Stegun 7.1.26): with the tail |x|·Φ(-|x|), max(x, 0) - tail.
 __device__ __forceinline__ float gelu(float x) {
-    const float z = fabsf(x), t = __fdividef(1.0f, 1.0f + 0.23164190f * z); // 0.3275911/√2
+    const float z = fabsf(x), t = reciprocal_approx(1.0f + 0.23164190f * z); // 0.3275911/√2
     const float series = t * (0.127414796f + t * (-0.142248368f + t * (0.7107068705f + t * (-0.7265760135f + t * 0.5307027145f))));
-    const float tail = x * series * exp2_approx(-0.72134752f * z * z); // x·Φ(-|x|); log2(e)/2
-    return x > 0 ? x - tail : tail;
+    return fmaxf(x, 0.0f) - z * series * exp2_approx(-0.72134752f * z * z); // log2(e)/2
 }
 
 // gemm_pair gives a lane both outputs of a pair (2i, 2i+1) for one of its two rows: the first if its output is the even one. The
@@ -93,11 +92,12 @@ template <int COUNT> __device__ __forceinline__ void gemm_gelu(const GemmParams 
     for (int half = 0; half < 2; half++) {
         const int at = n + 8 * half;
         const float bias = p.base && at < p.features ? p.base[at] : 0.0f;
+        u8 *out = (u8 *)p.out + image_at(p.out_R, tile.row + column, at & ~1); // rows 8 apart are 8 lines apart
 #pragma unroll
         for (int j = 0; j < COUNT; j++) {
             const float y[2] = {gelu(v[4 * j + 2 * half] + bias), gelu(v[4 * j + 2 * half + 1] + bias)};
             const float2 pair = gemm_pair(y);
-            if (column + 8 * j < tile.rows) *(u32 *)((u8 *)p.out + image_at(p.out_R, tile.row + column + 8 * j, at & ~1)) = pack(pair.x, pair.y);
+            if (column + 8 * j < tile.rows) *(u32 *)(out + j * 8 * LINE) = pack(pair.x, pair.y);
         }
     }
 }
@@ -113,14 +113,17 @@ template <int COUNT> __device__ __forceinline__ void gemm_heads(const GemmParams
         const float bias = real ? h.bias[part][at] : 0.0f;
         bf16 *out = (bf16 *)p.out + u64(tile.row + column) * p.ld + (part * (h.width / h.head_dim) + head) * h.head_ld + (d & ~1);
         int row = (tile.row + column) % h.per_tile; // of its picture's tile
-        constexpr int AHEAD = 8;                    // as in gemm_store: read before the first is written
+        const float2 *turns = h.turns + d / 2;
+        const bool turned = real && part < 2;
+        constexpr int AHEAD = 8; // as in gemm_store: read before the first is written
 #pragma unroll
         for (int from = 0; from < COUNT; from += AHEAD) {
             float2 turn[AHEAD];
 #pragma unroll
             for (int j = 0; j < AHEAD; j++) {
-                turn[j] = real && part < 2 ? h.turns[row * (h.head_dim / 2) + d / 2] : make_float2(1, 0);
-                for (row += 8; row >= h.per_tile;) row -= h.per_tile;
+                turn[j] = turned ? turns[row * (h.head_dim / 2)] : make_float2(1, 0);
+                row += h.step;
+                row -= row >= h.per_tile ? h.per_tile : 0;
             }
 #pragma unroll
             for (int j = 0; j < AHEAD && from + j < COUNT; j++) {

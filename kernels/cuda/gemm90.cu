@@ -53,6 +53,7 @@ template <Code CODE> __device__ __forceinline__ void widen(const CodedGemmParams
         Strip<CODE> ahead[2][2];
         const auto load = [&](Strip<CODE> (&strips)[2], int k) {
             if (k >= p.tiles) return;
+#pragma unroll
             for (int j = 0; j < 2; j++) strips[j].load(w + u64(k) * code_tile(CODE), p.coding, block, k, strip + j);
         };
         const auto stage = [&](Strip<CODE> (&strips)[2], int k) {
@@ -63,6 +64,7 @@ template <Code CODE> __device__ __forceinline__ void widen(const CodedGemmParams
                 mbar_expect_tx(&s.full[slot], bytes);
                 bulk_load(s.stage[slot] + 2 * WEIGHT_TILE, p.act + (u64(k) * p.R + tile.row) * LINE, bytes, &s.full[slot]);
             }
+#pragma unroll
             for (int j = 0; j < 2; j++) strips[j].store(s.stage[slot] + (strip + j) * 16 * LINE, p.coding);
             load(strips, k + 2);
             fence_proxy_async();

@@ -50,7 +50,7 @@ type headsParams struct {
 	perTile         int32
 	width, part     int32
 	headDim, headLd int32
-	_               int32
+	step            int32
 }
 
 type patchParams struct {
@@ -298,11 +298,12 @@ type fillParams struct {
 
 // coding is embedded in the parameters of every kernel that reads a quantised weight.
 type coding struct {
-	scales, zeros          ptr
-	expertScales           uint64
-	code, groups           int32
-	groupTiles, scaleBytes int32
-	table                  [16]float32
+	scales, zeros       ptr
+	expertScales        uint64
+	code, groups        int32
+	groupStep           uint32
+	scaleBytes, fine, _ int32
+	table               [16]float32
 }
 
 type codedStreamParams struct {

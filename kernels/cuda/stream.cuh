@@ -54,7 +54,7 @@ template <int NT> struct Plain {
     static constexpr int ROWS = 64;          // of a tile, and outputs of a unit
     static constexpr int TILES = 2;          // in a stage
     static constexpr int GRAIN = 2;          // tiles: where splits of K may lie, for any NT
-    static constexpr int HALVES = 2;         // of K, which warps share
+    static constexpr int HALVES = 2;         // of K, which warps share: as many as tiles in a stage
     static constexpr int TILE_BYTES = WEIGHT_TILE;
     static constexpr int STAGES = NT <= 2 ? 5 : NT <= 4 ? 4 : 3;
     static constexpr int EXTRA = 0;          // bytes of a stage beside tiles and activations
@@ -66,11 +66,18 @@ template <int NT> struct Plain {
     static __device__ __forceinline__ void extra(const Params &, int, int, int, int, u8 *, u64 *) {}
     static __device__ __forceinline__ void prepare(const Params &, Shared &) {}
 
-    // multiply adds the product of a strip of tile `at` of a stage with groups of 8 rows; along K the stage begins with tile `first`.
-    static __device__ __forceinline__ void multiply(const Params &, const Shared &, float (&acc)[NT][4], const u8 *stage, int at, int, int strip, u32) {
-        const u8 *weight = stage + at * WEIGHT_TILE, *act = stage + TILES * WEIGHT_TILE + at * NT * 8 * LINE;
-        const int l = lane_id();
-        const int row = strip * 16 + l % 16;
+    struct Scale {};
+
+    // begin and end are what happens to the sum of a unit's strip.
+    static __device__ __forceinline__ Scale begin(const Params &, int, int, int) { return {}; }
+    static __device__ __forceinline__ void end(const Params &, const Scale &, float (&)[NT][4]) {}
+
+    // multiply adds the products of a strip of the stage's tiles, of every second one from `half` on, with groups of 8 rows; along K the
+    // stage begins with tile `first`.
+    static __device__ __forceinline__ void multiply(const Params &, const Shared &, float (&acc)[NT][4], const u8 *stage, int tiles, int, int strip, int half, u32) {
+        const int l = lane_id(), row = strip * 16 + l % 16;
+        if (half >= tiles) return;
+        const u8 *weight = stage + half * WEIGHT_TILE, *act = stage + TILES * WEIGHT_TILE + half * NT * 8 * LINE;
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) { // 32 columns
             u32 a[2][4];
@@ -321,16 +328,16 @@ __device__ __forceinline__ void stream_consume(const typename W::Params &p, Stre
         float acc[NT][4] = {};
         const Unit unit = stream_unit<W, NT>(p, s, i);
         const u32 groups = stream_groups<W, NT>(s, unit.expert);
+        const typename W::Scale scale = W::begin(p, unit.expert, unit.block, strip);
         for (int left = unit.tiles;;) {
-#pragma unroll
-            for (int at = half; at < W::TILES; at += W::HALVES)
-                if (at < left) W::multiply(p, s.more, acc, s.stage[slot], at, unit.first + unit.tiles - left, strip, groups);
+            W::multiply(p, s.more, acc, s.stage[slot], left, unit.first + unit.tiles - left, strip, half, groups);
             __syncwarp();
             if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
             if (++slot == W::STAGES) slot = 0, phase ^= 1;
             if ((left -= W::TILES) <= 0) break;
             mbar_wait(&s.full[slot], phase);
         }
+        W::end(p, scale, acc);
         if (W::HALVES > 1) {
             if (half == 1) {
 #pragma unroll

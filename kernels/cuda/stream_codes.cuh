@@ -8,8 +8,11 @@ struct CodedStreamParams : StreamParams { // weights in codes; blocks of 128 row
     Coding dense_coding, routed_coding;   // of the same geometry
 };
 
-// Coded: tiles of 128 rows, since next to codes activations are many bytes. Every tile's sum is scaled by
-// itself, whatever the length of a group, so that the order of a sum does not depend on NT.
+// Coded: tiles of 128 rows, since next to codes activations are many bytes. What is scaled when is decided by the coding, not by
+// NT, so that the order of a sum does not depend on it:
+//   8 bits, one scale a row: the sum of a unit, at its end
+//   4 bits, groups of whole tiles without zeros: the sum of every tile
+//   everything else (fine): the sum of every half of a tile
 template <Code CODE, int NT> struct Coded {
     using Params = CodedStreamParams;
     static constexpr int ROWS = CODE_ROWS;
@@ -24,6 +27,9 @@ template <Code CODE, int NT> struct Coded {
     struct Shared {
         u32 pairs[CODE == TABLE4 ? 256 : 1]; // TABLE4: the two numbers of every byte
     };
+    struct Scale {
+        float by[2]; // of the lane's two rows, for the sum of a unit
+    };
 
     // groups of a stage's tiles: the first, and how many.
     static __device__ __forceinline__ int groups(const Params &p, int first, int tiles, int &from) {
@@ -31,11 +37,13 @@ template <Code CODE, int NT> struct Coded {
         return coding_group(p.dense_coding, first + tiles - 1, 1) - from + 1;
     }
     static __device__ __forceinline__ int extra_bytes(const Params &p, int first, int tiles) {
+        if (CODE == E4M3 && !p.dense_coding.fine) return 0;
         int from;
         return groups(p, first, tiles, from) * CODE_ROWS * (p.dense_coding.scale_bytes + (CODE == INT4 && p.dense_coding.zeros ? 1 : 0));
     }
     static __device__ __forceinline__ void extra(const Params &p, int expert, int block, int first, int tiles, u8 *to, u64 *full) {
         const Coding &c = expert < 0 ? p.dense_coding : p.routed_coding;
+        if (CODE == E4M3 && !c.fine) return;
         int from;
         const int n = groups(p, first, tiles, from);
         const u64 at = max(expert, 0) * c.expert_scales + (u64(block) * c.groups + from) * CODE_ROWS;
@@ -47,50 +55,101 @@ template <Code CODE, int NT> struct Coded {
             for (int i = threadIdx.x; i < 256; i += STREAM_THREADS) s.pairs[i] = pack(p.dense_coding.table[i & 15], p.dense_coding.table[i >> 4]);
     }
 
-    static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int at, int first, int strip, u32 groups) {
+    // begin and end are what happens to the sum of a unit's strip.
+    static __device__ __forceinline__ Scale begin(const Params &p, int expert, int block, int strip) {
+        Scale s = {{1, 1}};
+        const Coding &c = expert < 0 ? p.dense_coding : p.routed_coding;
+        if (CODE == E4M3 && !c.fine) {
+            const u64 row = max(expert, 0) * c.expert_scales + block * CODE_ROWS + strip * 16 + lane_id() / 4;
+            s.by[0] = scale_value(c.scales, c.scale_bytes, row);
+            s.by[1] = scale_value(c.scales, c.scale_bytes, row + 8);
+        }
+        return s;
+    }
+    static __device__ __forceinline__ void end(const Params &p, const Scale &s, float (&acc)[NT][4]) {
+        if (CODE == E4M3 && !p.dense_coding.fine) {
+#pragma unroll
+            for (int j = 0; j < NT; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) acc[j][i] *= s.by[i / 2];
+        }
+    }
+
+    // multiply adds the products of a strip of the stage's tiles with groups of 8 rows; along K they begin with tile `first`.
+    static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int tiles, int first, int strip, int, u32 groups) {
+        constexpr int TOGETHER = NT == 1 ? TILES : 2; // as registers allow
+        int at = 0;
+        if (!p.dense_coding.fine) {
+#pragma unroll
+            for (; at < TILES && at + TOGETHER <= tiles; at += TOGETHER) several<TOGETHER, false>(p, s, acc, stage, at, first, strip, groups);
+            for (; at < TILES && at < tiles; at++) several<1, false>(p, s, acc, stage, at, first, strip, groups);
+        }
+        for (; at < TILES && at < tiles; at++) several<1, true>(p, s, acc, stage, at, first, strip, groups);
+    }
+
+private:
+    // several is multiply for COUNT tiles of the stage: straight-line code, the codes' way from shared memory before everything else.
+    template <int COUNT, bool FINE>
+    static __device__ __forceinline__ void several(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int at, int first, int strip, u32 groups) {
+        constexpr int WORDS = 4 * code_pieces(CODE);
+        constexpr bool WHOLE = CODE == E4M3 && !FINE; // the sum of a unit is scaled
         const Coding &c = p.dense_coding;
-        const u8 *act = stage + TILES * TILE_BYTES + at * NT * 8 * LINE, *scales = stage + TILES * (TILE_BYTES + NT * 8 * LINE);
+        const u8 *acts = stage + TILES * TILE_BYTES + at * NT * 8 * LINE;
         const u8 *codes = stage + at * TILE_BYTES + (strip * code_pieces(CODE) * WARP + lane_id()) * 16;
-        const int row = strip * 16 + lane_id() / 4, from = coding_group(c, first, 0);
-        float part[NT][4] = {};
+        u32 words[COUNT][WORDS];
 #pragma unroll
-        for (int pair = 0; pair < 2; pair++) { // 32 columns
-            const int group = (coding_group(c, first + at, pair) - from) * CODE_ROWS + row;
-            u32 zero[2] = {};
-            if (CODE == INT4)
+        for (int i = 0; i < COUNT; i++)
 #pragma unroll
-                for (int r = 0; r < 2; r++) zero[r] = int4_zero(c.zeros ? scales[SCALES + group + 8 * r] : 8);
-            u32 words[4]; // 8 bits: of both steps; 4 bits: the first two
-            if (CODE == E4M3) {
-                const uint4 v = *(const uint4 *)(codes + pair * WARP * 16);
-                words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
-            } else {
-                const uint2 v = *(const uint2 *)(codes + pair * 8);
-                words[0] = v.x, words[1] = v.y;
+            for (int j = 0; j < code_pieces(CODE); j++) {
+                const uint4 v = *(const uint4 *)(codes + i * TILE_BYTES + j * WARP * 16);
+                words[i][4 * j] = v.x, words[i][4 * j + 1] = v.y, words[i][4 * j + 2] = v.z, words[i][4 * j + 3] = v.w;
             }
-            u32 a[2][4];
+        const int from = WHOLE ? 0 : coding_group(c, first, 0);
 #pragma unroll
-            for (int k = 0; k < 2; k++)
+        for (int i = 0; i < COUNT; i++) {
+            float by[2][2] = {}; // of the halves, of the rows
+            u32 zero[2][2];
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    a[k][i] = CODE == E4M3 ? e4m3_pair(words[2 * k + i / 2], i % 2) : CODE == INT4 ? int4_pair(words[k], i, zero[i % 2]) : s.pairs[table4_index(words[k], i)];
+            for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    zero[half][r] = int4_zero(8);
+                    if (half == 1 && !FINE) {
+                        by[half][r] = by[0][r];
+                        continue;
+                    }
+                    if (WHOLE) continue;
+                    const int scale = (coding_group(c, first + at + i, half) - from) * CODE_ROWS + strip * 16 + lane_id() / 4 + 8 * r;
+                    by[half][r] = scale_near(stage + TILES * (TILE_BYTES + NT * 8 * LINE), c.scale_bytes, scale);
+                    if (FINE && CODE == INT4 && c.zeros) zero[half][r] = int4_zero((stage + TILES * (TILE_BYTES + NT * 8 * LINE) + SCALES)[scale]);
+                }
+            u32 a[4][4];
+#pragma unroll
+            for (int step = 0; step < 4; step++)
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+                    a[step][k] = CODE == E4M3 ? e4m3_pair(words[i][2 * step + k / 2], k % 2)
+                        : CODE == INT4 ? int4_pair(words[i][step], k, zero[step / 2][k % 2])
+                                       : s.pairs[table4_index(words[i][step], k)];
 #pragma unroll
             for (int j = 0; j < NT; j++) {
                 if (NT > 1 && !(groups >> j & 1)) continue;
-                u32 b[4];
-                stream_act(b, act, j, pair);
-                mma_bf16(part[j], a[0], b[0], b[1]);
-                mma_bf16(part[j], a[1], b[2], b[3]);
-            }
-            if (pair == 0 && c.group_tiles >= 0) continue; // the group is not over
-            const float by[2] = {scale_value(scales, c.scale_bytes, group), scale_value(scales, c.scale_bytes, group + 8)};
+                u32 b[2][4];
 #pragma unroll
-            for (int j = 0; j < NT; j++) {
-                if (NT > 1 && !(groups >> j & 1)) continue;
+                for (int half = 0; half < 2; half++) stream_act(b[half], acts + i * NT * 8 * LINE, j, half);
+                float part[4] = {};
+                float (&sum)[4] = WHOLE ? acc[j] : part;
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    acc[j][i] = __fmaf_rn(part[j][i], by[i / 2], acc[j][i]);
-                    part[j][i] = 0;
+                for (int half = 0; half < 2; half++) {
+                    mma_bf16(sum, a[2 * half], b[half][0], b[half][1]);
+                    mma_bf16(sum, a[2 * half + 1], b[half][2], b[half][3]);
+                    if (!WHOLE && (FINE || half == 1)) {
+#pragma unroll
+                        for (int k = 0; k < 4; k++) {
+                            acc[j][k] = __fmaf_rn(part[k], by[half][k / 2], acc[j][k]);
+                            part[k] = 0;
+                        }
+                    }
                 }
             }
         }

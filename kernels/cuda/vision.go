@@ -329,7 +329,7 @@ func (d *Device) VisionLayer(l *kernels.VisionLayer, xa kernels.Act) {
 	if headLd != l.HeadDim && l.Layer == 0 { // what no product writes is zero
 		d.gpu.zero(qkv, 2*x.rows*ld)
 	}
-	heads := headsParams{turns: d.turns(l), perTile: int32(v.perTile), width: int32(width), part: int32(w.first[1]), headDim: int32(l.HeadDim), headLd: int32(headLd)}
+	heads := headsParams{turns: d.turns(l), perTile: int32(v.perTile), width: int32(width), part: int32(w.first[1]), headDim: int32(l.HeadDim), headLd: int32(headLd), step: int32(8 % v.perTile)}
 	for i, b := range l.QKVBias {
 		heads.bias[i] = d.weightOf(b).data
 	}

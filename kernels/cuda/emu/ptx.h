@@ -76,4 +76,6 @@ template <int N, bool KEEP = true> inline void wgmma_bf16(float (&d)[N / 2], uin
 template <int N> inline void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_rows_t(d, N, a, b); }
 inline void bar_sync(int id, int threads) { emu::barrier(id, threads); }
 inline void bar_arrive(int id, int threads) { emu::barrier(id, threads, true); }
+inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
 inline float exp2_approx(float x) { return exp2f(x); }
+inline float reciprocal_approx(float x) { return 1.0f / x; }
