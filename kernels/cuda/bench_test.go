@@ -21,7 +21,7 @@ import (
 
 // Steps of a model with random weights, against what the bytes (decode) and the operations (prefill) allow. By default the
 // small configuration, so that the benchmarks themselves are tested; CHULENGO_BENCH=scout takes the layers of
-// Llama-4-Scout, as many as CHULENGO_LAYERS says (default 16).
+// Llama-4-Scout, as many as CHULENGO_LAYERS says (default 16), and CHULENGO_QUANT quantises them.
 //
 // The bounds are those of an H200: 4.65 TB/s measured for reads, 700 TFLOP/s for a bfloat16 product through cuBLAS.
 const (
@@ -62,7 +62,7 @@ func gpuSide(b *testing.B, config map[string]any, o cuda.Options, tokens int) (*
 		b.Fatal(err)
 	}
 	dev := openGPU(b, o)
-	m, err := model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
+	m, err := model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{Recipe: model.Recipe(os.Getenv("CHULENGO_QUANT"))})
 	if err != nil {
 		b.Fatal(err)
 	}

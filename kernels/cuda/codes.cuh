@@ -128,8 +128,8 @@ __device__ __forceinline__ float code_value(const u8 *codes, const Coding &c, in
 // Strip is a lane's part of one: its codes, and the scales and zeros of its two rows in both halves of the columns.
 template <Code CODE> struct Strip {
     uint4 codes[code_pieces(CODE)];
-    u32 scale[2][2]; // 2 bytes: twice; 4 bytes: the bits
-    int zero[2][2];
+    u32 scale[2][2]; // the words they lie in: nothing here waits for them
+    int zero[2][2];  // likewise, of zeros
 
     __device__ __forceinline__ void load(const u8 *tile, const Coding &c, u64 block, int k, int strip) { // block: of 128 rows, all experts'
         const int l = lane_id(), row = strip * 16 + l / 4;
@@ -142,17 +142,19 @@ template <Code CODE> struct Strip {
                 scale[half][r] = scale[0][r], zero[half][r] = zero[0][r];
                 if (half == 1 && !(c.group_step >> 31)) continue; // the same group
                 const u64 at = (block * c.groups + coding_group(c, k, half)) * CODE_ROWS + row + 8 * r;
-                scale[half][r] = c.scale_bytes == 2 ? ((const unsigned short *)c.scales)[at] * 0x10001u : ((const u32 *)c.scales)[at];
-                zero[half][r] = CODE == INT4 && c.zeros ? c.zeros[at] : 8;
+                scale[half][r] = *(const u32 *)(c.scales + (at * c.scale_bytes & ~3));
+                if (CODE == INT4) zero[half][r] = 8;
+                if (CODE == INT4 && c.zeros) zero[half][r] = c.zeros[at];
             }
     }
 
     // store rounds value · scale to bfloat16: what a checkpoint that was made numbers of would hold. lines: of the strip.
     __device__ __forceinline__ void store(u8 *lines, const Coding &c) const {
         // The products of scales of 8 bits with numbers of at most 5 are exact before they are rounded, in float32 or not.
-        if (CODE != TABLE4 && c.scale_bytes == 2) store_scaled(lines, c, [](u32 two, u32 scale) { return fma_bf16x2(two, scale, BF16_NEGATIVE_ZEROS); });
+        const bool odd = lane_id() / 4 % 2; // rows
+        if (CODE != TABLE4 && c.scale_bytes == 2) store_scaled(lines, c, [&](u32 two, u32 scale) { return fma_bf16x2(two, __byte_perm(scale, 0, odd ? 0x3232 : 0x1010), BF16_NEGATIVE_ZEROS); });
         else store_scaled(lines, c, [&](u32 two, u32 scale) {
-            const float by = __uint_as_float(c.scale_bytes == 2 ? scale << 16 : scale);
+            const float by = __uint_as_float(c.scale_bytes == 4 ? scale : __byte_perm(scale, 0, odd ? 0x3244 : 0x1044));
             if (CODE == TABLE4) return pack(c.table[two & 15] * by, c.table[two >> 4] * by);
             return pack(lo(two) * by, hi(two) * by);
         });

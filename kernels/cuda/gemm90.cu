@@ -66,9 +66,9 @@ template <Code CODE> __device__ __forceinline__ void widen(const CodedGemmParams
             }
 #pragma unroll
             for (int j = 0; j < 2; j++) strips[j].store(s.stage[slot] + (strip + j) * 16 * LINE, p.coding);
-            load(strips, k + 2);
             fence_proxy_async();
             mbar_arrive(&s.full[slot]);
+            load(strips, k + 2);
         };
         load(ahead[0], 0);
         load(ahead[1], 1);

@@ -5,7 +5,6 @@ package cuda
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"sync"
 	"unsafe"
@@ -76,11 +75,11 @@ func (g *gpu) loadKernels() error {
 		}
 		m := modules[k.family]
 		if m == nil {
-			image, err := fs.ReadFile(images, "image/"+k.family+".fatbin")
+			code, err := fatbin(k.family)
 			if err != nil {
 				return err
 			}
-			if m, err = g.Load(image); err != nil {
+			if m, err = g.Load(code); err != nil {
 				return fmt.Errorf("kernels %s: %w", k.family, err)
 			}
 			modules[k.family] = m

@@ -4,13 +4,28 @@ package cuda
 
 import (
 	"embed"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 )
 
 // images are the compiled kernels, one fatbin for each family: what build.sh makes of the .cu files beside this one.
 //
 //go:embed image/*.fatbin
 var images embed.FS
+
+// fatbin is the compiled code of a family. Those in the folder that CHULENGO_KERNELS names come first, so that variants of a kernel can take
+// turns in one binary.
+func fatbin(family string) ([]byte, error) {
+	if dir := os.Getenv("CHULENGO_KERNELS"); dir != "" {
+		if data, err := os.ReadFile(filepath.Join(dir, family+".fatbin")); !errors.Is(err, fs.ErrNotExist) {
+			return data, err
+		}
+	}
+	return images.ReadFile("image/" + family + ".fatbin")
+}
 
 // kernel says in which family an entry point lies, its threads a block, and whether its dynamic shared memory exceeds what
 // a block gets without asking.

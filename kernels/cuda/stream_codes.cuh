@@ -11,7 +11,7 @@ struct CodedStreamParams : StreamParams { // weights in codes; blocks of 128 row
 // Coded: tiles of 128 rows, since next to codes activations are many bytes. What is scaled when is decided by the coding, not by
 // NT, so that the order of a sum does not depend on it:
 //   8 bits, one scale a row: the sum of a unit, at its end
-//   4 bits, groups of whole tiles without zeros: the sum of every tile
+//   4 bits, groups of whole pairs of tiles, without zeros: the sum of every pair
 //   everything else (fine): the sum of every half of a tile
 template <Code CODE, int NT> struct Coded {
     using Params = CodedStreamParams;
@@ -105,8 +105,10 @@ private:
                 words[i][4 * j] = v.x, words[i][4 * j + 1] = v.y, words[i][4 * j + 2] = v.z, words[i][4 * j + 3] = v.w;
             }
         const int from = WHOLE ? 0 : coding_group(c, first, 0);
+        float part[NT][4] = {};
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
+            const bool last = FINE || i % 2 == 1 || i == COUNT - 1; // of those that are scaled together
             float by[2][2] = {}; // of the halves, of the rows
             u32 zero[2][2];
 #pragma unroll
@@ -118,7 +120,7 @@ private:
                         by[half][r] = by[0][r];
                         continue;
                     }
-                    if (WHOLE) continue;
+                    if (WHOLE || !last) continue;
                     const int scale = (coding_group(c, first + at + i, half) - from) * CODE_ROWS + strip * 16 + lane_id() / 4 + 8 * r;
                     by[half][r] = scale_near(stage + TILES * (TILE_BYTES + NT * 8 * LINE), c.scale_bytes, scale);
                     if (FINE && CODE == INT4 && c.zeros) zero[half][r] = int4_zero((stage + TILES * (TILE_BYTES + NT * 8 * LINE) + SCALES)[scale]);
@@ -137,17 +139,16 @@ private:
                 u32 b[2][4];
 #pragma unroll
                 for (int half = 0; half < 2; half++) stream_act(b[half], acts + i * NT * 8 * LINE, j, half);
-                float part[4] = {};
-                float (&sum)[4] = WHOLE ? acc[j] : part;
+                float (&sum)[4] = WHOLE ? acc[j] : part[j];
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     mma_bf16(sum, a[2 * half], b[half][0], b[half][1]);
                     mma_bf16(sum, a[2 * half + 1], b[half][2], b[half][3]);
-                    if (!WHOLE && (FINE || half == 1)) {
+                    if (!WHOLE && last && (FINE || half == 1)) {
 #pragma unroll
                         for (int k = 0; k < 4; k++) {
-                            acc[j][k] = __fmaf_rn(part[k], by[half][k / 2], acc[j][k]);
-                            part[k] = 0;
+                            acc[j][k] = __fmaf_rn(sum[k], by[half][k / 2], acc[j][k]);
+                            sum[k] = 0;
                         }
                     }
                 }
