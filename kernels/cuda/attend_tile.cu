@@ -90,7 +90,7 @@ template <int HD> __device__ __forceinline__ void attend(const TileAttentionPara
 } // namespace
 
 #define ATTEND(HD)                                                 \
-    KERNEL(WARPS *WARP, 2, attend_tile_##HD, TileAttentionParams) { \
+    KERNEL(WARPS *WARP, HD <= 96 ? 3 : 2, attend_tile_##HD, TileAttentionParams) { \
         DYNAMIC_SHARED(memory);                                    \
         attend<HD>(p, memory);                                     \
     }

@@ -51,7 +51,7 @@ func newCoded(s kernels.WeightSpec, tiles int) (*coded, error) {
 	if q.coding.groups > 1 {
 		q.coding.groupStep = uint32(ceil(1<<31, c.Cols/(tile/2)))
 	}
-	if c.Zeros || q.coding.groups > 1 && (c.Format == kernels.F8E4M3 || c.Cols%(2*tile) != 0) {
+	if c.Zeros || c.Format == kernels.Table4 || q.coding.groups > 1 && (c.Format == kernels.F8E4M3 || c.Cols%(2*tile) != 0) {
 		q.coding.fine = 1
 	}
 	return q, nil

@@ -139,12 +139,14 @@ template <int COUNT> __device__ __forceinline__ void gemm_heads(const GemmParams
 
 // gemm_store takes COUNT fragments of 16 outputs (16·rows16.. of a block), each with two adjacent rows from column + 8j on:
 // v[4j], v[4j+1] are output g, v[4j+2], v[4j+3] output g+8 of lane (g, t). What must be read is read for BATCH fragments
-// before the first is written: one after the other, the reads' latency would be the epilogue's time.
-template <GemmEpilogue EPILOGUE, int COUNT, int BATCH>
+// before the first is written: one after the other, the reads' latency would be the epilogue's time. With THERE, ADD and BIAS
+// leave it to the L2 cache.
+template <GemmEpilogue EPILOGUE, int COUNT, int BATCH, bool THERE = false>
 __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
     const int g = lane_id() / 4, n = block * TILE + rows16 * 16 + g, f = block * (TILE / 2) + rows16 * 8 + g;
     if constexpr (EPILOGUE == GELU) return gemm_gelu<COUNT>(p, tile, block, rows16, column, v);
     if constexpr (EPILOGUE == HEADS) return gemm_heads<COUNT>(p, tile, block, rows16, column, v);
+    constexpr bool ADDS = EPILOGUE == ADD || EPILOGUE == BIAS;
     float *out = (float *)p.out;
     float bias[2] = {0, 0};
 #pragma unroll
@@ -167,7 +169,7 @@ __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const u64 at = u64(row[j][i % 2]) * p.ld + n + i / 2 * 8;
-                const bool read = row[j][i % 2] >= 0 && (EPILOGUE == ADD || EPILOGUE == BIAS || (EPILOGUE == ROUTED && p.base));
+                const bool read = row[j][i % 2] >= 0 && ((ADDS && !THERE) || (EPILOGUE == ROUTED && p.base));
                 old[j][i] = read && !(EPILOGUE == ROUTED && p.base == out) ? out[at] : 0.0f;
                 base[j][i] = EPILOGUE == ROUTED && read ? p.base[at] : EPILOGUE == BIAS ? bias[i / 2] : 0.0f;
             }
@@ -180,7 +182,11 @@ __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile
                     *(bf16 *)((u8 *)p.out + image_at(p.out_R, row[j][c], f)) = __float2bfloat16_rn(y[c] / (1.0f + __expf(-y[c])) * y[c + 2]);
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                if (EPILOGUE != SWIGLU && row[j][i % 2] >= 0) out[u64(row[j][i % 2]) * p.ld + n + i / 2 * 8] = old[j][i] + (base[j][i] + y[i]);
+                if (EPILOGUE != SWIGLU && row[j][i % 2] >= 0) {
+                    float *to = out + u64(row[j][i % 2]) * p.ld + n + i / 2 * 8;
+                    if (ADDS && THERE) add_there(to, base[j][i] + y[i]);
+                    else *to = old[j][i] + (base[j][i] + y[i]);
+                }
         }
     }
 }

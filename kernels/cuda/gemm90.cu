@@ -100,7 +100,7 @@ template <int N, GemmEpilogue EPILOGUE> __device__ __forceinline__ void multiply
     if (elected) mbar_arrive(&s.empty[(n - 1) % STAGES]);
     const int block = 2 * pair + half;
     if (block >= p.blocks) return;
-    gemm_store<EPILOGUE, N / 8, N % 32 ? 2 : 4>(p, tile, block, warp_id() % 4, lane_id() % 4 * 2, acc);
+    gemm_store<EPILOGUE, N / 8, N % 32 ? 2 : 4, true>(p, tile, block, warp_id() % 4, lane_id() % 4 * 2, acc);
 }
 
 template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void consume(const GemmParams &p, Shared &s, int count, int pairs) {

@@ -114,7 +114,7 @@ func streamCodedShared(code string, width int) int {
 }
 
 func streamBytes(stages, stage, half, more int) int {
-	bytes := stages*stage + half + 8*2*stages + 4*stages + 4*1024 + 4*maxDecodeRows + 4*1024/32 + 8 + more
+	bytes := stages*stage + half + 8*2*stages + 4*stages + 4*(4*maxDecodeRows+1) + 4*1024/32 + 8 + more
 	return (bytes + 7) &^ 7
 }
 

@@ -42,10 +42,10 @@ struct StreamParams {
 
 enum Epilogue { PARTIAL, SWIGLU };
 
-// stream_act loads the fragments of 8 rows of activations for 32 columns of a tile.
-__device__ __forceinline__ void stream_act(u32 (&b)[4], const u8 *act, int j, int pair) {
-    const int l = lane_id();
-    ldmatrix_x4(b, act + (j * 8 + l % 8) * LINE + (((4 * pair + l / 8) ^ (l % 8)) * PIECE));
+// stream_act loads the fragments of 8 rows of activations for 32 columns of a tile. row: the one of lane l and of those with the
+// same l % 8.
+__device__ __forceinline__ void stream_act(u32 (&b)[4], const u8 *act, int row, int pair) {
+    ldmatrix_x4(b, act + row * LINE + (((4 * pair + lane_id() / 8) ^ (row % 8)) * PIECE));
 }
 
 // Plain is weights of bfloat16: a stage is two tiles of 64 rows x 64 columns, 16 KiB.
@@ -58,7 +58,7 @@ template <int NT> struct Plain {
     static constexpr int TILE_BYTES = WEIGHT_TILE;
     static constexpr int STAGES = NT <= 2 ? 5 : NT <= 4 ? 4 : 3;
     static constexpr int EXTRA = 0;          // bytes of a stage beside tiles and activations
-    static constexpr bool PICKS = false;     // an expert's unit leaves out groups of 8 rows that did not choose it
+    static constexpr bool GATHERS = false;   // an expert that at most 8 rows chose is multiplied with these alone
     struct Shared {};
 
     // extra issues the copies of what lies beside the tiles, and says how many bytes they are.
@@ -74,7 +74,7 @@ template <int NT> struct Plain {
 
     // multiply adds the products of a strip of the stage's tiles, of every second one from `half` on, with groups of 8 rows; along K the
     // stage begins with tile `first`.
-    static __device__ __forceinline__ void multiply(const Params &, const Shared &, float (&acc)[NT][4], const u8 *stage, int tiles, int, int strip, int half, u32) {
+    static __device__ __forceinline__ void multiply(const Params &, const Shared &, float (&acc)[NT][4], const u8 *stage, int tiles, int, int strip, int half, int, bool) {
         const int l = lane_id(), row = strip * 16 + l % 16;
         if (half >= tiles) return;
         const u8 *weight = stage + half * WEIGHT_TILE, *act = stage + TILES * WEIGHT_TILE + half * NT * 8 * LINE;
@@ -86,7 +86,7 @@ template <int NT> struct Plain {
 #pragma unroll
             for (int j = 0; j < NT; j++) {
                 u32 b[4];
-                stream_act(b, act, j, pair);
+                stream_act(b, act, j * 8 + l % 8, pair);
                 mma_bf16(acc[j], a[0], b[0], b[1]);
                 mma_bf16(acc[j], a[1], b[2], b[3]);
             }
@@ -101,7 +101,9 @@ template <class W, int NT> struct StreamShared {
     float half[W::HALVES > 1 ? 4 : 0][NT][WARP][4]; // the second half of K of a unit, on its way to the first
     u64 full[W::STAGES], empty[W::STAGES];
     int unit[W::STAGES];        // whose stage it is; negative: there are no more
-    int hits[MAX_EXPERTS];      // experts that some row chose, ascending
+    int hits[MAX_DECODE_ROWS];  // experts that some row chose, ascending
+    int first[MAX_DECODE_ROWS + 1]; // GATHERS: where a hit's rows begin in order
+    int order[MAX_DECODE_ROWS]; // GATHERS: rows by expert
     int expert[MAX_DECODE_ROWS];
     u32 hit[MAX_EXPERTS / 32];  // their set
     int hit_count;
@@ -113,7 +115,7 @@ template <class W, int NT> struct StreamShared {
 struct Unit {
     const u8 *weight; // first tile
     const u8 *act;    // first tile
-    int expert;       // -1: dense
+    int expert, hit;  // -1: dense
     int block, split, tiles;
     int first;        // tile along K
 };
@@ -128,10 +130,11 @@ template <class W, int NT> __device__ __forceinline__ Unit stream_unit(const typ
     Unit u;
     const int dense = stream_dense(p);
     const u8 *base = p.dense, *act = p.a;
-    u.expert = -1;
+    u.expert = u.hit = -1;
     if (i >= dense) {
         i -= dense;
-        u.expert = s.hits[i / (p.blocks * p.splits)];
+        u.hit = i / (p.blocks * p.splits);
+        u.expert = s.hits[u.hit];
         i %= p.blocks * p.splits;
         base = p.routed + u64(u.expert) * p.expert_stride;
         act = p.b;
@@ -201,46 +204,38 @@ template <class W, int NT> __device__ __forceinline__ void stream_hits(const Str
     }
     if (l == 0) s.hit_count = n;
     __syncwarp();
-}
-
-// stream_groups are the groups of 8 rows that a unit multiplies, a bit each.
-template <class W, int NT> __device__ __forceinline__ u32 stream_groups(const StreamShared<W, NT> &s, int expert) {
-    constexpr u32 ALL = (1u << NT) - 1;
-    if constexpr (W::PICKS && NT > 1) {
-        if (expert < 0) return ALL;
-        u32 groups = 0;
-#pragma unroll
+    if (!W::GATHERS) return;
+    int rows = 0;
+    for (int h = 0; h < n; h++) {
+        if (l == 0) s.first[h] = rows;
         for (int from = 0; from < NT * 8; from += WARP) {
-            const int row = from + lane_id();
-            const u32 rows = __ballot_sync(0xffffffffu, row < NT * 8 && s.expert[row] == expert);
-#pragma unroll
-            for (int j = 0; j < 4; j++) groups |= u32((rows >> 8 * j & 255) != 0) << (from / 8 + j);
+            const bool chose = from + l < NT * 8 && s.expert[from + l] == s.hits[h];
+            const u32 set = __ballot_sync(0xffffffffu, chose);
+            if (chose) s.order[rows + __popc(set & ((1u << l) - 1))] = from + l;
+            rows += __popc(set);
         }
-        return groups;
     }
-    return ALL;
+    if (l == 0) s.first[n] = rows;
+    __syncwarp();
 }
 
-// stream_acts issues the copies of the activations of a stage's tiles.
-template <class W, int NT> __device__ __forceinline__ void stream_acts(const u8 *act, int tiles, u32 groups, u8 *to, u64 *full) {
-    if (W::PICKS && groups != (1u << NT) - 1) {
-#if __CUDA_ARCH__ >= 900
-        const int i = lane_id();
-        static_assert(!W::PICKS || W::TILES * NT <= WARP);
-        if (i < tiles * NT && (groups >> i % NT & 1)) bulk_load(to + i * 8 * LINE, act + i * 8 * LINE, 8 * LINE, full);
-#else
-        for (int i = 0; i < tiles * NT; i++)
-            if (groups >> i % NT & 1) stream_copy(to + i * 8 * LINE, act + i * 8 * LINE, 8 * LINE, full, false);
-#endif
-        return;
-    }
-    stream_copy(to, act, tiles * NT * 8 * LINE, full, false);
-}
+// Rows are those that a unit multiplies.
+template <class W, int NT> struct Rows {
+    const int *order; // null: all, as they lie
+    int count;
 
-// stream_weights issues the copies of so many tiles of a unit into a stage and announces the stage's bytes, the activations of so many
-// groups of rows among them.
-template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int t, int tiles, int groups, u8 *stage, u64 *full) {
-    stream_begin(full, tiles * (W::TILE_BYTES + groups * 8 * LINE) + W::extra_bytes(p, u.first + t, tiles));
+    __device__ __forceinline__ Rows(const StreamShared<W, NT> &s, const Unit &u) : order(nullptr), count(s.rows) {
+        if (!W::GATHERS || u.expert < 0) return;
+        const int from = s.first[u.hit], n = s.first[u.hit + 1] - from;
+        if (n <= 8) order = s.order + from, count = n;
+    }
+    // operator[] is row i, or, beyond the last, one that is there.
+    __device__ __forceinline__ int operator[](int i) const { return order ? order[i < count ? i : 0] : i; }
+};
+
+// stream_weights issues the copies of so many tiles of a unit into a stage and announces the stage's bytes, the activations' among them.
+template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int t, int tiles, u8 *stage, u64 *full) {
+    stream_begin(full, tiles * (W::TILE_BYTES + NT * 8 * LINE) + W::extra_bytes(p, u.first + t, tiles));
     stream_copy(stage, u.weight + u64(t) * W::TILE_BYTES, tiles * W::TILE_BYTES, full, true);
     W::extra(p, u.expert, u.block, u.first + t, tiles, stage + W::TILES * (W::TILE_BYTES + NT * 8 * LINE), full);
 }
@@ -276,12 +271,11 @@ template <class W, int NT> __device__ __forceinline__ void stream_produce(const 
         u32 taken = 0; // the answer is there when the unit has been issued
         if (lane_id() == 0) taken = atomicAdd(p.taken, 1u);
         const Unit u = stream_unit<W, NT>(p, s, i);
-        const u32 groups = stream_groups<W, NT>(s, u.expert);
         for (int t = 0; t < u.tiles; t += W::TILES, n++) {
             const int slot = open(i), tiles = min(W::TILES, u.tiles - t);
             u8 *stage = s.stage[slot];
-            if (n >= filled) stream_weights<W, NT>(p, u, t, tiles, W::PICKS ? __popc(groups) : NT, stage, &s.full[slot]);
-            stream_acts<W, NT>(u.act + u64(t) * NT * 8 * LINE, tiles, groups, stage + W::TILES * W::TILE_BYTES, &s.full[slot]);
+            if (n >= filled) stream_weights<W, NT>(p, u, t, tiles, stage, &s.full[slot]);
+            stream_copy(stage + W::TILES * W::TILE_BYTES, u.act + u64(t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
             stream_end(&s.full[slot]);
         }
         i = int(gridDim.x + __shfl_sync(0xffffffffu, taken, 0));
@@ -295,12 +289,13 @@ template <class W, int NT, Epilogue EPILOGUE>
 __device__ __forceinline__ void stream_store(const StreamParams &p, const StreamShared<W, NT> &s, const Unit &u, const float (&acc)[NT][4], int rows16) {
     const int g = lane_id() / 4, t = lane_id() % 4;
     void *out = u.expert < 0 ? p.dense_out : p.routed_out;
+    const Rows<W, NT> rows(s, u);
 #pragma unroll
     for (int j = 0; j < NT; j++) {
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-            const int token = j * 8 + t * 2 + c;
-            if (u.expert >= 0 ? s.expert[token] != u.expert : token >= s.rows) continue;
+            const int i = j * 8 + t * 2 + c, token = rows[i];
+            if (i >= rows.count || (u.expert >= 0 && s.expert[token] != u.expert)) continue;
             if (EPILOGUE == PARTIAL) {
                 float *y = (float *)out + (u64(u.split) * NT * 8 + token) * p.ld + u.block * W::ROWS + rows16 * 16 + g;
                 y[0] = acc[j][c];
@@ -327,10 +322,11 @@ __device__ __forceinline__ void stream_consume(const typename W::Params &p, Stre
         if (i < 0) break;
         float acc[NT][4] = {};
         const Unit unit = stream_unit<W, NT>(p, s, i);
-        const u32 groups = stream_groups<W, NT>(s, unit.expert);
+        const Rows<W, NT> rows(s, unit);
+        const int row = rows[lane_id() % 8]; // of the lane, where they are few
         const typename W::Scale scale = W::begin(p, unit.expert, unit.block, strip);
         for (int left = unit.tiles;;) {
-            W::multiply(p, s.more, acc, s.stage[slot], left, unit.first + unit.tiles - left, strip, half, groups);
+            W::multiply(p, s.more, acc, s.stage[slot], left, unit.first + unit.tiles - left, strip, half, row, rows.order);
             __syncwarp();
             if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
             if (++slot == W::STAGES) slot = 0, phase ^= 1;
@@ -382,7 +378,7 @@ template <class W, int NT, Epilogue EPILOGUE> __device__ __forceinline__ void st
         const Unit u = stream_unit<W, NT>(p, s, blockIdx.x);
         for (int t = 0; t < u.tiles && filled < STAGES; t += W::TILES, filled++) {
             if (lane_id() == 0) s.unit[filled] = blockIdx.x;
-            stream_weights<W, NT>(p, u, t, min(W::TILES, u.tiles - t), NT, s.stage[filled], &s.full[filled]);
+            stream_weights<W, NT>(p, u, t, min(W::TILES, u.tiles - t), s.stage[filled], &s.full[filled]);
         }
     }
 #endif

@@ -11,7 +11,7 @@ struct CodedStreamParams : StreamParams { // weights in codes; blocks of 128 row
 // Coded: tiles of 128 rows, since next to codes activations are many bytes. What is scaled when is decided by the coding, not by
 // NT, so that the order of a sum does not depend on it:
 //   8 bits, one scale a row: the sum of a unit, at its end
-//   4 bits, groups of whole pairs of tiles, without zeros: the sum of every pair
+//   INT4, groups of whole pairs of tiles, without zeros: the sum of every pair
 //   everything else (fine): the sum of every half of a tile
 template <Code CODE, int NT> struct Coded {
     using Params = CodedStreamParams;
@@ -19,7 +19,7 @@ template <Code CODE, int NT> struct Coded {
     static constexpr int TILES = CODE != E4M3 && NT <= 2 ? 4 : 2;
     static constexpr int GRAIN = CODE == E4M3 ? 2 : 4;
     static constexpr int HALVES = 1;
-    static constexpr bool PICKS = true; // of many rows few choose an expert, and the multiplications take as long as the codes' way here
+    static constexpr bool GATHERS = NT > 1; // of many rows few choose an expert, and multiplying takes as long as the codes' way here
     static constexpr int TILE_BYTES = code_tile(CODE);
     static constexpr int STAGES = CODE == E4M3 ? (NT == 1 ? 5 : NT == 2 ? 4 : NT == 4 ? 3 : 5) : (NT == 1 ? 4 : NT == 2 ? 3 : NT == 4 ? 4 : 6);
     static constexpr int SCALES = TILES * 2 * CODE_ROWS * 4, ZEROS = CODE == INT4 ? TILES * 2 * CODE_ROWS : 0; // bytes at most
@@ -75,39 +75,51 @@ template <Code CODE, int NT> struct Coded {
         }
     }
 
-    // multiply adds the products of a strip of the stage's tiles with groups of 8 rows; along K they begin with tile `first`.
-    static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int tiles, int first, int strip, int, u32 groups) {
-        constexpr int TOGETHER = NT == 1 ? TILES : 2; // as registers allow
-        int at = 0;
-        if (!p.dense_coding.fine) {
-#pragma unroll
-            for (; at < TILES && at + TOGETHER <= tiles; at += TOGETHER) several<TOGETHER, false>(p, s, acc, stage, at, first, strip, groups);
-            for (; at < TILES && at < tiles; at++) several<1, false>(p, s, acc, stage, at, first, strip, groups);
-        }
-        for (; at < TILES && at < tiles; at++) several<1, true>(p, s, acc, stage, at, first, strip, groups);
+    // multiply adds the products of a strip of the stage's tiles with all groups of 8 rows, or with 8 rows that are few of them: `row` is the
+    // lane's. Along K the tiles begin with tile `first`.
+    static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int tiles, int first, int strip, int, int row, bool few) {
+        if (NT > 1 && few) tiles_of<1>(p, s, acc, stage, tiles, first, strip, row);
+        else tiles_of<NT>(p, s, acc, stage, tiles, first, strip, lane_id() % 8);
     }
 
 private:
-    // several is multiply for COUNT tiles of the stage: straight-line code, the codes' way from shared memory before everything else.
-    template <int COUNT, bool FINE>
-    static __device__ __forceinline__ void several(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int at, int first, int strip, u32 groups) {
+    template <int GROUPS>
+    static __device__ __forceinline__ void tiles_of(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int tiles, int first, int strip, int row) {
+        constexpr int TOGETHER = GROUPS == 1 && NT <= 2 ? TILES : 2; // as registers allow
+        int at = 0;
+        if (CODE != TABLE4 && !p.dense_coding.fine) {
+#pragma unroll
+            for (; at < TILES && at + TOGETHER <= tiles; at += TOGETHER) several<GROUPS, TOGETHER, false>(p, s, acc, stage, at, first, strip, row);
+            for (; at < TILES && at < tiles; at++) several<GROUPS, 1, false>(p, s, acc, stage, at, first, strip, row);
+        }
+        for (; at < TILES && at < tiles; at++) several<GROUPS, 1, true>(p, s, acc, stage, at, first, strip, row);
+    }
+
+    // several is that for COUNT tiles of the stage: straight-line code, the codes' way from shared memory before everything else.
+    template <int GROUPS, int COUNT, bool FINE>
+    static __device__ __forceinline__ void several(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int at, int first, int strip, int row) {
         constexpr int WORDS = 4 * code_pieces(CODE);
         constexpr bool WHOLE = CODE == E4M3 && !FINE; // the sum of a unit is scaled
         const Coding &c = p.dense_coding;
         const u8 *acts = stage + TILES * TILE_BYTES + at * NT * 8 * LINE;
         const u8 *codes = stage + at * TILE_BYTES + (strip * code_pieces(CODE) * WARP + lane_id()) * 16;
-        u32 words[COUNT][WORDS];
-#pragma unroll
-        for (int i = 0; i < COUNT; i++)
+        constexpr bool ROLLED = GROUPS > 2; // registers are scarce
+        u32 words[ROLLED ? 1 : COUNT][WORDS];
+        const auto read = [&](u32 (&words)[WORDS], int i) {
 #pragma unroll
             for (int j = 0; j < code_pieces(CODE); j++) {
                 const uint4 v = *(const uint4 *)(codes + i * TILE_BYTES + j * WARP * 16);
-                words[i][4 * j] = v.x, words[i][4 * j + 1] = v.y, words[i][4 * j + 2] = v.z, words[i][4 * j + 3] = v.w;
+                words[4 * j] = v.x, words[4 * j + 1] = v.y, words[4 * j + 2] = v.z, words[4 * j + 3] = v.w;
             }
-        const int from = WHOLE ? 0 : coding_group(c, first, 0);
-        float part[NT][4] = {};
+        };
 #pragma unroll
+        for (int i = 0; i < COUNT && !ROLLED; i++) read(words[i], i);
+        const int from = WHOLE ? 0 : coding_group(c, first, 0);
+        float part[GROUPS][4] = {};
+#pragma unroll ROLLED ? 1 : COUNT
         for (int i = 0; i < COUNT; i++) {
+            u32 (&word)[WORDS] = words[ROLLED ? 0 : i];
+            if (ROLLED) read(word, i);
             const bool last = FINE || i % 2 == 1 || i == COUNT - 1; // of those that are scaled together
             float by[2][2] = {}; // of the halves, of the rows
             u32 zero[2][2];
@@ -130,15 +142,14 @@ private:
             for (int step = 0; step < 4; step++)
 #pragma unroll
                 for (int k = 0; k < 4; k++)
-                    a[step][k] = CODE == E4M3 ? e4m3_pair(words[i][2 * step + k / 2], k % 2)
-                        : CODE == INT4 ? int4_pair(words[i][step], k, zero[step / 2][k % 2])
-                                       : s.pairs[table4_index(words[i][step], k)];
+                    a[step][k] = CODE == E4M3 ? e4m3_pair(word[2 * step + k / 2], k % 2)
+                        : CODE == INT4 ? int4_pair(word[step], k, zero[step / 2][k % 2])
+                                       : s.pairs[table4_index(word[step], k)];
 #pragma unroll
-            for (int j = 0; j < NT; j++) {
-                if (NT > 1 && !(groups >> j & 1)) continue;
+            for (int j = 0; j < GROUPS; j++) {
                 u32 b[2][4];
 #pragma unroll
-                for (int half = 0; half < 2; half++) stream_act(b[half], acts + i * NT * 8 * LINE, j, half);
+                for (int half = 0; half < 2; half++) stream_act(b[half], acts + (i * NT + j) * 8 * LINE, row, half);
                 float (&sum)[4] = WHOLE ? acc[j] : part[j];
 #pragma unroll
                 for (int half = 0; half < 2; half++) {

@@ -58,6 +58,7 @@ inline uint32_t count_all(uint32_t *at, uint32_t n) { return atomicAdd(at, n); }
 inline void wait_signals(const uint32_t *at, uint32_t count) { // kernels run one after the other here: what is not there never comes
     if (*at < count) emu::fail("waits for %u signals, of which %u came", count, *at);
 }
+inline void add_there(float *at, float v) { *at += v; }
 inline void post(uint32_t *flag, uint32_t v) { *flag = v; }
 inline uint32_t look(const uint32_t *flag) { return *(const volatile uint32_t *)flag; }
 inline void send(uint4 *to, uint4 v) { *to = v; }
