@@ -104,15 +104,21 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.Config, files fs.FS, dummy bool, before *bench.Report) (*bench.Report, error) {
 	defer o.Device.Close()
 	o.Progress("load " + o.Name)
+	loaded := func() {}
 	if g, ok := o.Device.(gpuDevice); ok {
 		need, err := model.DeviceBytes(nil, cfg, a.recipe(), g.Ranks())
 		if err != nil {
 			return nil, err
 		}
 		free, total, err := g.Memory()
-		if need += 3 << 30; err == nil && need > free {
+		if err == nil && need+3<<30 > free {
 			return nil, unusable(nil, "the GPU has too little free memory: %s are needed, and %s of %s are free; --layers takes fewer layers",
-				"GPU 显存不足：需要 %s，可用 %s（共 %s）；可用 --layers 减少层数", gib(need), gib(free), gib(total))
+				"GPU 显存不足：需要 %s，可用 %s（共 %s）；可用 --layers 减少层数", gib(need+3<<30), gib(free), gib(total))
+		}
+		loaded = func() {
+			if now, _, err := g.Memory(); err == nil {
+				a.note("weights take %s of the GPU's memory, %s were computed", "权重占用显存 %s，计算值为 %s", gib(free-now), gib(need))
+			}
 		}
 	}
 	load := model.LoadOptions{Recipe: a.recipe(), Notes: a.noteLoad}
@@ -136,6 +142,7 @@ func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.C
 	if err != nil {
 		return nil, err
 	}
+	loaded()
 	report, err := bench.RunSteps(ctx, o)
 	if err == nil && before != nil {
 		report.Results = append(before.Results, report.Results...)
