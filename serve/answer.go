@@ -137,11 +137,16 @@ func (c *conversations) acquire(ctx context.Context, id string, wait bool) error
 	c.mu.Unlock()
 	select {
 	case t.token <- struct{}{}:
-		return nil
+		if ctx.Err() == nil {
+			return nil
+		}
+		// Both at once, and select takes either: whoever has left gets no answer.
+		c.drop(id, t)
+		<-t.token
 	case <-ctx.Done():
 		c.drop(id, t)
-		return context.Cause(ctx)
 	}
+	return context.Cause(ctx)
 }
 
 // release passes the turn on.

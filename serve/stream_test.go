@@ -331,6 +331,8 @@ func TestBusyConversation(t *testing.T) {
 		response.Body.Close()
 		t.Errorf("a second answer began: %d", response.StatusCode)
 	}
+	// The server hears of it later than the program that left: it logs a request when it is done with it, Q2 and Q3.
+	eventually(t, "the end of the request that left", func() bool { return strings.Count(s.log.String(), "route=/api/generate") == 2 })
 	s.speak(1)
 	if status := <-first; status != http.StatusOK {
 		t.Errorf("the first: %d", status)
