@@ -68,14 +68,21 @@ __device__ __forceinline__ Place code_place(int bits, int tiles, int row, int k)
 
 // ---- what codes are worth, before their scale: exact in bfloat16, but for tables ----
 
-constexpr u32 BF16_ONES = 0x3f803f80, BF16_128S = 0x43004300, BF16_2_120S = 0x7b807b80, BF16_NEGATIVE_ZEROS = 0x80008000;
+constexpr u32 BF16_QUARTERS = 0x3e803e80, BF16_FOURS = 0x40804080, BF16_128S = 0x43004300, BF16_2_127S = 0x7f007f00, BF16_2_120S = 0x7b807b80, BF16_NEGATIVE_ZEROS = 0x80008000;
 
-// int4_zero prepares what int4_pair takes from a row's codes.
-__device__ __forceinline__ u32 int4_zero(u32 zero) { return 0xc300c300u | zero | zero << 16; } // -(128 + zero), twice
-
-// int4_pair: register i of a word. 128 + code is exact: the code is the mantissa's low bits.
+// int4_pair: register i of a word, a quarter of what its codes are worth. The registers of row g find a code in the low bits of a mantissa:
+// 128 + code. Those of row g+8 find it four bits higher, as a subnormal number or one of the first normal ones, which go on in the same steps:
+// code · 2⁻¹²⁹. So two registers share a shift. zero: int4_zero of the row.
 __device__ __forceinline__ u32 int4_pair(u32 word, int i, u32 zero) {
-    return fma_bf16x2(and_or(word >> 4 * i, 0x000f000f, BF16_128S), BF16_ONES, zero);
+    const u32 two = word >> i / 2 * 8;
+    return i % 2 ? fma_bf16x2(two & 0x00f000f0, BF16_2_127S, zero) : fma_bf16x2(and_or(two, 0x000f000f, BF16_128S), BF16_QUARTERS, zero);
+}
+constexpr float INT4_PARTS = 4; // scales are taken so many times, which rounds nothing
+
+// int4_zero prepares what int4_pair takes from the codes of row g + 8·r: (128 + zero)/4 or zero/4, twice.
+__device__ __forceinline__ u32 int4_zero(u32 zero, int r) {
+    const u32 minus = r ? __float_as_uint(-0.25f * zero) >> 16 : 0xc200u | zero;
+    return minus | minus << 16;
 }
 
 // e4m3_pair: registers 0 and 1 (or 2 and 3) of a word. Exponent and mantissa in bfloat16's places are the value times 2⁻¹²⁰,
@@ -152,9 +159,13 @@ template <Code CODE> struct Strip {
     __device__ __forceinline__ void store(u8 *lines, const Coding &c) const {
         // The products of scales of 8 bits with numbers of at most 5 are exact before they are rounded, in float32 or not.
         const bool odd = lane_id() / 4 % 2; // rows
-        if (CODE != TABLE4 && c.scale_bytes == 2) store_scaled(lines, c, [&](u32 two, u32 scale) { return fma_bf16x2(two, __byte_perm(scale, 0, odd ? 0x3232 : 0x1010), BF16_NEGATIVE_ZEROS); });
+        if (CODE != TABLE4 && c.scale_bytes == 2) store_scaled(lines, c, [&](u32 two, u32 scale) {
+            u32 by = __byte_perm(scale, 0, odd ? 0x3232 : 0x1010);
+            if (CODE == INT4) by = fma_bf16x2(by, BF16_FOURS, BF16_NEGATIVE_ZEROS);
+            return fma_bf16x2(two, by, BF16_NEGATIVE_ZEROS);
+        });
         else store_scaled(lines, c, [&](u32 two, u32 scale) {
-            const float by = __uint_as_float(c.scale_bytes == 4 ? scale : __byte_perm(scale, 0, odd ? 0x3244 : 0x1044));
+            const float by = __uint_as_float(c.scale_bytes == 4 ? scale : __byte_perm(scale, 0, odd ? 0x3244 : 0x1044)) * (CODE == INT4 ? INT4_PARTS : 1);
             if (CODE == TABLE4) return pack(c.table[two & 15] * by, c.table[two >> 4] * by);
             return pack(lo(two) * by, hi(two) * by);
         });
@@ -170,7 +181,7 @@ private:
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const u32 two = CODE == E4M3 ? e4m3_pair(words[step % 2 * 2 + i / 2], i % 2)
-                    : CODE == INT4           ? int4_pair(words[step], i, int4_zero(zero[step / 2][i % 2]))
+                    : CODE == INT4           ? int4_pair(words[step], i, int4_zero(zero[step / 2][i % 2], i % 2))
                                              : table4_index(words[step], i);
                 *(u32 *)(lines + (g + i % 2 * 8) * LINE + line_at(g, step * 16 + 2 * t + i / 2 * 8)) = scaled(two, scale[step / 2][i % 2]);
             }

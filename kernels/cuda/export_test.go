@@ -136,7 +136,7 @@ func Units(d *Device, h kernels.Weight, swiglu bool) uint32 {
 	if swiglu {
 		return uint32(w.units())
 	}
-	return uint32(w.units() * d.splits(w))
+	return uint32(w.units() * d.splits(w, 1))
 }
 
 // Counters gives the first n counters of the last step (Device.counter).

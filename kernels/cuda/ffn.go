@@ -162,19 +162,23 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 	}
 
 	sharedDown, down := d.weightOf(l.SharedDown), d.weightOf(l.Down)
+	launched := 1
+	if alike(sharedDown, down) {
+		launched = 2
+	}
 	lines := uint64(streamWidth(p.lines))
 	out := func(name string, w *weight) slots {
-		n := d.splits(w)
+		n := d.splits(w, launched)
 		return slots{values: d.floats(p, name, 0, n*w.rows), stride: lines * uint64(w.rows), count: int32(n), ld: int32(w.rows)}
 	}
 	a, b := out("shared.out", sharedDown), out("routed.out", down)
-	sum := streamParams{expert: r.expert, denseOut: a.values, routedOut: b.values, ld: int32(down.rows)}
-	if alike(sharedDown, down) {
+	sum := streamParams{expert: r.expert, denseOut: a.values, routedOut: b.values, ld: int32(down.rows), splits: int32(b.count)}
+	if launched == 2 {
 		d.stream(p, false, sharedDown, down, sharedIn, routedIn, sum)
 	} else {
-		sum.ld = int32(sharedDown.rows)
+		sum.ld, sum.splits = int32(sharedDown.rows), int32(a.count)
 		d.stream(p, false, sharedDown, nil, sharedIn, image{}, sum)
-		sum.ld = int32(down.rows)
+		sum.ld, sum.splits = int32(down.rows), int32(b.count)
 		d.stream(p, false, nil, down, routedIn, routedIn, sum)
 	}
 	d.leave(x, a, b)

@@ -44,18 +44,24 @@ func (d *Device) floats(p *phase, name string, rows, width int) ptr {
 	return d.mem(p.name+name, 4*rows*width)
 }
 
-// splits is how often the decode engine cuts K, a function of the matrix alone: results must not depend on the GPU at hand.
+// splits is how often the decode engine cuts K of a matrix that shares its launch with so many others of its geometry: a function of these
+// alone, since results must not depend on the GPU at hand.
 // Blocks take units as they can, so half a unit's time is lost at the end, on the H200's 264 resident blocks; against that
-// stands the cost of slots: each is written once, and read by the one block that normalises the row next.
-func (d *Device) splits(w *weight) int {
+// stands the cost of slots: each is written once, and read by the one block that normalises the row next. Units of codes are few and
+// large: best are as many as give no block a second one (bench/LOG.md, 2026-11-24).
+func (d *Device) splits(w *weight, launched int) int {
 	const resident, slot = 264, 0.08
 	grain := 2 // tiles; the GRAIN of stream.cuh
 	if w.coded != nil && w.coded.bits == 4 {
 		grain = 4
 	}
 	stages, blocks := ceil(w.tiles, grain), w.units()
+	most := min(max(stages/4, 1), 8)
+	if w.coded != nil {
+		return max(1, min(most, resident/(blocks*launched)))
+	}
 	best, least := 1, math.Inf(1)
-	for s := 1; s <= min(max(stages/4, 1), 8); s++ {
+	for s := 1; s <= most; s++ {
 		if cost := resident/2/float64(blocks*s) + slot*float64(s); cost < least {
 			best, least = s, cost
 		}
@@ -98,9 +104,9 @@ func streamCodedShared(code string, width int) int {
 	stages := map[int]int{1: 5, 2: 4, 4: 3, 8: 5}[nt]
 	if code != "e4m3" {
 		bytes /= 2
-		stages = map[int]int{1: 4, 2: 3, 4: 4, 8: 6}[nt]
-		if nt <= 2 {
-			tiles = 4
+		stages = map[int]int{4: 4, 8: 6}[nt]
+		if nt <= 2 || nt == 4 && code == "int4" {
+			tiles, stages = 4, map[int]int{1: 4, 2: 3, 4: 3}[nt]
 		}
 	}
 	extra, pairs := tiles*2*codeRows*4, 4
@@ -119,7 +125,7 @@ func streamBytes(stages, stage, half, more int) int {
 }
 
 // stream multiplies dense and routed weights with the decode rows of a and b; either may be nil, and both have one geometry (alike).
-// The caller fills what becomes of the results, and who says which experts and when.
+// The caller fills what becomes of the results, how often K is cut, and who says which experts and when.
 func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image, params streamParams) {
 	w := dense
 	if w == nil {
@@ -127,7 +133,7 @@ func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image
 	}
 	width := streamWidth(a.lines)
 	params.a, params.b, params.rows, params.taken = a.at, b.at, p.count, d.counter()
-	params.blocks, params.tiles, params.splits = int32(w.units()), int32(w.tiles), int32(d.splits(w))
+	params.blocks, params.tiles = int32(w.units()), int32(w.tiles)
 	name := "stream_partial"
 	if swiglu {
 		name, params.splits = "stream_swiglu", 1
@@ -163,9 +169,9 @@ func alike(a, b *weight) bool {
 
 // partial is the product of a phase's decode rows into slots.
 func (d *Device) partial(p *phase, name string, w *weight, a image) slots {
-	s, n := d.splits(w), w.rows
+	s, n := d.splits(w, 1), w.rows
 	out := d.floats(p, name, 0, s*n)
-	d.stream(p, false, w, nil, a, image{}, streamParams{denseOut: out, ld: int32(n)})
+	d.stream(p, false, w, nil, a, image{}, streamParams{denseOut: out, ld: int32(n), splits: int32(s)})
 	return slots{values: out, stride: uint64(streamWidth(a.lines) * n), count: int32(s), ld: int32(n)}
 }
 

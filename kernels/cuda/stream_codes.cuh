@@ -16,12 +16,12 @@ struct CodedStreamParams : StreamParams { // weights in codes; blocks of 128 row
 template <Code CODE, int NT> struct Coded {
     using Params = CodedStreamParams;
     static constexpr int ROWS = CODE_ROWS;
-    static constexpr int TILES = CODE != E4M3 && NT <= 2 ? 4 : 2;
+    static constexpr int TILES = CODE != E4M3 && NT <= (CODE == INT4 ? 4 : 2) ? 4 : 2; // fewer stages, fewer waits; as registers allow
     static constexpr int GRAIN = CODE == E4M3 ? 2 : 4;
     static constexpr int HALVES = 1;
     static constexpr bool GATHERS = NT > 1; // of many rows few choose an expert, and multiplying takes as long as the codes' way here
     static constexpr int TILE_BYTES = code_tile(CODE);
-    static constexpr int STAGES = CODE == E4M3 ? (NT == 1 ? 5 : NT == 2 ? 4 : NT == 4 ? 3 : 5) : (NT == 1 ? 4 : NT == 2 ? 3 : NT == 4 ? 4 : 6);
+    static constexpr int STAGES = CODE == E4M3 ? (NT == 1 ? 5 : NT == 2 ? 4 : NT == 4 ? 3 : 5) : (NT == 1 ? 4 : TILES == 4 ? 3 : NT == 4 ? 4 : 6);
     static constexpr int SCALES = TILES * 2 * CODE_ROWS * 4, ZEROS = CODE == INT4 ? TILES * 2 * CODE_ROWS : 0; // bytes at most
     static constexpr int EXTRA = SCALES + ZEROS;
     struct Shared {
@@ -127,15 +127,15 @@ private:
             for (int half = 0; half < 2; half++)
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
-                    zero[half][r] = int4_zero(8);
+                    zero[half][r] = int4_zero(8, r);
                     if (half == 1 && !FINE) {
                         by[half][r] = by[0][r];
                         continue;
                     }
                     if (WHOLE || !last) continue;
                     const int scale = (coding_group(c, first + at + i, half) - from) * CODE_ROWS + strip * 16 + lane_id() / 4 + 8 * r;
-                    by[half][r] = scale_near(stage + TILES * (TILE_BYTES + NT * 8 * LINE), c.scale_bytes, scale);
-                    if (FINE && CODE == INT4 && c.zeros) zero[half][r] = int4_zero((stage + TILES * (TILE_BYTES + NT * 8 * LINE) + SCALES)[scale]);
+                    by[half][r] = scale_near(stage + TILES * (TILE_BYTES + NT * 8 * LINE), c.scale_bytes, scale) * (CODE == INT4 ? INT4_PARTS : 1);
+                    if (FINE && CODE == INT4 && c.zeros) zero[half][r] = int4_zero((stage + TILES * (TILE_BYTES + NT * 8 * LINE) + SCALES)[scale], r);
                 }
             u32 a[4][4];
 #pragma unroll
