@@ -11,7 +11,8 @@ import (
 // Weight is a group of matrices that read one input: the parts q, k, v, or gate and up, of every expert.
 type Weight interface {
 	// Put hands over one matrix as the checkpoint has it, in any order, from any goroutine. The device cuts, packs or
-	// copies it as it needs; the CPU keeps m.Data in place, so it must stay mapped until the device is closed.
+	// copies it as it needs; the CPU keeps m.Data in place, so it must stay mapped until the device is closed. Of two that
+	// take one place without a Seal between them, either may stay.
 	Put(part, expert int, m Matrix) error
 	// Fill makes one matrix random, the same values on every device: for timing without a checkpoint. Its layout is that
 	// of the tensor that f describes; of a quantised weight, it is the quantised form of those values (see Quantise).

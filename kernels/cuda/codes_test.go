@@ -264,9 +264,9 @@ func TestCodedPacking(t *testing.T) {
 						}
 					}
 				}
-			}
-			if err := w.Seal(); err != nil {
-				t.Fatal(err)
+				if err := w.Seal(); err != nil {
+					t.Fatal(err)
+				}
 			}
 			for at, m := range put {
 				got, err := w.Get(at[0], at[1])

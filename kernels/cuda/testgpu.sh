@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs bin/gputest (make test-gpu) on a machine with a GPU; no Go is needed there.
 #   testgpu.sh correct     every test, one after another
-#   testgpu.sh sanitize    memcheck and racecheck of the short tests, where compute-sanitizer is
+#   testgpu.sh sanitize    memcheck and racecheck of the short tests, where compute-sanitizer is; bench/LOG.md lists racecheck's false reports
 #   testgpu.sh bytes       what forced routing reads from memory, by the hardware's counters, where ncu is
 #   testgpu.sh time        the benchmarks
 # Each stage has its own time limit (LIMIT seconds, default 120). A JSON line for each goes to OUT/results.jsonl as it ends, its
