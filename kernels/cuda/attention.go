@@ -69,16 +69,42 @@ func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, eps 
 		lines: int32(h.lines), d: int32(x.d), tiles: int32(h.tiles), eps: eps,
 	}
 	d.joinPeers(x, &n)
+	if p.decode {
+		n.step, n.squares, n.number = p.step, d.zeroed("decode.squares", 8*maxDecodeRows*rowGroups), uint32(d.norms)
+		if d.norms++; d.norms > normsAStep {
+			d.fail("a step: want at most %d norms", normsAStep)
+		}
+	}
 	return h, n
 }
 
 // normRows normalises the rows of a phase; in decode it first adds what is due.
 func (d *Device) normRows(p *phase, x *residual, n *normParams) {
-	name := "norm_rows"
-	if p.decode {
-		name = "rms_norm"
+	switch slices := d.slices(p, x); {
+	case slices > 0:
+		launch(d, "norm_slices", p.grid*slices, 1, 0, n)
+	case p.decode:
+		launch(d, "rms_norm", p.grid, 1, 4*x.d, n)
+	default:
+		launch(d, "norm_rows", p.grid, 1, 4*x.d, n)
 	}
-	launch(d, name, p.grid, 1, 4*x.d, n)
+}
+
+const (
+	routeSlice = 640     // columns of a row that one block norms: ROUTE_SLICE of route.cuh
+	rowGroups  = 128     // MAX_GROUPS of norm.cuh
+	normsAStep = 1 << 13 // NORMS_A_STEP
+	maxParts   = 4096    // slices of a row times experts: they lie in shared memory
+)
+
+// slices is how many blocks norm a decode row together (slice.cuh); 0: one has the row for itself. Blocks that wait for each other must all be
+// on the GPU, so there is room for few rows; with many, rows keep the GPU busy anyway.
+func (d *Device) slices(p *phase, x *residual) int {
+	n := ceil(x.d, routeSlice)
+	if !p.decode || n > 1 && (!d.gpu.Cooperative || n*p.grid > d.gpu.sms || d.group != nil && d.group.same) {
+		return 0
+	}
+	return n
 }
 
 // due is what is pending for a phase: prefill adds at once.

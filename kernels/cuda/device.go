@@ -4,6 +4,7 @@ package cuda
 
 import (
 	"fmt"
+	"math"
 	"runtime/debug"
 	"time"
 	"unsafe"
@@ -47,7 +48,8 @@ type Device struct {
 	turnsOf map[turnsKey]ptr // of its heads
 	view    *view            // of the picture that is encoded
 
-	vocab int // of the head, known once Logits has run
+	vocab int    // of the head, known once Logits has run
+	steps uint32 // that were begun, since the last time that their numbers began anew
 
 	rank  int
 	group *Group // nil: the device has the model for itself
@@ -64,6 +66,7 @@ type Device struct {
 	outs      []kernels.Out
 	answered  bool        // Logits has run
 	counters  int         // that were given out
+	norms     int         // of decode rows
 	rehearsal bool        // stages run, kernels do not (rehearse)
 	meetings  int         // exchanges with other ranks that were enqueued
 	shares    int         // those of them that share_rows does
@@ -165,6 +168,30 @@ func (d *Device) mem(name string, bytes int) ptr {
 	return at
 }
 
+// zeroed is mem that is zero the first time, for what blocks tell each other (tell in ptx.cuh).
+func (d *Device) zeroed(name string, bytes int) ptr {
+	b := d.buffers[name]
+	had := b != nil && b.size >= bytes
+	at := d.mem(name, bytes)
+	if !had && d.err == nil {
+		d.gpu.zero(at, bytes)
+	}
+	return at
+}
+
+// numberStep gives the step a number. Before numbers begin anew, what was told under them is forgotten.
+func (d *Device) numberStep() {
+	if d.steps++; d.steps < math.MaxUint32/normsAStep {
+		return
+	}
+	d.steps = 1
+	for _, name := range []string{"decode.squares", "decode.parts"} {
+		if b := d.buffers[name]; b != nil {
+			d.gpu.zero(b.at, b.size)
+		}
+	}
+}
+
 // launch enqueues a kernel; params points at its parameter struct.
 func launch[P any](d *Device, name string, gridX, gridY, shared int, p *P) {
 	if d.err != nil || gridX == 0 || gridY == 0 || d.rehearsal {
@@ -210,7 +237,7 @@ func (d *Device) begin(b *kernels.Batch) {
 
 // rewind takes back what stages have noted of the step.
 func (d *Device) rewind() {
-	d.rope, d.answered, d.counters, d.meetings, d.shares = [2]*float64{}, false, 0, 0, 0
+	d.rope, d.answered, d.counters, d.norms, d.meetings, d.shares = [2]*float64{}, false, 0, 0, 0, 0
 }
 
 // finish computes what begin has laid out and reads the answers.

@@ -14,7 +14,8 @@ type routing struct{ at [2]routed }
 // routed is one phase's: the expert and the gate of every row, and gate·h.
 type routed struct {
 	expert, gate ptr
-	normed       ptr   // decode: counts the rows that are normed, before the router has chosen
+	normed       ptr   // decode: counts the blocks whose part of a row is normed, before the router has chosen;
+	normers      int   // there are so many of them
 	scaled       image // decode: by row; prefill: by place
 }
 
@@ -41,7 +42,10 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
 			if !d.open {
 				to.normed = d.counter()
-				params.normed = to.normed
+				params.normed, to.normers = to.normed, p.grid
+				if n := d.slices(p, x); n*experts <= maxParts {
+					to.normers *= max(n, 1)
+				}
 			}
 			params.scaled = to.scaled.at
 			d.routeDecode(p, l, x, h.at[i], params)
@@ -91,6 +95,11 @@ func (d *Device) ExpertRows() ([][]uint64, error) {
 
 // routeDecode: everything in one launch, except where taps look in between.
 func (d *Device) routeDecode(p *phase, l *kernels.MoE, x *residual, h image, params routeParams) {
+	if n := d.slices(p, x); n > 0 && !d.open && n*int(params.experts) <= maxParts {
+		params.steps, params.parts = routeNorm|routeLogits|routeChoose|routeScale, d.zeroed("decode.parts", 8*maxDecodeRows*n*int(params.experts))
+		launch(d, "route_slices", p.grid*n, 1, 4*n*int(params.experts), &params)
+		return
+	}
 	step := func(steps int32) {
 		params.steps = steps
 		launch(d, "route_rows", p.grid, 1, 4*x.d+lineBytes*h.tiles, &params)
@@ -152,7 +161,7 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 	up := streamParams{expert: r.expert, denseOut: sharedIn.at, routedOut: routedIn.at, features: int32(sharedIn.tiles * tile)}
 	if alike(shared, gateUp) {
 		if !d.open { // the shared expert begins beside the router
-			up.ready, up.readyCount = r.normed, int32(p.grid)
+			up.ready, up.readyCount = r.normed, int32(r.normers)
 		}
 		d.stream(p, true, shared, gateUp, h, r.scaled, up)
 	} else {

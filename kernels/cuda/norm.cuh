@@ -21,6 +21,7 @@ __device__ __forceinline__ float slot_sum(const Slots &s, int row, int n) {
 }
 
 __device__ __forceinline__ void add_to(float4 &a, float4 b) { a.x += b.x, a.y += b.y, a.z += b.z, a.w += b.w; }
+__device__ __forceinline__ float4 add(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 
 struct NormParams {
     float *x;            // [rows, D] the residual; the pending sums are added to it
@@ -35,10 +36,20 @@ struct NormParams {
     int arrivals_ld;
     int exchange;
     const Peers *peers;  // whose pending sums are added, too; null: there are none
+    const u32 *step;     // of slices (slice.cuh): the number of the step,
+    u64 *squares;        // [rows][MAX_GROUPS] sums on their way between blocks,
+    u32 number;          // and which norm of the step this is
 };
 
 constexpr int NORM_THREADS = 512;
 constexpr int NORM_VECTORS = 3; // of four columns that a thread has on their way at a time: 6,144 columns in one pass
+
+// The order of a row's sum of squares, whoever adds: 128 columns as a warp adds a vector of four for each lane, then these groups
+// one after the other.
+constexpr int NORM_GROUP = 4 * WARP;
+constexpr int MAX_GROUPS = 128; // MAX_WIDTH / NORM_GROUP
+
+__device__ __forceinline__ float norm_squares(float4 v) { return warp_sum(v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w); }
 
 // slot_vectors is slot_sum of this thread's vectors from `from` on; beyond D/4 they are zero.
 __device__ __forceinline__ void slot_vectors(float4 (&y)[NORM_VECTORS], const Slots &s, int row, int from, int vectors) {
@@ -89,6 +100,15 @@ __device__ __forceinline__ NormRow norm_find(const NormParams &p, int row) {
     return NormRow{row, p.source ? p.source[row] : row};
 }
 
+constexpr u32 NORMS_A_STEP = 1 << 13;
+
+// sum_vector is a vector of a row's sum over all ranks.
+__device__ __forceinline__ float4 sum_vector(const NormParams &p, int row, int i, float4 own) {
+    const u32 epoch = *p.peers->epoch + p.exchange;
+    mail_send(*p.peers, epoch, p.exchange, row, i, own);
+    return mail_sum(*p.peers, epoch, p.exchange, row, i, own);
+}
+
 // sum_peers makes this thread's sums those of all ranks. All of them are on their way before the first is waited for.
 __device__ __forceinline__ void sum_peers(const NormParams &p, int row, int from, int vectors, float4 (&sum)[NORM_VECTORS]) {
     const Peers &peers = *p.peers;
@@ -101,8 +121,21 @@ __device__ __forceinline__ void sum_peers(const NormParams &p, int row, int from
         if (const int i = from + threadIdx.x + j * NORM_THREADS; i < vectors) sum[j] = mail_sum(peers, epoch, p.exchange, row, i, sum[j]);
 }
 
+// norm_scale is what a row is multiplied with, of the sums of its groups.
+__device__ __forceinline__ float norm_scale(const NormParams &p, const float *groups) {
+    float all = 0;
+    for (int g = 0; g < ceil_div(p.D, NORM_GROUP); g++) all += groups[g];
+    return rsqrtf(all / p.D + p.eps);
+}
+
+// norm_pack is four normalised columns, and norm_place where vector i of a row lies in the image, half a piece.
+__device__ __forceinline__ uint2 norm_pack(float4 v, float r, float4 w) { return make_uint2(pack(v.x * r * w.x, v.y * r * w.y), pack(v.z * r * w.z, v.w * r * w.w)); }
+__device__ __forceinline__ uint2 *norm_place(const NormParams &p, int row, int i) {
+    return (uint2 *)(p.image + (u64(i / 16) * p.R + row) * LINE + ((i / 2 % 8) ^ (row & 7)) * PIECE + i % 2 * 8);
+}
+
 // norm_row does one row with the whole block of NORM_THREADS. values [D] and h, bfloat16 [tiles·64] of the normalised row, are
-// shared memory; scratch [32], too. D is a multiple of 4. Without PENDING nothing is due.
+// shared memory; scratch [MAX_GROUPS], too. D is a multiple of 4. Without PENDING nothing is due.
 //
 // A block works alone on its row, so nothing but latency counts in decode: all loads of a pass leave before the first is used.
 template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const NormWeight &weight, float *values, uint2 *h, float *scratch) {
@@ -117,7 +150,6 @@ template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParam
     float4 *x = (float4 *)(p.x + u64(at.source) * p.D);
     const bool pending = PENDING && (p.pending[0].values || p.pending[1].values);
     const int vectors = p.D / 4;
-    float squares = 0;
     for (int from = 0; from < vectors; from += NORM_THREADS * NORM_VECTORS) {
         float4 v[NORM_VECTORS], sum[NORM_VECTORS];
 #pragma unroll
@@ -138,24 +170,20 @@ template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParam
 #pragma unroll
         for (int j = 0; j < NORM_VECTORS; j++) {
             const int i = from + threadIdx.x + j * NORM_THREADS;
+            if (pending) add_to(v[j], sum[j]);
+            const float squares = norm_squares(v[j]); // beyond the columns they are zero
+            if (lane_id() == 0 && i < vectors) scratch[i / WARP] = squares;
             if (i >= vectors) continue;
-            if (pending) {
-                add_to(v[j], sum[j]);
-                x[i] = v[j];
-            }
+            if (pending) x[i] = v[j];
             ((float4 *)values)[i] = v[j];
-            squares += v[j].x * v[j].x + v[j].y * v[j].y + v[j].z * v[j].z + v[j].w * v[j].w;
         }
     }
     if (!p.image) return;
-    const float r = rsqrtf(block_sum(squares, scratch) / p.D + p.eps);
-    const auto write = [&](int i, float4 w) { // 4 columns, half a piece
-        uint2 packed = make_uint2(0, 0);
-        if (i < vectors) {
-            const float4 v = ((const float4 *)values)[i];
-            packed = make_uint2(pack(v.x * r * w.x, v.y * r * w.y), pack(v.z * r * w.z, v.w * r * w.w));
-        }
-        *(uint2 *)(p.image + (u64(i / 16) * p.R + row) * LINE + ((i / 2 % 8) ^ (row & 7)) * PIECE + i % 2 * 8) = packed;
+    __syncthreads();
+    const float r = norm_scale(p, scratch);
+    const auto write = [&](int i, float4 w) {
+        const uint2 packed = i < vectors ? norm_pack(((const float4 *)values)[i], r, w) : make_uint2(0, 0);
+        *norm_place(p, row, i) = packed;
         if (h) h[i] = packed;
     };
 #pragma unroll

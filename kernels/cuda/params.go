@@ -97,6 +97,9 @@ type normParams struct {
 	arrivalsLd      int32
 	exchange        int32
 	peers           ptr
+	step, squares   ptr
+	number          uint32
+	_               int32
 }
 
 type sumParams struct {
@@ -115,7 +118,8 @@ type routeParams struct {
 	router, logits ptr
 	expert, gate   ptr
 	scaled, counts ptr
-	normed, status ptr
+	normed, parts  ptr
+	status         ptr
 	count          int32
 	experts, ld    int32
 	steps          int32

@@ -179,6 +179,18 @@ __device__ __forceinline__ void wait_signals(const uint32_t *at, uint32_t count)
     while (seen < count);
 }
 
+// tell gives blocks of the same launch a number, which hear waits for. It carries with it what it is about: no fence is needed, and places
+// can be used again for other things.
+__device__ __forceinline__ void tell(uint64_t *at, float v, uint32_t about) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(uint64_t(about) << 32 | __float_as_uint(v)) : "memory");
+}
+__device__ __forceinline__ float hear(const uint64_t *at, uint32_t about) {
+    uint64_t v;
+    do asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
+    while (uint32_t(v >> 32) != about);
+    return __uint_as_float(uint32_t(v));
+}
+
 // add_there adds to a number in global memory without reading it here. Numbers below 2⁻¹²⁶ count as 0.
 __device__ __forceinline__ void add_there(float *at, float v) { asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(at), "f"(v) : "memory"); }
 

@@ -1,118 +1,30 @@
 // Norm, router and choice of a layer of experts; for prefill, the order of rows by expert.
 #include "gemm.cuh"
-#include "norm.cuh"
+#include "slice.cuh"
 
-constexpr int MAX_ROUTER_EXPERTS = 1024;
-
-struct RouteParams {
-    NormParams norm;
-    const u8 *router; // packed [E, D]
-    float *logits;    // [rows, ld]
-    int *expert;      // [rows]; -1 for rows beyond norm.rows
-    float *gate;      // [rows] sigmoid of the chosen logit
-    u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads
-    u64 *counts;      // [E] rows that each expert was given so far
-    u32 *normed;      // counts the blocks of route_rows whose row is in the image; null: nobody asks
-    u32 *status;      // bit 0: a logit is not a number; bit 1: a tap chose an expert that is not there
-    int count;        // rows, in prefill
-    int experts, ld;
-    int steps;        // which of RouteStep this launch does
-};
-
-enum RouteStep { ROUTE_NORM = 1, ROUTE_LOGITS = 2, ROUTE_CHOOSE = 4, ROUTE_SCALE = 8 };
-
-namespace {
-
-// piece_dot is the dot product of eight pairs of bfloat16, in order.
-__device__ __forceinline__ float piece_dot(uint4 a, uint4 b, float sum) {
-    sum = fmaf(lo(a.x), lo(b.x), sum), sum = fmaf(hi(a.x), hi(b.x), sum);
-    sum = fmaf(lo(a.y), lo(b.y), sum), sum = fmaf(hi(a.y), hi(b.y), sum);
-    sum = fmaf(lo(a.z), lo(b.z), sum), sum = fmaf(hi(a.z), hi(b.z), sum);
-    sum = fmaf(lo(a.w), lo(b.w), sum), sum = fmaf(hi(a.w), hi(b.w), sum);
-    return sum;
-}
-
-__device__ __forceinline__ const uint4 *activation_piece(const u8 *image, int R, int row, int i) {
-    return (const uint4 *)(image + (u64(i / 8) * R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE);
-}
-
-__device__ __forceinline__ uint4 scaled_piece(uint4 h, float g) {
-    return make_uint4(pack(g * lo(h.x), g * hi(h.x)), pack(g * lo(h.y), g * hi(h.y)), pack(g * lo(h.z), g * hi(h.z)), pack(g * lo(h.w), g * hi(h.w)));
-}
-
-// Choice is the expert of a row and its gate.
-struct Choice {
-    int expert;
-    float gate;
-};
-
-// choose is done by one warp: the largest logit, and the lowest expert among equals.
-__device__ __forceinline__ Choice choose(const float *logits, int experts, u32 *status) {
-    float best = -INFINITY;
-    int at = MAX_ROUTER_EXPERTS;
-    bool nan = false;
-    for (int e = lane_id(); e < experts; e += WARP) {
-        const float v = logits[e];
-        nan |= v != v;
-        if (v > best) best = v, at = e;
-    }
-#pragma unroll
-    for (int d = WARP / 2; d > 0; d /= 2) {
-        const float v = __shfl_xor_sync(0xffffffffu, best, d);
-        const int e = __shfl_xor_sync(0xffffffffu, at, d);
-        if (v > best || (v == best && e < at)) best = v, at = e;
-    }
-    if (__any_sync(0xffffffffu, nan) || at >= experts) {
-        if (lane_id() == 0) atomicOr(status, 1u);
-        at = 0, best = 0;
-    }
-    return Choice{at, 1.0f / (1.0f + expf(-best))};
-}
-
-// decide chooses for a row, or, where that is not among the steps, checks and gives what was chosen. One warp.
-__device__ __forceinline__ Choice decide(const RouteParams &p, int row, const float *logits) {
-    Choice c{0, 0};
-    if (p.steps & ROUTE_CHOOSE) {
-        c = choose(logits, p.experts, p.status);
-        if (lane_id() == 0) {
-            p.expert[row] = c.expert, p.gate[row] = c.gate;
-            atomicAdd((unsigned long long *)&p.counts[c.expert], 1ull);
-        }
-    } else if (p.steps & ROUTE_SCALE) {
-        c = Choice{p.expert[row], p.gate[row]};
-        __syncwarp();
-        if (u32(c.expert) >= u32(p.experts) && lane_id() == 0) atomicOr(p.status, 2u), p.expert[row] = 0; // a tap's doing
-    }
-    return c;
-}
-
-} // namespace
-
-// route_rows (decode): one block a row; D floats and tiles·64 bfloat16 of shared memory. Each warp has its experts, each lane
-// its pieces of the row. Pieces of a warp's first expert go into registers before the row is there, the others into the
-// cache. The shared expert, which needs no choice, begins when every row is normed: `normed` says so before this kernel ends.
+// route_rows (decode): one block a row; D floats and tiles·64 bfloat16 of shared memory. Each warp has its experts. Pieces of a warp's
+// first expert go into registers before the row is there, the others into the cache. The shared expert, which needs no choice,
+// begins when every row is normed: `normed` says so before this kernel ends.
 KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     DYNAMIC_SHARED(memory);
-    __shared__ float scratch[32], logits[MAX_ROUTER_EXPERTS];
+    __shared__ float scratch[MAX_GROUPS], logits[MAX_ROUTER_EXPERTS];
     __shared__ Choice chosen;
     griddep_launch();
-    constexpr int KEPT = 4; // as many as there are registers for
+    constexpr int AHEAD = 2; // slices of an expert on their way
     const NormParams &n = p.norm;
-    const int pieces = n.tiles * 8, row = blockIdx.x;
+    const int pieces = n.tiles * 8, row = blockIdx.x, slices = ceil_div(pieces, SLICE_PIECES);
     const bool score = p.steps & ROUTE_LOGITS;
     uint4 *h = (uint4 *)((float *)memory + n.D);
-    const auto router = [&](int e, int i) {
-        return *(const uint4 *)(p.router + (u64(e / TILE) * n.tiles + i / 8) * WEIGHT_TILE + e % TILE * LINE + ((i % 8) ^ (e & 7)) * PIECE);
-    };
-    uint4 kept[KEPT];
+    RouterSlice w[AHEAD];
+    const auto load = [&](int e, int from) {
 #pragma unroll
-    for (int j = 0; j < KEPT; j++) {
-        const int i = lane_id() + j * WARP;
-        kept[j] = score && warp_id() < p.experts && i < pieces ? router(warp_id(), i) : make_uint4(0, 0, 0, 0);
-    }
+        for (int i = 0; i < AHEAD; i++) w[i].load(p, e, from + i);
+    };
+    if (score && warp_id() < p.experts) load(warp_id(), 0);
     // Of a tile of the router, every expert's line is one line of the cache.
-    for (int i = threadIdx.x; score && i < min(p.experts, 16) * (n.tiles - KEPT * WARP / 8); i += NORM_THREADS)
-        prefetch_l2(p.router + u64(KEPT * WARP / 8 + i / min(p.experts, 16)) * WEIGHT_TILE + i % min(p.experts, 16) * LINE);
+    constexpr int KEPT = AHEAD * SLICE_PIECES / 8;
+    for (int i = threadIdx.x; score && i < min(p.experts, 16) * (n.tiles - KEPT); i += NORM_THREADS)
+        prefetch_l2(p.router + u64(KEPT + i / min(p.experts, 16)) * WEIGHT_TILE + i % min(p.experts, 16) * LINE);
     const NormWeight weight = norm_weight(n);
     const bool there = row < *n.rows;
     griddep_wait();
@@ -131,21 +43,12 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     float *to = p.logits + u64(row) * p.ld;
     for (int e = warp_id(); score && e < p.experts; e += NORM_THREADS / WARP) {
         float sum = 0;
-        if (e == warp_id()) {
+        for (int from = 0; from < slices; from += AHEAD) {
+            if (e != warp_id() || from > 0) load(e, from);
 #pragma unroll
-            for (int j = 0; j < KEPT; j++)
-                if (lane_id() + j * WARP < pieces) sum = piece_dot(h[lane_id() + j * WARP], kept[j], sum);
+            for (int i = 0; i < AHEAD; i++)
+                if (const int first = (from + i) * SLICE_PIECES; first < pieces) sum += w[i].dot(h + first, pieces - first);
         }
-        constexpr int AHEAD = 7; // loads on their way
-        for (int from = lane_id() + (e == warp_id() ? KEPT * WARP : 0); from < pieces; from += AHEAD * WARP) {
-            uint4 w[AHEAD];
-#pragma unroll
-            for (int j = 0; j < AHEAD; j++) w[j] = from + j * WARP < pieces ? router(e, from + j * WARP) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-            for (int j = 0; j < AHEAD; j++)
-                if (from + j * WARP < pieces) sum = piece_dot(h[from + j * WARP], w[j], sum);
-        }
-        sum = warp_sum(sum);
         if (lane_id() == 0) logits[e] = to[e] = sum;
     }
     __syncthreads();
@@ -156,6 +59,57 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     __syncthreads();
     for (int i = threadIdx.x; p.steps & ROUTE_SCALE && i < pieces; i += NORM_THREADS)
         *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) = scaled_piece(h[i], chosen.gate);
+}
+
+// route_slices is route_rows with all of its steps and a block for each slice of each row; slices·E floats of shared memory. Each warp has its
+// experts; the slice's pieces of its first one are in registers before the row is there.
+KERNEL(NORM_THREADS, 1, route_slices, RouteParams) {
+    DYNAMIC_SHARED(memory);
+    __shared__ float groups[MAX_GROUPS], logits[MAX_ROUTER_EXPERTS];
+    __shared__ uint4 h[SLICE_PIECES];
+    __shared__ Choice chosen;
+    griddep_launch();
+    const NormParams &n = p.norm;
+    const Slice at(n);
+    const int pieces = min(n.tiles * 8 - at.slice * SLICE_PIECES, SLICE_PIECES), all = at.slices * p.experts;
+    RouterSlice w;
+    if (warp_id() < p.experts) w.load(p, warp_id(), at.slice);
+    const float4 weight = slice_weight(n, at);
+    griddep_wait();
+    norm_slice(n, at, weight, groups, (uint2 *)h);
+    fence_proxy_async_global();
+    __syncthreads();
+    if (p.normed && threadIdx.x == 0) signal(p.normed);
+    if (at.there) {
+        float *heard = (float *)memory;
+        u64 *parts = p.parts + at.row * all;
+        for (int e = warp_id(); e < p.experts; e += NORM_THREADS / WARP) {
+            if (e != warp_id()) w.load(p, e, at.slice);
+            const float part = w.dot(h, pieces);
+            if (lane_id() == 0) tell(parts + at.slice * p.experts + e, part, at.about);
+        }
+        for (int i = threadIdx.x; i < all; i += NORM_THREADS) heard[i] = hear(parts + i, at.about);
+        __syncthreads();
+        for (int e = threadIdx.x; e < p.experts; e += NORM_THREADS) {
+            float sum = 0;
+            for (int i = 0; i < at.slices; i++) sum += heard[i * p.experts + e];
+            logits[e] = sum;
+            if (at.slice == 0) p.logits[u64(at.row) * p.ld + e] = sum;
+        }
+        __syncthreads();
+        if (warp_id() == 0) {
+            const Choice c = at.slice == 0 ? decide(p, at.row, logits) : choose(logits, p.experts, p.status);
+            if (lane_id() == 0) chosen = c;
+        }
+        __syncthreads();
+    } else if (threadIdx.x == 0) {
+        p.expert[at.row] = -1, p.gate[at.row] = 0, chosen.gate = 0;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < pieces; i += NORM_THREADS) {
+        const int piece = at.slice * SLICE_PIECES + i;
+        *(uint4 *)(p.scaled + (u64(piece / 8) * n.R + at.row) * LINE + ((piece % 8) ^ (at.row & 7)) * PIECE) = scaled_piece(h[i], chosen.gate);
+    }
 }
 
 // choose_rows (prefill): a warp has a row, of which there are p.count. The logits are there.

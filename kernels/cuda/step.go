@@ -20,6 +20,7 @@ type phase struct {
 	lines  int // of its activation images
 
 	count ptr // decode: the number of rows, on the device; prefill: null
+	step  ptr // the number of the step, on the device
 	token ptr // [rows]
 	pos   ptr // [rows]
 	group [kernels.Groups]groupState
@@ -77,6 +78,7 @@ func (d *Device) upload() {
 		n := t - b.Decode
 		d.phases = append(d.phases, &phase{name: "prefill.", first: b.Decode, rows: n, grid: n, lines: ceil(n, 16) * 16})
 	}
+	d.numberStep()
 	for _, p := range d.phases {
 		d.layPhase(p)
 	}
@@ -110,7 +112,7 @@ func (d *Device) layPhase(p *phase) {
 		reserve = maxDecodeRows
 		pages = d.capacityOf(&d.decodePages, pages)
 	}
-	need := 1 + reserve*2 + kernels.Groups*(reserve*4+1+4*(reserve+64)+pages)
+	need := 2 + reserve*2 + kernels.Groups*(reserve*4+1+4*(reserve+64)+pages)
 	blk := &block{at: d.mem(p.name+"state", 4*need), host: d.gpu.pinnedInts(p.name, need)}
 	if d.err != nil {
 		return
@@ -118,6 +120,9 @@ func (d *Device) layPhase(p *phase) {
 	var count, token, pos []int32
 	p.count, count = blk.take(1)
 	count[0] = int32(p.rows)
+	var step []int32
+	p.step, step = blk.take(1)
+	step[0] = int32(d.steps)
 	p.token, token = blk.take(reserve)
 	p.pos, pos = blk.take(reserve)
 	copy(token, d.batch.Token[p.first:][:p.rows])

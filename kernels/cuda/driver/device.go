@@ -37,6 +37,8 @@ type Info struct {
 	SMs        int // multiprocessors
 	Memory     int64
 	Driver     int // version, 1000·major + 10·minor
+
+	Cooperative bool // blocks of a launch may wait for one another; not so on a software GPU
 }
 
 // available checks that there is a driver that starts.
@@ -97,6 +99,12 @@ func describe(ordinal int) (info Info, err error) {
 	if info.SMs, err = dev.Attribute(cu.MultiprocessorCount); err != nil {
 		return info, err
 	}
+	const cooperativeLaunch = 95 // CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH, which cu does not name
+	cooperative, err := dev.Attribute(cooperativeLaunch)
+	if err != nil {
+		return info, err
+	}
+	info.Cooperative = cooperative != 0
 	if info.Memory, err = dev.TotalMem(); err != nil {
 		return info, err
 	}

@@ -58,6 +58,11 @@ inline uint32_t count_all(uint32_t *at, uint32_t n) { return atomicAdd(at, n); }
 inline void wait_signals(const uint32_t *at, uint32_t count) { // kernels run one after the other here: what is not there never comes
     if (*at < count) emu::fail("waits for %u signals, of which %u came", count, *at);
 }
+inline void tell(uint64_t *at, float v, uint32_t about) { *at = uint64_t(about) << 32 | __float_as_uint(v); }
+inline float hear(const uint64_t *at, uint32_t about) {
+    while (uint32_t(*(const volatile uint64_t *)at >> 32) != about) emu::yield();
+    return __uint_as_float(uint32_t(*at));
+}
 inline void add_there(float *at, float v) { *at += v; }
 inline void post(uint32_t *flag, uint32_t v) { *flag = v; }
 inline uint32_t look(const uint32_t *flag) { return *(const volatile uint32_t *)flag; }
