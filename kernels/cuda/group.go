@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"chulengo/kernels"
+	"chulengo/kernels/cuda/nccl"
 )
 
 // Group implements kernels.Device on several GPUs that share every layer (tensor parallelism): heads, columns of feed-forwards
@@ -22,7 +23,10 @@ type Group struct {
 	jobs  []chan func() // of each rank but the first, which has the caller's thread
 	steps uint32        // since the numbers of exchanges began anew
 	width int           // of the residual stream; 0: no step has run
+	first int           // the rank of the first of them: others may run in other processes
+	size  int           // how many there are in all
 	same  bool          // ranks share a GPU
+	way   Way           // how they meet: not AnyWay
 	host  bool          // some do not reach each other's memory: what they share lies in the host's
 
 	mail, flags [maxRanks]ptr // of each rank; 0: no step has run
@@ -34,6 +38,10 @@ type Group struct {
 	attn   map[int]*cutWeight // the projections of each layer
 	open   bool               // taps look at it, perhaps not on every rank
 	err    error              // what cannot be run in parts
+
+	joining  sync.Mutex     // while the ranks' gatherers change: others may give them up
+	aborting sync.WaitGroup // exchanges that are being given up
+	announce func() error   // tells other processes of a step; nil: there are none
 
 	delay   func(rank int) // for tests: before a rank's part of a step
 	viewing int            // the rank that encodes next
@@ -54,29 +62,80 @@ var (
 	_ kernels.ExpertCounter = (*Group)(nil)
 )
 
-// NewGroup opens GPUs that are to run a model together, 2 to 8 of them. Where two do not reach each other's memory, all meet in
-// the host's: that works, but a sum of a long prompt then crosses the bus twice. An ordinal may come more than once: ranks then share that GPU, which shows that the logic is right and nothing else; o.NoOverlap is implied, since
-// a kernel that waits for another rank must leave that one's kernels room.
+// Way is how the ranks of a group bring their parts of a sum together. Whichever it is, they have the same bits.
+type Way int
+
+const (
+	AnyWay  Way = iota // the first of these that works
+	ByPeers            // they read and write each other's memory
+	ByNCCL             // NCCL gathers the parts: launch by launch, without graphs
+	ByHost             // they meet in the host's memory: a sum of a long prompt crosses the bus twice
+)
+
+// NewGroup opens GPUs that are to run a model together, 2 to 8 of them. An ordinal may come more than once: ranks then share that
+// GPU, which shows that the logic is right and nothing else; o.NoOverlap is implied, since
+// a kernel that waits for another rank must leave that one's kernels room. NCCL does not work then.
 func NewGroup(o Options, ordinals []int) (*Group, error) {
 	if len(ordinals) < 2 || len(ordinals) > maxRanks {
 		return nil, fmt.Errorf("kernels/cuda: want 2 to %d GPUs for a group, got %d", maxRanks, len(ordinals))
 	}
-	g := &Group{attn: map[int]*cutWeight{}}
+	g, err := openGroup(o, ordinals, 0, len(ordinals))
+	if err != nil {
+		return nil, err
+	}
+	if err := g.choose(o.Way); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// choose decides how the ranks of one process meet.
+func (g *Group) choose(way Way) error {
+	g.way = way
+	var missing error
+	if !g.host && way == AnyWay {
+		g.way = ByPeers
+	} else if way == AnyWay || way == ByNCCL {
+		g.way = ByNCCL
+		var id nccl.ID
+		if id, missing = nccl.NewID(); missing == nil && g.same {
+			missing = errors.New("kernels/cuda: NCCL: want a GPU for each rank, got one that has several")
+		}
+		if missing == nil {
+			return g.join(id)
+		}
+		if way == AnyWay {
+			g.way = ByHost
+		}
+	}
+	switch {
+	case g.way == ByNCCL:
+		return missing
+	case g.way == ByPeers && g.host:
+		return errors.New("kernels/cuda: want GPUs that reach each other's memory, got some that do not")
+	}
+	g.host = g.way == ByHost
+	return nil
+}
+
+// openGroup opens the GPUs of ranks first, first+1 … of so many.
+func openGroup(o Options, ordinals []int, first, size int) (*Group, error) {
+	g := &Group{attn: map[int]*cutWeight{}, first: first, size: size}
 	seen := map[int]bool{}
 	for _, n := range ordinals {
 		g.same = g.same || seen[n]
 		seen[n] = true
 	}
 	o.NoOverlap = o.NoOverlap || g.same
-	g.host = o.NoPeers
-	for rank, n := range ordinals {
+	for i, n := range ordinals {
 		o.Ordinal = n
 		d, err := New(o)
 		if err != nil {
 			g.Close()
 			return nil, err
 		}
-		d.rank, d.group = rank, g
+		d.rank, d.group = first+i, g
 		g.ranks = append(g.ranks, d)
 	}
 	for _, a := range g.ranks {
@@ -144,6 +203,8 @@ func (g *Group) Close() error {
 		close(jobs)
 	}
 	var errs []error
+	g.aborting.Wait()
+	g.leave()
 	for _, d := range g.ranks {
 		errs = append(errs, d.Close())
 	}
@@ -196,6 +257,16 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 			}
 		}
 	}
+	if g.announce != nil && g.ranks[0].err == nil {
+		if err := g.announce(); err != nil {
+			for _, d := range g.ranks {
+				d.err = err
+			}
+		}
+	}
+	if g.way == ByNCCL {
+		defer g.watch()()
+	}
 	g.all(func(rank int, d *Device) {
 		if g.delay != nil {
 			g.delay(rank)
@@ -244,13 +315,16 @@ func (g *Group) prepare(b *kernels.Batch, forward func()) (taps [][]kernels.Tap,
 	if forward(); g.err != nil {
 		return nil, g.err
 	}
-	if g.mail[0] == 0 {
-		if err := g.connect(); err != nil {
+	if len(b.Taps) > 0 || b.Decode < len(b.Token) {
+		if err := g.makeParts(len(b.Token)); err != nil {
 			return nil, err
 		}
 	}
-	if len(b.Taps) > 0 || b.Decode < len(b.Token) {
-		if err := g.makeParts(len(b.Token)); err != nil {
+	if g.way == ByNCCL {
+		return g.cutTaps(b), g.rejoin()
+	}
+	if g.mail[0] == 0 {
+		if err := g.connect(); err != nil {
 			return nil, err
 		}
 	}
@@ -326,7 +400,7 @@ func (g *Group) makeParts(rows int) error {
 	err := g.each(func(rank int, d *Device) error {
 		for turn, name := range []string{"part.0", "part.1"} {
 			d.parts.own[turn] = d.mem(name, bytes)
-			if all[turn][rank] = d.parts.own[turn]; g.host {
+			if all[turn][rank] = d.parts.own[turn]; g.way == ByHost {
 				all[turn][rank] = addressOf(d.gpu.pinnedBytes(name, bytes))
 			}
 		}
@@ -396,10 +470,10 @@ func (g *Group) meet(from, to kernels.Weight) {
 		g.err = fmt.Errorf("kernels/cuda: want weights of this group, got %T and %T", from, to)
 		return
 	}
-	for rank := range g.ranks {
+	for rank := range g.size {
 		if a.parts[rank][0] != b.k[rank] && g.err == nil {
 			g.err = fmt.Errorf("kernels/cuda: %s: want inputs %v on rank %d, as %s has outputs, got %v: it cannot be cut for %d GPUs",
-				b.spec.Tensor(0), a.parts[rank][0], rank, a.spec.Tensor(0), b.k[rank], len(g.ranks))
+				b.spec.Tensor(0), a.parts[rank][0], rank, a.spec.Tensor(0), b.k[rank], g.size)
 		}
 	}
 }
@@ -457,6 +531,8 @@ func (g *Group) Logits(l *kernels.Head, x kernels.Act) {
 	if !ok {
 		panic(fmt.Sprintf("want a weight of this group, got %T", l.Out))
 	}
-	g.makeLogits(head)
+	if g.way != ByNCCL {
+		g.makeLogits(head)
+	}
 	g.call(func(r *rankRun) { r.Logits(l, r.at(x)) })
 }

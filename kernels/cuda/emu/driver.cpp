@@ -400,6 +400,14 @@ int cuGraphLaunch(Graph *e, Stream *s) {
 int cuGraphExecDestroy(Graph *e) { return delete e, OK; }
 int cuGraphDestroy(Graph *g) { return delete g, OK; }
 
+// emu_enqueue has another library's work done in a stream. It gives PARKED while it waits for another GPU: then it is asked again
+// when one has done something, or when patience has passed, nanoseconds since it waits.
+int emu_enqueue(Stream *s, int (*work)(void *state, uint64_t *patience), void *state) {
+    Hold hold(lock);
+    if (refuse(s)) return CAPTURE_UNSUPPORTED;
+    return enqueue(s, [=](emu::Rest &rest) { return rest.begun = true, work(state, &rest.patience); });
+}
+
 // ---- errors ----
 
 static const struct Text { int code; const char *name, *text; } texts[] = {
