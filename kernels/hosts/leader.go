@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"time"
 )
 
 // Leader is process 0 with the connections to all others.
@@ -207,7 +206,6 @@ func (l *Leader) Close() error {
 	close(l.done)
 	for _, f := range l.followers {
 		if f != nil {
-			f.SetReadDeadline(time.Now()) // the reader ends
 			f.Conn.Close()
 		}
 	}
