@@ -19,9 +19,9 @@ import (
 // gatherer is a rank's place among the others.
 type gatherer struct {
 	comm     *nccl.Comm
-	passed   [256]*driver.Event // what follows the latest exchanges
-	enqueued atomic.Int64       // exchanges
-	seen     int64              // how many of them the watch has seen end
+	passed   [256]*driver.Event // the latest marks, in turns
+	enqueued atomic.Int64       // marks
+	seen     int64              // how many of them the watch has seen pass
 }
 
 // gatherBytes bounds a rank's part of one exchange: rows of long prompts meet some at a time.
@@ -33,28 +33,26 @@ func (d *Device) gather(own ptr, rows, ld int) slots {
 	all := d.mem("gathered", 4*ranks*max(rows, maxDecodeRows)*ld)
 	if d.err == nil && !d.rehearsal {
 		d.gpu.flush()
-		if err := d.gathers.gather(all, own, rows*ld, d.gpu.main.Stream); errors.Is(err, nccl.ErrAborted) {
+		if err := d.gathers.comm.AllGather(all, own, rows*ld, d.gpu.main.Stream); errors.Is(err, nccl.ErrAborted) {
 			d.missed()
 		} else if err != nil {
 			d.fail("%w", err)
+		} else if !d.gpu.capturing {
+			d.markExchange()
 		}
 	}
 	return slots{values: all, stride: uint64(rows * ld), count: int32(ranks), ld: int32(ld)}
 }
 
-func (g *gatherer) gather(all, own ptr, floats int, s *driver.Stream) error {
-	if err := g.comm.AllGather(all, own, floats, s); err != nil {
-		return err
-	}
+// markExchange has the watch see when what is enqueued has passed: one exchange, or all of a graph.
+func (d *Device) markExchange() {
+	g := d.gathers
 	n := g.enqueued.Load()
-	if err := s.Record(g.passed[n%int64(len(g.passed))]); err != nil {
-		return err
-	}
+	d.gpu.keep(d.gpu.main.Record(g.passed[n%int64(len(g.passed))]))
 	g.enqueued.Store(n + 1)
-	return nil
 }
 
-// progress is how many exchanges have ended, of those that are remembered.
+// progress is how many marks have passed, of those that are remembered.
 func (g *gatherer) progress() (int64, error) {
 	for end := g.enqueued.Load(); g.seen < end; g.seen++ {
 		if ok, err := g.passed[g.seen%int64(len(g.passed))].Passed(); !ok {
@@ -148,7 +146,6 @@ func (g *Group) rejoin() error {
 		return errors.New("kernels/cuda: an exchange with the other hosts was given up before: want all processes to start again")
 	}
 	g.abort(errors.New("another rank's was"))
-	g.aborting.Wait()
 	g.leave()
 	id, err := nccl.NewID()
 	if err != nil {
@@ -157,8 +154,14 @@ func (g *Group) rejoin() error {
 	return g.join(id)
 }
 
-// leave frees what join made.
+// leave frees what join made. NCCL waits until no graph has anything of it.
 func (g *Group) leave() {
+	for _, d := range g.ranks {
+		leave := d.gpu.enter()
+		d.dropGraphs()
+		leave()
+	}
+	g.aborting.Wait()
 	for _, d := range g.ranks {
 		if d.gathers != nil {
 			leave := d.gpu.enter()

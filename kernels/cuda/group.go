@@ -68,7 +68,7 @@ type Way int
 const (
 	AnyWay  Way = iota // the first of these that works
 	ByPeers            // they read and write each other's memory
-	ByNCCL             // NCCL gathers the parts: launch by launch, without graphs
+	ByNCCL             // NCCL gathers the parts
 	ByHost             // they meet in the host's memory: a sum of a long prompt crosses the bus twice
 )
 
@@ -203,7 +203,6 @@ func (g *Group) Close() error {
 		close(jobs)
 	}
 	var errs []error
-	g.aborting.Wait()
 	g.leave()
 	for _, d := range g.ranks {
 		errs = append(errs, d.Close())

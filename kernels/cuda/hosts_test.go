@@ -28,7 +28,7 @@ import (
 // Two processes on this machine share a model, each with a GPU. The test binary is the second process, too.
 
 // configOf reads a configuration, which both processes have.
-func configOf(t *testing.T, config map[string]any) *model.Config {
+func configOf(t testing.TB, config map[string]any) *model.Config {
 	t.Helper()
 	data, err := json.Marshal(config)
 	if err != nil {
@@ -81,7 +81,11 @@ func TestHostsFollower(t *testing.T) {
 	if err := f.Join(ctx, own); err != nil {
 		t.Fatal(err)
 	}
-	m, err := model.LoadDummy(ctx, configOf(t, hostsConfig()), own, 1, model.LoadOptions{})
+	var config map[string]any
+	if err := json.Unmarshal([]byte(os.Getenv("CHULENGO_TEST_CONFIG")), &config); err != nil {
+		t.Fatal(err)
+	}
+	m, err := model.LoadDummy(ctx, configOf(t, config), own, 1, model.LoadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +96,7 @@ func TestHostsFollower(t *testing.T) {
 }
 
 // twoHosts opens a model in two processes. Unless it is to be lost, the second one must end well with the test.
-func twoHosts(t *testing.T, lost bool) (s *side, second *exec.Cmd) {
+func twoHosts(t testing.TB, config map[string]any, lost bool) (s *side, second *exec.Cmd) {
 	t.Helper()
 	gpus, err := driver.Devices()
 	if err != nil {
@@ -107,7 +111,11 @@ func twoHosts(t *testing.T, lost bool) (s *side, second *exec.Cmd) {
 	}
 	leader, err := hosts.Lead(t.Context(), "127.0.0.1:0", hosts.Hello{Processes: 2, GPUs: 1, Model: "test"}, func(address string) {
 		second = exec.Command(os.Args[0], "-test.run", "^TestHostsFollower$")
-		second.Env = append(os.Environ(), "CHULENGO_TEST_LEADER="+address)
+		text, err := json.Marshal(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second.Env = append(os.Environ(), "CHULENGO_TEST_LEADER="+address, "CHULENGO_TEST_CONFIG="+string(text))
 		second.Stdout, second.Stderr = os.Stderr, os.Stderr
 		if err := second.Start(); err != nil {
 			t.Fatal(err)
@@ -130,11 +138,11 @@ func twoHosts(t *testing.T, lost bool) (s *side, second *exec.Cmd) {
 			t.Errorf("the second process: %v", err)
 		}
 	})
-	return dummySide(t, configOf(t, hostsConfig()), dev), second
+	return dummySide(t, configOf(t, config), dev), second
 }
 
 // dummySide is a model with random weights on a device alone.
-func dummySide(t *testing.T, cfg *model.Config, dev kernels.Device) *side {
+func dummySide(t testing.TB, cfg *model.Config, dev kernels.Device) *side {
 	t.Helper()
 	m, err := model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
 	if err != nil {
@@ -159,7 +167,7 @@ func dummySide(t *testing.T, cfg *model.Config, dev kernels.Device) *side {
 func TestHosts(t *testing.T) {
 	onRanks(t, 2)
 	one := dummySide(t, configOf(t, hostsConfig()), openRanks(t, cuda.Options{Way: cuda.ByPeers}))
-	two, _ := twoHosts(t, false)
+	two, _ := twoHosts(t, hostsConfig(), false)
 	if free, total, err := two.dev.(*hosts.Device).Memory(); err != nil || free <= 0 || free > total || two.dev.(*hosts.Device).Ranks() != 2 {
 		t.Errorf("memory: %d of %d free, %v", free, total, err)
 	}
@@ -249,7 +257,7 @@ func TestHostsLost(t *testing.T) {
 			if testing.Short() && c.signal == syscall.SIGSTOP {
 				t.Skip("takes long")
 			}
-			s, second := twoHosts(t, true)
+			s, second := twoHosts(t, hostsConfig(), true)
 			defer second.Process.Kill()
 			q := &sequence{}
 			s.run(t, []piece{{q, []int32{1, 2, 3}}}, true, nil)

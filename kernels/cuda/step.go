@@ -305,7 +305,7 @@ func (d *Device) dropGraphs() {
 // graph is the captured step like this one; seen: one like it has run. Not every step can be captured.
 func (d *Device) graph() (key graphKey, exec *executable, seen, can bool) {
 	p := d.phases[0]
-	if d.options.NoGraphs || d.gathers != nil || !p.decode || len(d.phases) > 1 || d.open || len(d.batch.Pictures) > 0 || len(d.batch.Want) == 0 || len(d.batch.Want) > p.grid {
+	if d.options.NoGraphs || !p.decode || len(d.phases) > 1 || d.open || len(d.batch.Pictures) > 0 || len(d.batch.Want) == 0 || len(d.batch.Want) > p.grid {
 		return key, nil, false, false
 	}
 	key = graphKey{p.grid, d.kv}
@@ -346,6 +346,9 @@ func (d *Device) compute(forward func()) {
 	}
 	if err := d.gpu.replay(exec); err != nil {
 		d.fail("graph of %d rows: %w", key.rows, err)
+	}
+	if d.gathers != nil {
+		d.markExchange()
 	}
 	d.answered = d.rank == 0
 }

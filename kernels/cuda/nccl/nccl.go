@@ -34,6 +34,7 @@ var Open = sync.OnceValue(func() error {
 	for name, value := range map[string]string{
 		"NCCL_NVLS_ENABLE":     "0", // no multicast over NVLink: not every virtual machine has it
 		"NCCL_RUNTIME_CONNECT": "0", // connect at once, not within a step
+		"NCCL_GRAPH_REGISTER":  "0", // nor while a graph is captured: not every rank captures when others do
 	} {
 		if os.Getenv(name) == "" {
 			set(name, value)

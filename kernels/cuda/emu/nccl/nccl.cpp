@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-extern "C" int emu_enqueue(void *stream, int (*work)(void *state, uint64_t *patience), void *state); // of the software GPU: driver.cpp
+extern "C" int emu_enqueue(void *stream, int (*work)(void *args, uint64_t state[2], uint64_t *patience), void *args, void (*free)(void *)); // driver.cpp
 
 namespace {
 
@@ -24,7 +24,7 @@ struct Head { std::atomic<int> joined; std::atomic<uint64_t> latest[MAX_RANKS]; 
 struct Comm {
     int ranks, rank;
     unsigned char *file;
-    uint64_t enqueued = 0;
+    uint64_t exchanges = 0; // that have begun
     std::atomic<bool> aborted{false};
 
     Head &head() { return *(Head *)file; }
@@ -32,33 +32,31 @@ struct Comm {
     ~Comm() { munmap(file, HEAD + MAX_RANKS * 2 * ROOM); }
 };
 using Handle = std::shared_ptr<Comm>;
-using Clock = std::chrono::steady_clock;
 
 struct Exchange {
     Handle comm;
     const void *from;
     void *to;
     size_t bytes;
-    uint64_t number;
-    bool sent;
-    Clock::time_point begin;
 };
 
-int exchange(void *state, uint64_t *patience) {
-    Exchange *x = (Exchange *)state;
-    Comm &c = *x->comm;
-    if (!x->sent) {
-        memcpy(c.part(c.rank, x->number), x->from, x->bytes);
-        c.head().latest[c.rank].store(x->number, std::memory_order_release);
-        x->sent = true, x->begin = Clock::now();
+uint64_t now() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
+
+// exchange is one run of it; state: its number, and when it began.
+int exchange(void *args, uint64_t state[2], uint64_t *patience) {
+    Exchange &x = *(Exchange *)args;
+    Comm &c = *x.comm;
+    if (!state[0]) {
+        state[0] = ++c.exchanges, state[1] = now();
+        memcpy(c.part(c.rank, state[0]), x.from, x.bytes);
+        c.head().latest[c.rank].store(state[0], std::memory_order_release);
     }
     for (int r = 0; r < c.ranks && !c.aborted; r++)
-        if (c.head().latest[r].load(std::memory_order_acquire) < x->number) { // look again in a while: it may be another process
-            *patience = uint64_t((Clock::now() - x->begin + std::chrono::microseconds(200)) / std::chrono::nanoseconds(1));
+        if (c.head().latest[r].load(std::memory_order_acquire) < state[0]) { // look again in a while: it may be another process
+            *patience = now() - state[1] + 200000;
             return PARKED;
         }
-    for (int r = 0; r < c.ranks && !c.aborted; r++) memcpy((unsigned char *)x->to + r * x->bytes, c.part(r, x->number), x->bytes);
-    delete x;
+    for (int r = 0; r < c.ranks && !c.aborted; r++) memcpy((unsigned char *)x.to + r * x.bytes, c.part(r, state[0]), x.bytes);
     return OK;
 }
 
@@ -98,9 +96,8 @@ int ncclCommInitRank(Handle **out, int ranks, Id id, int rank) {
 }
 
 int ncclAllGather(const void *from, void *to, size_t count, int type, Handle *h, void *stream) {
-    Comm &c = **h;
     if (type != 7 || count * 4 > ROOM) return INVALID_ARGUMENT;
-    return emu_enqueue(stream, exchange, new Exchange{*h, from, to, count * 4, ++c.enqueued, false, {}}) ? SYSTEM_ERROR : OK;
+    return emu_enqueue(stream, exchange, new Exchange{*h, from, to, count * 4}, [](void *x) { delete (Exchange *)x; }) ? SYSTEM_ERROR : OK;
 }
 
 int ncclCommGetAsyncError(Handle *, int *rc) { return *rc = OK, OK; }
