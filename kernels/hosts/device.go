@@ -180,6 +180,11 @@ func (d *Device) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, err
 	d.ids++
 	sent := *p
 	sent.Taps = nil
+	for _, t := range p.Taps {
+		if t.Op != kernels.Capture { // what looks changes nothing
+			sent.Taps = append(sent.Taps, t)
+		}
+	}
 	if err := d.leader.tell(&message{Kind: encode, ID: d.ids, Pixels: &sent}); err != nil {
 		return nil, err
 	}

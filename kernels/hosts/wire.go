@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"chulengo/kernels"
@@ -165,7 +166,7 @@ func (w *wire) keepAlive(done <-chan struct{}) {
 func lost(err error) error {
 	var timeout net.Error
 	switch {
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
 		return errors.New("it ended: the connection is closed")
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Errorf("nothing was heard of it for %v", patience)

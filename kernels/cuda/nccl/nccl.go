@@ -37,7 +37,7 @@ var Open = sync.OnceValue(func() error {
 		"NCCL_GRAPH_REGISTER":  "0", // nor while a graph is captured: not every rank captures when others do
 	} {
 		if os.Getenv(name) == "" {
-			set(name, value)
+			os.Setenv(name, value) // in C's environment, too
 		}
 	}
 	path := C.CString(file)
@@ -54,9 +54,6 @@ var Open = sync.OnceValue(func() error {
 	}
 	return nil
 })
-
-// set changes the environment as C sees it; os.Setenv does, in a program with cgo.
-func set(name, value string) { os.Setenv(name, value) }
 
 func result(what string, rc C.int) error {
 	if rc == 0 {
