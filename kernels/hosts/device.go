@@ -112,6 +112,9 @@ func (d *Device) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	}
 	if told {
 		answers, err := d.leader.hear()
+		if err == nil && r.Err != nil {
+			err = d.leader.Lost()
+		}
 		if err != nil { // it comes before what the GPUs here say about it
 			r = kernels.Result{Err: err}
 		} else if r.Err == nil {
