@@ -134,7 +134,7 @@ func (a *app) qualitySubject(ctx context.Context, d *described, recipe model.Rec
 	}
 	var dev kernels.Device
 	if list, gpu := cudaOrdinals(a.opts.Device); gpu {
-		if dev, err = openCUDA(list); err != nil {
+		if dev, err = openCUDA(list, a.opts.Exchange); err != nil {
 			weights.Close()
 			return s, nil, err
 		}

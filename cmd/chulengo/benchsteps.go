@@ -75,7 +75,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 		if !gpu {
 			return cpu.New(cpu.Options{Threads: a.opts.Threads}), nil, nil
 		}
-		return openProfiled(list, profile)
+		return openProfiled(list, a.opts.Exchange, profile)
 	}
 	if gpu {
 		o.Progress("verify")

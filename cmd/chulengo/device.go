@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +22,7 @@ type gpuDevice interface {
 	Ranks() int
 }
 
-// checkDevice refuses what --device and --threads must not be.
+// checkDevice refuses what --device, --threads and what belongs to them must not be.
 func (a *app) checkDevice() error {
 	if a.opts.Threads < 0 {
 		return usage("--threads: want 0 or more, got %d", "--threads 的值 %d 不合适：应不小于 0", a.opts.Threads)
@@ -38,6 +39,14 @@ func (a *app) checkDevice() error {
 	case "auto", "bf16", "fp8":
 	default:
 		return usage("--kv-dtype: want auto, bf16 or fp8, got %q", "--kv-dtype 的值 %q 不合适：应为 auto、bf16 或 fp8", a.opts.KVDType)
+	}
+	switch a.opts.Exchange {
+	case "auto", "peers", "nccl", "host":
+	default:
+		return usage("--exchange: want auto, peers, nccl or host, got %q", "--exchange 的值 %q 不合适：应为 auto、peers、nccl 或 host", a.opts.Exchange)
+	}
+	if err := a.checkProcesses(); err != nil {
+		return err
 	}
 	switch name := a.opts.Device; {
 	case name == "auto" || name == "cpu":
@@ -87,10 +96,15 @@ const (
 	gpuPictureBytes = 512 << 20 // of encoded pictures: ten of the largest of Scout's
 )
 
-// openDevice opens the device of --device for a model of cfg and says what the engine's memory is to be. Where no GPU is named, it
+// openDevice opens the device of --device for a model and says what the engine's memory is to be. Where no GPU is named, it
 // takes as many as hold the model together; auto takes the CPU if none do. weights is what each of so many GPUs has of them, in bytes.
-func (a *app) openDevice(cfg *model.Config, weights func(ranks int) (int64, error)) (kernels.Device, engine.Options, error) {
+func (a *app) openDevice(ctx context.Context, d *described, weights func(ranks int) (int64, error)) (kernels.Device, engine.Options, error) {
+	cfg := d.config
 	o := engine.Options{Context: a.opts.Context, KVBytes: int64(a.opts.KVMemory) << 20}
+	if a.opts.Processes > 1 {
+		dev, err := a.lead(ctx, d, weights, &o)
+		return dev, o, err
+	}
 	if a.opts.Device != "cpu" && cudaBuilt {
 		g := o
 		gpu, err := a.openFitting(cfg, weights, &g)
@@ -121,7 +135,7 @@ func (a *app) openFitting(cfg *model.Config, weights func(ranks int) (int64, err
 		if err != nil {
 			return nil, err
 		}
-		gpu, err := openCUDA(list)
+		gpu, err := openCUDA(list, a.opts.Exchange)
 		if err != nil {
 			return nil, cmp.Or(short, err)
 		}
@@ -220,10 +234,12 @@ func workspace(c *model.Config, rows int) int64 {
 	return int64(rows+rows/4+16*c.Experts)*int64(perRow) + int64(head) + int64(decode) + staging
 }
 
-// groupWorkspace is what each of several GPUs has besides: two turns of its parts of a step's sums, mailboxes, and the logits of all.
+// groupWorkspace is what each of several GPUs has besides: two turns of its parts of a step's sums, mailboxes, the logits of all, and
+// what NCCL gathers.
 func groupWorkspace(c *model.Config, rows, ranks int) int64 {
 	d := int64(c.Dim+127) &^ 127
-	return 2*4*int64(2*rows)*d + 2*int64(ranks)*64*8*d + 2*64*4*int64(c.Vocab+64)
+	logits := 64 * 4 * int64(c.Vocab+64*ranks)
+	return 2*4*int64(2*rows)*d + 2*int64(ranks)*64*8*d + 2*logits + max(int64(ranks)*32<<20, logits)
 }
 
 // visionWorkspace is that of the vision tower, whose results have d values: five tiles go through it at a time (tilesAtOnce of

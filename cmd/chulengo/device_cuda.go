@@ -9,6 +9,7 @@ import (
 	"chulengo/kernels"
 	"chulengo/kernels/cuda"
 	"chulengo/kernels/cuda/driver"
+	"chulengo/kernels/hosts"
 )
 
 // cudaBuilt says that this program has CUDA kernels.
@@ -45,9 +46,21 @@ type gpuGroup struct{ *cuda.Group }
 func (g gpuGroup) Ranks() int { return len(g.Group.Ranks()) }
 
 // openCUDA opens one GPU (none named: the first), or several for one model.
-func openCUDA(ordinals []int) (gpuDevice, error) {
-	d, _, err := openGPUs(cuda.Options{}, ordinals)
+func openCUDA(ordinals []int, exchange string) (gpuDevice, error) {
+	d, _, err := openGPUs(cuda.Options{Way: ways[exchange]}, ordinals)
 	return d, err
+}
+
+// ways are the values of --exchange.
+var ways = map[string]cuda.Way{"auto": cuda.AnyWay, "peers": cuda.ByPeers, "nccl": cuda.ByNCCL, "host": cuda.ByHost}
+
+// openPart opens the GPUs of this process, where those of others share the model: ranks first, first+1 … of so many.
+func openPart(ordinals []int, exchange string, first, ranks int) (hosts.Local, error) {
+	g, err := cuda.OpenPart(cuda.Options{Way: ways[exchange]}, ordinals, first, ranks)
+	if err != nil {
+		return nil, cudaError(err)
+	}
+	return g, nil
 }
 
 // openGPUs gives the first one, too.
@@ -70,8 +83,8 @@ func openGPUs(o cuda.Options, ordinals []int) (gpuDevice, *cuda.Device, error) {
 }
 
 // openProfiled opens GPUs for measuring. With profile, what it gives besides says how long each kernel took, on the first.
-func openProfiled(ordinals []int, profile bool) (kernels.Device, func() []bench.KernelTime, error) {
-	d, first, err := openGPUs(cuda.Options{Profile: profile}, ordinals)
+func openProfiled(ordinals []int, exchange string, profile bool) (kernels.Device, func() []bench.KernelTime, error) {
+	d, first, err := openGPUs(cuda.Options{Profile: profile, Way: ways[exchange]}, ordinals)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -7,15 +7,21 @@ import (
 
 	"chulengo/bench"
 	"chulengo/kernels"
+	"chulengo/kernels/hosts"
 )
 
 // cudaBuilt says that this program has CUDA kernels.
 const cudaBuilt = false
 
-func checkCUDA([]int) error             { panic("no CUDA in this build") }
-func countCUDA() int                    { panic("no CUDA in this build") }
-func openCUDA([]int) (gpuDevice, error) { return nil, errors.New("no CUDA in this build") }
+func checkCUDA([]int) error { panic("no CUDA in this build") }
+func countCUDA() int        { panic("no CUDA in this build") }
 
-func openProfiled([]int, bool) (kernels.Device, func() []bench.KernelTime, error) {
+func openCUDA([]int, string) (gpuDevice, error) { return nil, errors.New("no CUDA in this build") }
+
+func openPart([]int, string, int, int) (hosts.Local, error) {
+	return nil, errors.New("no CUDA in this build")
+}
+
+func openProfiled([]int, string, bool) (kernels.Device, func() []bench.KernelTime, error) {
 	panic("no CUDA in this build")
 }

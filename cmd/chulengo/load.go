@@ -128,7 +128,7 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 		return nil, err
 	}
 	var o engine.Options
-	if l.device, o, err = a.openDevice(d.config, weights); err != nil {
+	if l.device, o, err = a.openDevice(ctx, d, weights); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -157,13 +157,7 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 
 // run brings the weights to the device and starts the engine, which keeps keys and values as `keys`.
 func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, keys kernels.Format, load model.LoadOptions) error {
-	var m *model.Model
-	var err error
-	if l.weights == nil {
-		m, err = model.LoadDummy(ctx, l.config, l.device, seed, load)
-	} else {
-		m, err = readWeights(ctx, l, load)
-	}
+	m, err := l.bring(ctx, seed, load)
 	if err != nil {
 		return err
 	}
@@ -173,6 +167,14 @@ func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, keys ke
 	}
 	l.engine, err = engine.New(keysAs{engine.ForModel(m, l.generation), keys}, decoders, l.device, o)
 	return err
+}
+
+// bring brings the weights to the device.
+func (l *loaded) bring(ctx context.Context, seed uint64, load model.LoadOptions) (*model.Model, error) {
+	if l.weights == nil {
+		return model.LoadDummy(ctx, l.config, l.device, seed, load)
+	}
+	return readWeights(ctx, l, load)
 }
 
 // noteLoad says what of a checkpoint is not kept as it is stored.

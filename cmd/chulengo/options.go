@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,10 @@ type options struct {
 	LoadFormat     string
 	Quant          string
 	Threads        int
+	Exchange       string
+	Processes      int
+	Process        int
+	Rendezvous     string
 	Context        int
 	KVMemory       int
 	KVDType        string
@@ -88,6 +93,7 @@ const generateTokens = 256
 // defaults sets the values that hold where nothing else is said.
 func (o *options) defaults() {
 	o.Device, o.LoadFormat, o.KVDType, o.Template, o.Addr, o.Drain = "auto", "auto", "auto", "native", "127.0.0.1:5000", time.Minute
+	o.Exchange, o.Processes = "auto", 1
 	o.MaxBatch, o.MaxQueue = 64, 64
 	o.TraceLimit, o.Files, o.BenchFormat = "4GiB", 4, "table"
 	o.BenchBatch, o.BenchDepth, o.BenchPrompt, o.BenchSteps = "1,8,32", "128,4096,32768", "2048,8192", 256
@@ -105,6 +111,10 @@ func (o *options) table() []option {
 		{"load-format", &o.LoadFormat, "`auto|dummy`: dummy fills the shapes of config.json with random weights", "`auto|dummy`：dummy 按 config.json 的形状填入随机权重"},
 		{"quant", &o.Quant, "`int4|int4-mixed|fp8`: quantise a plain checkpoint while it is loaded (default: as it is stored; quantize: int4-mixed)", "`int4|int4-mixed|fp8`：加载时把未量化的模型量化（默认按模型原样；quantize 默认 int4-mixed）"},
 		{"threads", &o.Threads, "`N` threads of the CPU (0: one for each core)", "CPU 线程数 `N`（0：每核一个）"},
+		{"exchange", &o.Exchange, "how several GPUs bring their sums together, `auto|peers|nccl|host` (auto: the first of these that works)", "多个 GPU 汇总结果的方式 `auto|peers|nccl|host`（auto：其中第一种可用的）"},
+		{"processes", &o.Processes, "`N` processes that share the model, on one host or several, each with as many GPUs (see chulengo help worker)", "共同运行模型的进程数 `N`，可在多台主机上，各用同样多的 GPU（见 chulengo help worker）"},
+		{"process", &o.Process, "`N`: which of --processes this is; 0 leads, the others are workers", "本进程在 --processes 中的编号 `N`；0 为主进程，其余为 worker"},
+		{"rendezvous", &o.Rendezvous, "`HOST:PORT` at which process 0 waits for the others; let nobody else reach it", "进程 0 等待其他进程的地址 `HOST:PORT`；不可让他人访问"},
 		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096, on a GPU what is free)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096；GPU 上为剩余显存）"},
 		{"kv-dtype", &o.KVDType, "keys and values as `auto|bf16|fp8` (auto: float32 on the CPU, bf16 on a GPU)", "键值缓存的类型 `auto|bf16|fp8`（auto：CPU 上为 float32，GPU 上为 bf16）"},
 		{"context", &o.Context, "`N` tokens that prompt and answer may have together (0: the model's)", "提示与回答合计的 token 上限 `N`（0：按模型）"},
@@ -169,7 +179,8 @@ func (o *options) table() []option {
 // Groups of options that several commands have.
 var (
 	modelOptions    = []string{"model"}
-	deviceOptions   = []string{"model", "load-format", "quant", "device", "threads", "context", "kv-memory", "kv-dtype"}
+	loadOptions     = []string{"model", "load-format", "quant", "device", "processes", "process", "rendezvous"}
+	deviceOptions   = append(slices.Clone(loadOptions), "exchange", "threads", "context", "kv-memory", "kv-dtype")
 	samplingOptions = []string{"greedy", "seed", "temperature", "top-p", "top-k", "min-p", "repetition-penalty"}
 	accessOptions   = []string{"api-key", "api-key-file", "allowed-host", "cors-origin", "trusted-proxy", "rate-limit", "rate-burst"}
 	chatOptions     = []string{"system", "chat-template"}

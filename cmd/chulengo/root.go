@@ -39,7 +39,7 @@ func (a *app) root() *cobra.Command {
 	a.addFlags(root.PersistentFlags(), []string{"config", "lang", "verbose", "quiet"})
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return a.settle(cmd) }
 	root.AddCommand(a.serveCommand(), a.chatCommand(), a.generateCommand(), a.inspectCommand(), a.pullCommand(),
-		a.tokenizeCommand(), a.hooksCommand(), a.quantizeCommand(), a.benchCommand(), a.configCommand(), a.versionCommand())
+		a.tokenizeCommand(), a.hooksCommand(), a.workerCommand(), a.quantizeCommand(), a.benchCommand(), a.configCommand(), a.versionCommand())
 	a.localize(root)
 	return root
 }

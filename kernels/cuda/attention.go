@@ -68,7 +68,7 @@ func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, eps 
 		x: x.of(p), pending: x.due(p), rows: p.decodeCount(), weight: d.weightOf(w).data, image: h.at,
 		lines: int32(h.lines), d: int32(x.d), tiles: int32(h.tiles), eps: eps,
 	}
-	d.joinPeers(x, &n)
+	d.joinPeers(p, x, &n)
 	if p.decode {
 		n.step, n.squares, n.number = p.step, d.zeroed("decode.squares", 8*maxDecodeRows*rowGroups), uint32(d.norms)
 		if d.norms++; d.norms > normsAStep {

@@ -12,20 +12,24 @@ import (
 // cutWeight is a weight of a group: every rank has a part of it, or all of it (kernels.Split).
 type cutWeight struct {
 	spec  kernels.WeightSpec
-	of    []*weight       // of each rank
+	of    []*weight       // of each rank of this process
+	first int             // the first of them
 	parts [][]kernels.Cut // of each rank: its outputs of every part
 	k     []kernels.Cut   // of each rank: its inputs
 }
 
 // NewWeight implements kernels.Device.
 func (g *Group) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
-	w := &cutWeight{spec: s}
-	for rank, d := range g.ranks {
-		parts, k, err := s.Cuts(len(g.ranks), rank)
+	w := &cutWeight{spec: s, first: g.first}
+	for rank := range g.size {
+		parts, k, err := s.Cuts(g.size, rank)
 		if err != nil {
 			return nil, err
 		}
-		own, err := s.Rank(len(g.ranks), rank)
+		w.parts, w.k = append(w.parts, parts), append(w.k, k)
+	}
+	for _, d := range g.ranks {
+		own, err := s.Rank(g.size, d.rank)
 		if err != nil {
 			return nil, err
 		}
@@ -33,9 +37,19 @@ func (g *Group) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.of, w.parts, w.k = append(w.of, one.(*weight)), append(w.parts, parts), append(w.k, k)
+		w.of = append(w.of, one.(*weight))
 	}
 	return w, nil
+}
+
+// each runs f for every rank of this process with its outputs of a part, and its inputs.
+func (w *cutWeight) each(part int, f func(of *weight, rows, cols kernels.Cut) error) error {
+	for i, of := range w.of {
+		if err := f(of, w.parts[w.first+i][part], w.k[w.first+i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Put implements kernels.Weight: each rank reads its part of the matrix where it lies.
@@ -43,12 +57,7 @@ func (w *cutWeight) Put(part, expert int, m kernels.Matrix) error {
 	if err := m.Check(w.spec, part, expert); err != nil {
 		return err
 	}
-	for rank, of := range w.of {
-		if err := of.Put(part, expert, m.Cut(w.parts[rank][part], w.k[rank])); err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.each(part, func(of *weight, rows, cols kernels.Cut) error { return of.Put(part, expert, m.Cut(rows, cols)) })
 }
 
 // Fill implements kernels.Weight.
@@ -56,52 +65,53 @@ func (w *cutWeight) Fill(part, expert int, f kernels.Fill) error {
 	if part < 0 || part >= len(w.spec.Parts) || expert < 0 || expert >= w.spec.Experts {
 		return fmt.Errorf("kernels/cuda: %s: want part < %d, expert < %d, got %d, %d", w.spec.Tensor(0), len(w.spec.Parts), w.spec.Experts, part, expert)
 	}
-	for rank, of := range w.of {
-		if err := of.Fill(part, expert, f.Cut(w.parts[rank][part], w.k[rank], w.spec.K)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.each(part, func(of *weight, rows, cols kernels.Cut) error {
+		return of.Fill(part, expert, f.Cut(rows, cols, w.spec.K))
+	})
 }
 
 // Seal implements kernels.Weight.
 func (w *cutWeight) Seal() error {
-	for rank, of := range w.of {
+	for i, of := range w.of {
 		if err := of.Seal(); err != nil {
-			return fmt.Errorf("rank %d: %w", rank, err)
+			return fmt.Errorf("rank %d: %w", w.first+i, err)
 		}
 	}
 	return nil
 }
 
-// Get implements kernels.Weight. Quantised weights that are cut cannot be put together again: their scales may be shared.
+// Get implements kernels.Weight. Quantised weights that are cut cannot be put together again: their scales may be shared. Nor can
+// those of which other processes have parts.
 func (w *cutWeight) Get(part, expert int) (kernels.Matrix, error) {
 	if w.spec.Split == kernels.Replicated {
 		return w.of[0].Get(part, expert)
 	}
 	var whole kernels.Matrix
-	for rank, of := range w.of {
+	if len(w.of) < len(w.parts) {
+		return whole, fmt.Errorf("kernels/cuda: %s: want a weight that this process has all of", w.spec.Place(part, expert))
+	}
+	err := w.each(part, func(of *weight, rows, cols kernels.Cut) error {
 		m, err := of.Get(part, expert)
 		if err != nil {
-			return m, err
+			return err
 		}
 		if m.Format.Quantised() {
-			return m, fmt.Errorf("kernels/cuda: %s: want a plain weight, or one that every rank has", w.spec.Place(part, expert))
+			return fmt.Errorf("kernels/cuda: %s: want a plain weight, or one that every rank has", w.spec.Place(part, expert))
 		}
-		if rank == 0 {
+		if whole.Data == nil {
 			whole = m
 			whole.N, whole.K, whole.Data = w.spec.Parts[part], w.spec.K, make([]byte, w.spec.Parts[part]*w.spec.K*m.Format.Size())
 		}
-		rows, cols, width := w.parts[rank][part], w.k[rank], whole.K
+		width, size := whole.K, m.Format.Size()
 		if m.InOut {
 			rows, cols, width = cols, rows, whole.N
 		}
-		size := m.Format.Size()
 		for r := range rows.Len() {
 			copy(whole.Data[((rows.From+r)*width+cols.From)*size:], m.Data[r*cols.Len()*size:][:cols.Len()*size])
 		}
-	}
-	return whole, nil
+		return nil
+	})
+	return whole, err
 }
 
 // cutKV is the key/value memory of a group: every rank keeps the heads that it computes.
@@ -113,8 +123,8 @@ type cutKV struct {
 // NewKV implements kernels.Device.
 func (g *Group) NewKV(s kernels.KVSpec) (kernels.KV, error) {
 	m := &cutKV{spec: s}
-	for rank, d := range g.ranks {
-		heads, err := kernels.CutHeads(s.KVHeads, s.HeadDim, len(g.ranks), rank)
+	for _, d := range g.ranks {
+		heads, err := kernels.CutHeads(s.KVHeads, s.HeadDim, g.size, d.rank)
 		if err != nil {
 			m.Close()
 			return nil, fmt.Errorf("kernels/cuda: keys and values: %w", err)

@@ -24,9 +24,9 @@ type Options struct {
 	Profile   bool // time every launch (see Device.Profile)
 	Poison    bool // for tests: what a step leaves in the workspace is NaN before the next
 
-	NoPeers bool // ranks of a group meet in the host's memory, even if they reach each other's
+	Way Way // how the ranks of a group meet
 
-	// Patience is how long a GPU waits for another one of its group within a step; 0: 5 seconds.
+	// Patience is how long a GPU waits for another one of its group within a step; 0: 5 seconds, over NCCL 10.
 	Patience time.Duration
 }
 
@@ -54,6 +54,8 @@ type Device struct {
 	rank  int
 	group *Group // nil: the device has the model for itself
 	parts partsOf
+
+	gathers *gatherer // nil: ranks meet without NCCL
 
 	// Of the step that runs.
 	batch     *kernels.Batch
@@ -270,7 +272,7 @@ func (d *Device) guard(f func()) {
 // weightOf is the weight behind a handle: of a rank, its part.
 func (d *Device) weightOf(h kernels.Weight) *weight {
 	if all, ok := h.(*cutWeight); ok {
-		h = all.of[d.rank]
+		h = all.of[d.rank-d.group.first]
 	}
 	w, ok := h.(*weight)
 	if !ok || !w.sealed {

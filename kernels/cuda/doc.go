@@ -49,11 +49,14 @@
 // they lie (peers.cuh). Logits meet on the first rank, which draws. A rank that hears nothing for five seconds gives up, and the
 // step's error says so.
 //
+// GPUs that do not reach each other's memory meet through NCCL (gather.go): it gathers the parts of all ranks, and every rank adds
+// them in the same order. Without the library they meet in the host's memory. Where ranks
+// run in several processes (package hosts), every process records the step and runs its own ranks; NCCL is the only way there.
+//
 // # What is not as the design had it
 //
 // FP8 in prefill multiplies what codes are worth (W8A16): activations are not quantised. Ranks exchange float32 and wait for it:
-// nothing overlaps yet. There is no NCCL: GPUs that do not reach each other's memory meet in the host's, and several machines
-// cannot share a model.
+// nothing overlaps yet.
 //
 // The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.
 // Rotation, QK norm and append come after the product, not in its epilogue: decode sums its splits first.

@@ -25,8 +25,8 @@ func Poison(h kernels.Weight, part, expert int) {
 	}
 }
 
-// Host says that ranks meet in the host's memory.
-func (g *Group) Host() bool { return g.host }
+// Way is how the ranks meet.
+func (g *Group) Way() Way { return g.way }
 
 // Delay has f called before every rank's part of a step.
 func (g *Group) Delay(f func(rank int)) { g.delay = f }

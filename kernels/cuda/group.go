@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -22,7 +21,10 @@ type Group struct {
 	jobs  []chan func() // of each rank but the first, which has the caller's thread
 	steps uint32        // since the numbers of exchanges began anew
 	width int           // of the residual stream; 0: no step has run
+	first int           // the rank of the first of them: others may run in other processes
+	size  int           // how many there are in all
 	same  bool          // ranks share a GPU
+	way   Way           // how they meet: not AnyWay
 	host  bool          // some do not reach each other's memory: what they share lies in the host's
 
 	mail, flags [maxRanks]ptr // of each rank; 0: no step has run
@@ -34,6 +36,10 @@ type Group struct {
 	attn   map[int]*cutWeight // the projections of each layer
 	open   bool               // taps look at it, perhaps not on every rank
 	err    error              // what cannot be run in parts
+
+	joining  sync.Mutex     // while the ranks' gatherers change: others may give them up
+	aborting sync.WaitGroup // exchanges that are being given up
+	announce func() error   // tells other processes of a step; nil: there are none
 
 	delay   func(rank int) // for tests: before a rank's part of a step
 	viewing int            // the rank that encodes next
@@ -53,58 +59,6 @@ var (
 	_ kernels.Viewer        = (*Group)(nil)
 	_ kernels.ExpertCounter = (*Group)(nil)
 )
-
-// NewGroup opens GPUs that are to run a model together, 2 to 8 of them. Where two do not reach each other's memory, all meet in
-// the host's: that works, but a sum of a long prompt then crosses the bus twice. An ordinal may come more than once: ranks then share that GPU, which shows that the logic is right and nothing else; o.NoOverlap is implied, since
-// a kernel that waits for another rank must leave that one's kernels room.
-func NewGroup(o Options, ordinals []int) (*Group, error) {
-	if len(ordinals) < 2 || len(ordinals) > maxRanks {
-		return nil, fmt.Errorf("kernels/cuda: want 2 to %d GPUs for a group, got %d", maxRanks, len(ordinals))
-	}
-	g := &Group{attn: map[int]*cutWeight{}}
-	seen := map[int]bool{}
-	for _, n := range ordinals {
-		g.same = g.same || seen[n]
-		seen[n] = true
-	}
-	o.NoOverlap = o.NoOverlap || g.same
-	g.host = o.NoPeers
-	for rank, n := range ordinals {
-		o.Ordinal = n
-		d, err := New(o)
-		if err != nil {
-			g.Close()
-			return nil, err
-		}
-		d.rank, d.group = rank, g
-		g.ranks = append(g.ranks, d)
-	}
-	for _, a := range g.ranks {
-		for _, b := range g.ranks {
-			if a == b {
-				continue
-			}
-			switch ok, err := a.gpu.Reach(b.gpu.Device); {
-			case err != nil:
-				g.Close()
-				return nil, err
-			case !ok:
-				g.host = true
-			}
-		}
-	}
-	for range g.ranks[1:] {
-		jobs := make(chan func())
-		g.jobs = append(g.jobs, jobs)
-		go func() {
-			runtime.LockOSThread()
-			for job := range jobs {
-				job()
-			}
-		}()
-	}
-	return g, nil
-}
 
 // Ranks are the group's devices.
 func (g *Group) Ranks() []*Device { return g.ranks }
@@ -144,6 +98,7 @@ func (g *Group) Close() error {
 		close(jobs)
 	}
 	var errs []error
+	g.leave()
 	for _, d := range g.ranks {
 		errs = append(errs, d.Close())
 	}
@@ -196,6 +151,16 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 			}
 		}
 	}
+	if g.announce != nil && g.ranks[0].err == nil {
+		if err := g.announce(); err != nil {
+			for _, d := range g.ranks {
+				d.err = err
+			}
+		}
+	}
+	if g.way == ByNCCL {
+		defer g.watch()()
+	}
 	g.all(func(rank int, d *Device) {
 		if g.delay != nil {
 			g.delay(rank)
@@ -244,13 +209,16 @@ func (g *Group) prepare(b *kernels.Batch, forward func()) (taps [][]kernels.Tap,
 	if forward(); g.err != nil {
 		return nil, g.err
 	}
-	if g.mail[0] == 0 {
-		if err := g.connect(); err != nil {
+	if len(b.Taps) > 0 || b.Decode < len(b.Token) {
+		if err := g.makeParts(len(b.Token)); err != nil {
 			return nil, err
 		}
 	}
-	if len(b.Taps) > 0 || b.Decode < len(b.Token) {
-		if err := g.makeParts(len(b.Token)); err != nil {
+	if g.way == ByNCCL {
+		return g.cutTaps(b), g.rejoin()
+	}
+	if g.mail[0] == 0 {
+		if err := g.connect(); err != nil {
 			return nil, err
 		}
 	}
@@ -326,7 +294,7 @@ func (g *Group) makeParts(rows int) error {
 	err := g.each(func(rank int, d *Device) error {
 		for turn, name := range []string{"part.0", "part.1"} {
 			d.parts.own[turn] = d.mem(name, bytes)
-			if all[turn][rank] = d.parts.own[turn]; g.host {
+			if all[turn][rank] = d.parts.own[turn]; g.way == ByHost {
 				all[turn][rank] = addressOf(d.gpu.pinnedBytes(name, bytes))
 			}
 		}
@@ -396,10 +364,10 @@ func (g *Group) meet(from, to kernels.Weight) {
 		g.err = fmt.Errorf("kernels/cuda: want weights of this group, got %T and %T", from, to)
 		return
 	}
-	for rank := range g.ranks {
+	for rank := range g.size {
 		if a.parts[rank][0] != b.k[rank] && g.err == nil {
 			g.err = fmt.Errorf("kernels/cuda: %s: want inputs %v on rank %d, as %s has outputs, got %v: it cannot be cut for %d GPUs",
-				b.spec.Tensor(0), a.parts[rank][0], rank, a.spec.Tensor(0), b.k[rank], len(g.ranks))
+				b.spec.Tensor(0), a.parts[rank][0], rank, a.spec.Tensor(0), b.k[rank], g.size)
 		}
 	}
 }
@@ -457,6 +425,8 @@ func (g *Group) Logits(l *kernels.Head, x kernels.Act) {
 	if !ok {
 		panic(fmt.Sprintf("want a weight of this group, got %T", l.Out))
 	}
-	g.makeLogits(head)
+	if g.way != ByNCCL {
+		g.makeLogits(head)
+	}
 	g.call(func(r *rankRun) { r.Logits(l, r.at(x)) })
 }

@@ -16,6 +16,7 @@ import (
 
 	"chulengo/kernels"
 	"chulengo/kernels/cuda"
+	"chulengo/kernels/cuda/driver"
 )
 
 // Tests of several GPUs that share a model. On a machine with one, ranks share that; the whole package runs on several with
@@ -54,7 +55,11 @@ type group struct {
 }
 
 func newGroup(t *testing.T, o cuda.Options) group {
+	t.Helper()
 	onRanks(t, 2)
+	if gpus, err := driver.Devices(); err == nil && len(gpus) < 2 && o.Way == cuda.ByNCCL {
+		t.Skip("NCCL wants two GPUs")
+	}
 	config := fastConfig()
 	config["num_hidden_layers"], config["no_rope_layers"] = 2, []int{1, 0}
 	p := dummyPair(t, config, o)
@@ -117,14 +122,25 @@ func TestGroupSameBits(t *testing.T) {
 	}
 }
 
+// ways are how the ranks of a group may meet.
+var ways = map[string]cuda.Way{"peers": cuda.ByPeers, "nccl": cuda.ByNCCL, "host": cuda.ByHost}
+
 // Ranks that run ahead of each other by chance, and numbers of exchanges that come around, change nothing. A step of this model has
 // four exchanges; CHULENGO_EXCHANGES says how many there are to be.
 func TestGroupSkew(t *testing.T) {
-	exchanges, err := strconv.Atoi(os.Getenv("CHULENGO_EXCHANGES"))
-	if err != nil {
-		exchanges = 120
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) { testGroupSkew(t, way) })
 	}
-	even, skewed := newGroup(t, cuda.Options{}), newGroup(t, cuda.Options{Poison: true})
+}
+
+func testGroupSkew(t *testing.T, way cuda.Way) {
+	exchanges, err := strconv.Atoi(os.Getenv("CHULENGO_EXCHANGES"))
+	if err != nil && way == cuda.ByPeers {
+		exchanges = 120
+	} else if err != nil {
+		exchanges = 40
+	}
+	even, skewed := newGroup(t, cuda.Options{}), newGroup(t, cuda.Options{Poison: true, Way: way})
 	var mu sync.Mutex
 	r := rand.New(rand.NewPCG(11, 12))
 	skewed.dev.Delay(func(int) {
@@ -163,7 +179,13 @@ func TestGroupSkew(t *testing.T) {
 
 // A rank that stops is noticed, and forgiven when it is back.
 func TestGroupSilence(t *testing.T) {
-	g := newGroup(t, cuda.Options{Patience: 100 * time.Millisecond})
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) { testGroupSilence(t, way) })
+	}
+}
+
+func testGroupSilence(t *testing.T, way cuda.Way) {
+	g := newGroup(t, cuda.Options{Patience: 100 * time.Millisecond, Way: way})
 	q := &sequence{}
 	g.run(t, []piece{{q, []int32{1, 2, 3}}}, nil)
 	for _, tokens := range [][]int32{{4, 5}, {6}, {7}} { // prefill, decode launched and captured
@@ -285,23 +307,28 @@ func TestGroupOpens(t *testing.T) {
 		t.Error("a GPU that is not there was opened")
 	}
 	t.Setenv("CHULENGO_EMU_DEVICES", "2")
-	for peers, want := range map[string]bool{"0": true, "1": false} { // the software GPU says so
+	for peers, want := range map[string]cuda.Way{"0": cuda.ByNCCL, "1": cuda.ByPeers} { // the software GPU says so
 		t.Setenv("CHULENGO_EMU_PEERS", peers)
 		g, err := cuda.NewGroup(cuda.Options{}, []int{0, 1})
 		if err != nil {
 			continue // one real GPU
 		}
-		if strings.Contains(g.Name(), "emulated") && g.Host() != want {
-			t.Errorf("GPUs of which CHULENGO_EMU_PEERS=%s: meet in the host's memory: %v", peers, g.Host())
+		if strings.Contains(g.Name(), "emulated") && g.Way() != want {
+			t.Errorf("GPUs of which CHULENGO_EMU_PEERS=%s: want way %v, got %v", peers, want, g.Way())
 		}
 		g.Close()
 	}
 }
 
-// GPUs that do not reach each other's memory meet in the host's, and have the same bits: prompts, decoding and taps.
-func TestGroupHost(t *testing.T) {
-	peers := newGroup(t, cuda.Options{})
-	host := newGroup(t, cuda.Options{NoPeers: true})
+// GPUs that do not reach each other's memory meet over NCCL, or in the host's memory, and have the same bits: prompts, decoding and taps.
+func TestGroupWays(t *testing.T) {
+	for _, name := range []string{"nccl", "host"} {
+		t.Run(name, func(t *testing.T) { testGroupWays(t, ways[name]) })
+	}
+}
+
+func testGroupWays(t *testing.T, way cuda.Way) {
+	peers, other := newGroup(t, cuda.Options{Way: cuda.ByPeers}), newGroup(t, cuda.Options{Way: way})
 	r := rand.New(rand.NewPCG(13, 14))
 	a, b := &sequence{}, &sequence{}
 	for step, n := range []int{70, 9, 1, 1, 1, 1} {
@@ -312,10 +339,10 @@ func TestGroupHost(t *testing.T) {
 				taps[i] = []kernels.Tap{{At: kernels.Point{Layer: 1, Hook: kernels.HookFFNOut}, Rows: []int32{0}, Buf: make([]float32, 256)}}
 			}
 		}
-		want, got := peers.run(t, []piece{{a, tokens}}, taps[0]), host.run(t, []piece{{b, tokens}}, taps[1])
+		want, got := peers.run(t, []piece{{a, tokens}}, taps[0]), other.run(t, []piece{{b, tokens}}, taps[1])
 		for i := range want {
 			if !sameOut(got[i], want[i]) {
-				t.Fatalf("step %d row %d: over peers %+v, through the host %+v", step, i, want[i], got[i])
+				t.Fatalf("step %d row %d: over peers %+v, otherwise %+v", step, i, want[i], got[i])
 			}
 		}
 		for i := range taps[0] {

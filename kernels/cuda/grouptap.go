@@ -31,7 +31,7 @@ func (g *Group) cutTap(t kernels.Tap, rank int) (kernels.Tap, tapCut) {
 		}
 		return t, c
 	}
-	has, first, end := w.parts[rank][part], 0, w.spec.Parts[part]
+	has, first, end := w.parts[g.first+rank][part], 0, w.spec.Parts[part]
 	if t.Cols != [2]int32{} {
 		first, end = int(t.Cols[0]), int(t.Cols[1])
 	}
@@ -48,6 +48,24 @@ func (g *Group) cutTap(t kernels.Tap, rank int) (kernels.Tap, tapCut) {
 		t.Buf = append(t.Buf, whole[at:at+to-from]...)
 	}
 	return t, c
+}
+
+// Columns are those of a tap's buffer that ranks of this process alone capture, after the tap's step.
+func (g *Group) Columns(t kernels.Tap) (from, to int) {
+	if _, cut := headPart[t.At.Hook]; !cut {
+		return 0, 0
+	}
+	for i := range g.ranks {
+		own, c := g.cutTap(t, i)
+		if len(own.Rows) == 0 {
+			continue
+		}
+		if to == 0 {
+			from = c.from
+		}
+		to = c.to
+	}
+	return from, to
 }
 
 func (g *Group) cutTaps(b *kernels.Batch) [][]kernels.Tap {

@@ -188,7 +188,7 @@ func (d *Device) addPending(x *residual) {
 	for _, p := range d.phases {
 		if p.decode && x.pending != ([2]slots{}) {
 			n := normParams{x: x.of(p), pending: x.pending, rows: p.count, d: int32(x.d)}
-			d.joinPeers(x, &n)
+			d.joinPeers(p, x, &n)
 			launch(d, "rms_norm", p.grid, 1, 4*x.d, &n)
 		}
 	}
@@ -220,8 +220,8 @@ func (d *Device) collect() {
 		top = unsafe.Slice((*topRow)(unsafe.Pointer(unsafe.SliceData(list))), d.wants.tops)
 	}
 	switch {
-	case status[0]&peerSilent != 0:
-		d.fail("rank %d: want sums of the other GPUs within %v, got none", d.rank, d.patience())
+	case status[0]&peerSilent != 0 || d.gathers != nil && d.gathers.comm.Aborted() != nil:
+		d.missed()
 		return
 	case status[0]&1 != 0:
 		d.fail("router: want finite scores, got one that is not a number")

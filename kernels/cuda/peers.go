@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"fmt"
 	"time"
 	"unsafe"
 
@@ -30,15 +31,27 @@ type partsOf struct {
 
 // patience is how long a rank waits for another.
 func (d *Device) patience() time.Duration {
-	if d.options.Patience != 0 {
+	switch {
+	case d.options.Patience != 0:
 		return d.options.Patience
+	case d.gathers != nil: // the watch sees exchanges end, not begin: what a rank computes between two counts
+		return 10 * time.Second
 	}
 	return 5 * time.Second
 }
 
+// missed says that another rank was not heard of.
+func (d *Device) missed() {
+	why := ""
+	if d.gathers != nil {
+		why = fmt.Sprintf(" (%v)", d.gathers.comm.Aborted())
+	}
+	d.fail("rank %d: %s within %v, got none%s", d.rank, missed, d.patience(), why)
+}
+
 // layEpoch tells the device the number of the step's first exchange.
 func (d *Device) layEpoch() {
-	if d.group == nil {
+	if d.group == nil || d.gathers != nil {
 		return
 	}
 	host := d.gpu.pinnedInts("epoch", 1)
@@ -55,8 +68,12 @@ func (d *Device) nextMeeting() int32 {
 }
 
 // joinPeers has a norm add what is pending on the other ranks, too.
-func (d *Device) joinPeers(x *residual, n *normParams) {
-	if x.partial && n.pending != ([2]slots{}) {
+func (d *Device) joinPeers(p *phase, x *residual, n *normParams) {
+	switch {
+	case !x.partial || n.pending == [2]slots{}:
+	case d.gathers != nil:
+		d.gatherPending(p, x, n)
+	default:
 		n.peers, n.exchange = d.parts.peers, d.nextMeeting()
 	}
 }
@@ -76,6 +93,10 @@ func (d *Device) ownPart() ptr { return d.parts.own[d.shares%2] }
 
 // share adds up the ranks' parts. The caller fills where the sum goes, and the parts' geometry.
 func (d *Device) share(p *phase, params shareParams) {
+	if d.gathers != nil {
+		d.gatherRows(p, params)
+		return
+	}
 	params.peers, params.part, params.exchange = d.parts.peers, d.parts.all[d.shares%2], d.nextMeeting()
 	params.count, params.rows = p.decodeCount(), int32(p.rows)
 	if own, shown := d.ownPart(), d.parts.shown[d.shares%2]; own != shown {
@@ -158,6 +179,9 @@ func (d *Device) rehearse(forward func()) {
 // collectLogits brings the columns of all ranks into the first one's rows [64, ld]. The others have nothing to do with them.
 func (d *Device) collectLogits(run *phase, head kernels.Weight, own ptr, ownLd, turn int) (all ptr, ld int) {
 	cut := head.(*cutWeight)
+	if d.gathers != nil {
+		return d.gatherLogits(run, cut, own, ownLd)
+	}
 	ld = d.group.logitsLd(cut)
 	columns := cut.parts[d.rank][0]
 	params := collectParams{peers: d.parts.peers, columns: own, out: d.group.logits[turn], count: run.count, ld: int32(ownLd), outLd: int32(ld),

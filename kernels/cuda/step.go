@@ -352,5 +352,8 @@ func (d *Device) compute(forward func()) {
 	if err := d.gpu.replay(exec); err != nil {
 		d.fail("graph of %d rows: %w", key.rows, err)
 	}
+	if d.gathers != nil {
+		d.markExchange()
+	}
 	d.answered = d.rank == 0
 }

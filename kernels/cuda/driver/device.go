@@ -268,6 +268,9 @@ func (d *Device) NewStream() (*Stream, error) {
 
 func (s *Stream) handle() C.handle { return *(*C.handle)(unsafe.Pointer(&s.s)) }
 
+// Handle is the driver's own, for other libraries.
+func (s *Stream) Handle() unsafe.Pointer { return unsafe.Pointer(s.handle()) }
+
 // Close destroys the stream when its work is done.
 func (s *Stream) Close() error { return s.s.Destroy() }
 
@@ -341,8 +344,20 @@ func (d *Device) NewEvent() (*Event, error) {
 	return &Event{e}, err
 }
 
+// Close frees the event.
+func (e *Event) Close() error { return cu.DestroyEvent(&e.e) }
+
 // Record enqueues the event.
 func (s *Stream) Record(e *Event) error { return e.e.Record(s.s) }
+
+// Passed says that everything before the latest Record is done.
+func (e *Event) Passed() (bool, error) {
+	err := e.e.Query()
+	if err == cu.NotReady {
+		return false, nil
+	}
+	return err == nil, err
+}
 
 // Since is the time in milliseconds between two events that have passed.
 func (e *Event) Since(begin *Event) (float64, error) {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the software CUDA device: every kernel of this project compiled for the CPU, behind a libcuda.so.1.
+# Builds the software CUDA device: every kernel of this project compiled for the CPU, behind a libcuda.so.1, and a libnccl.so.2.
 #   build.sh FOLDER [ARCH]     then run programs with LD_LIBRARY_PATH=FOLDER
 # ARCH 900 (the default) is a GPU of compute capability 9.0 with the images for it, 800 one of 8.0 with the portable ones.
 # SOURCES (.cu files) replaces the project's kernels. Needs g++ on x86-64; no CUDA. Files that have not changed are not
@@ -33,3 +33,4 @@ for source in $sources; do
     objects="$objects $(object "$source")"
 done
 g++ -shared -Wl,-soname,libcuda.so.1 -o "$out/libcuda.so.1" $objects
+g++ $flags -shared -Wl,-soname,libnccl.so.2 -o "$out/libnccl.so.2" "$here/nccl/nccl.cpp" -L"$out" -l:libcuda.so.1

@@ -15,6 +15,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <sys/mman.h>
@@ -399,6 +400,14 @@ int cuGraphLaunch(Graph *e, Stream *s) {
 }
 int cuGraphExecDestroy(Graph *e) { return delete e, OK; }
 int cuGraphDestroy(Graph *g) { return delete g, OK; }
+
+// emu_enqueue has another library's work done in a stream, or makes it part of a graph; state is its memory, zero at first. It gives
+// PARKED while it waits for another GPU: then it is asked again when one has done something, or when patience has passed,
+// nanoseconds since it waits.
+int emu_enqueue(Stream *s, int (*work)(void *args, uint64_t state[2], uint64_t *patience), void *args, void (*free)(void *args)) {
+    Hold hold(lock);
+    return enqueue(s, [work, args = std::shared_ptr<void>(args, free)](emu::Rest &rest) { return rest.begun = true, work(args.get(), rest.state, &rest.patience); });
+}
 
 // ---- errors ----
 

@@ -91,6 +91,7 @@ struct Rest {
     std::vector<unsigned> blocks;
     uint64_t patience = 0; // nanoseconds after which the kernel itself gives up
     bool expired = false;  // they have passed
+    uint64_t state[2] = {}; // of work that is no launch (emu_enqueue)
 };
 
 // launch runs a grid to its end. dependent: as if it began before its predecessor has ended, so it must wait for it.
