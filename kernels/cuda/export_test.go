@@ -152,3 +152,6 @@ func Tiled(m kernels.KV) bool { return m.(*kv).tiled }
 
 // Staging is the pinned memory of a load, in bytes.
 const Staging = stagingBuffers * stagingBytes
+
+// Fast says that the kernels of compute capability 9.0 run.
+func (d *Device) Fast() bool { return d.fast() }
