@@ -25,6 +25,8 @@ type fake struct {
 	shared   func(group int, n kernels.Page) bool // set by start
 	rows     atomic.Int64
 	decoded  atomic.Int64
+	pieces   atomic.Int64 // of pictures
+	between  int          // of them since the last step
 	batch    *kernels.Batch
 	err      error
 	outs     []kernels.Out
@@ -146,6 +148,10 @@ func (f *fake) Embed(kernels.Weight) kernels.Act {
 	rows := len(b.Token)
 	f.rows.Add(int64(rows))
 	f.decoded.Add(int64(b.Decode))
+	if b.Decode > 0 && f.between > 1 {
+		f.fail("%d answers wait for %d pieces of pictures", b.Decode, f.between)
+	}
+	f.between = 0
 	covered := make([][kernels.Groups]int, rows)
 	for g, spans := range b.Spans {
 		for _, s := range spans {
@@ -292,11 +298,23 @@ func (f *fake) Logits(_ *kernels.Head, x kernels.Act) {
 // fakeRow is the size of a row of a fake picture.
 const fakeRow = 10
 
-// fakePicture is a number, and a row for each tile.
+// fakePicture is a number, and a row for each tile; in pieces each row is one.
 type fakePicture struct {
+	f        *fake
 	seed     byte
 	rows     int
+	left     int // pieces
 	released bool
+}
+
+func (p *fakePicture) Continue() (done bool, err error) {
+	if p.released || p.left == 0 {
+		panic("a piece of a picture that is done, or released")
+	}
+	p.left--
+	p.f.pieces.Add(1)
+	p.f.between++
+	return p.left == 0, nil
 }
 
 func (p *fakePicture) Rows() int    { return p.rows }
@@ -316,8 +334,8 @@ func (f *fake) token(row int32) int32 {
 	for _, p := range f.batch.Pictures {
 		if row >= p.Row && row < p.Row+p.Rows {
 			shown := p.Picture.(*fakePicture)
-			if shown.released || f.batch.Token[row] != f.spec.Patch {
-				f.fail("row %d, id %d, shows a picture (released: %v)", row, f.batch.Token[row], shown.released)
+			if shown.released || shown.left > 0 || f.batch.Token[row] != f.spec.Patch {
+				f.fail("row %d, id %d, shows a picture (released: %v, %d pieces left)", row, f.batch.Token[row], shown.released, shown.left)
 			}
 			return fakeToken(shown.seed, int(p.From+row-p.Row))
 		}
@@ -327,7 +345,11 @@ func (f *fake) token(row int32) int32 {
 
 // Encode makes a picture of its number.
 func (f *fake) Encode(p *kernels.Pixels, _ func()) (kernels.Picture, error) {
-	return &fakePicture{seed: p.Data[0], rows: p.Tiles}, nil
+	x := &fakePicture{f: f, seed: p.Data[0], rows: p.Tiles}
+	if p.InPieces {
+		x.left = p.Tiles
+	}
+	return x, nil
 }
 
 func (f *fake) Patches(*kernels.Patch) kernels.Act                          { return nil }

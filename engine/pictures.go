@@ -12,7 +12,8 @@ import (
 // needed (Options.PictureBytes). A sequence that is in the midst of a picture holds it; its keys and values are pages
 // like any, so that nothing of it is needed once its rows were read, and a sequence that gives way gives its pictures up.
 // Files are turned into pixels by goroutines of their own, a few at a time; meanwhile the prompt waits before the
-// picture, and others go on. A step begins with at most one encoding, so that answers in progress do not wait for many.
+// picture, and others go on. A step begins with at most one encoding, or, while answers are in progress and where the device can, a
+// piece of one: so they wait for a few milliseconds and not for a whole picture.
 //
 // One prompt always goes on: the oldest that always gets its pages, else the oldest. Where the others hold all the memory,
 // it takes theirs; so no more is held than the bound, or one picture that is larger.
@@ -64,10 +65,11 @@ type seen struct {
 	ready   bool   // pixels or err are there
 	pixels  *kernels.Pixels
 	err     error
-	picture kernels.Picture // nil: not encoded
-	bytes   int64           // of picture
-	holds   int             // sequences in the midst of it
-	used    uint64          // turn in which a prompt wanted it last
+	picture kernels.Picture    // nil: not encoded
+	left    kernels.Unfinished // picture, as long as pieces of it are left to do
+	bytes   int64              // of picture
+	holds   int                // sequences in the midst of it
+	used    uint64             // turn in which a prompt wanted it last
 }
 
 // pictures is the engine's memory of pictures.
@@ -76,7 +78,8 @@ type pictures struct {
 	known  map[[32]byte]*seen
 	bytes  int64 // of those that are encoded
 	turn   uint64
-	busy   bool // this turn has encoded one
+	busy   bool  // this turn has encoded one, or a piece
+	part   *seen // that is encoded in pieces; nil: none
 	stats  PictureStats
 
 	mu   sync.Mutex
@@ -171,7 +174,7 @@ func (e *Engine) reach(s *sequence, at *place, first bool) (there bool, err erro
 			p.stats.Shared++
 		}
 		x.used = p.turn
-		return true, nil
+		return e.proceed(x)
 	}
 	x.used = p.turn
 	if !x.ready {
@@ -185,7 +188,10 @@ func (e *Engine) reach(s *sequence, at *place, first bool) (there bool, err erro
 		}
 		return false, &PictureError{Index: s.call.mediaIndex(at.media), Err: x.err}
 	}
-	if p.busy {
+	if p.part != nil && p.part.used+1 < p.turn && p.part.holds == 0 {
+		p.forget(p.part) // nobody waits for it any more
+	}
+	if p.busy || p.part != nil {
 		poke(e.wake) // nothing else may wake the engine for the next turn
 		return false, nil
 	}
@@ -197,6 +203,8 @@ func (e *Engine) reach(s *sequence, at *place, first bool) (there bool, err erro
 		e.revoke(s, room)
 	}
 	p.busy = true
+	inPieces := e.answering()
+	x.pixels.InPieces = inPieces
 	picture, err := e.spec.See(p.device, x.pixels)
 	if err != nil {
 		delete(p.known, x.hash)
@@ -211,6 +219,35 @@ func (e *Engine) reach(s *sequence, at *place, first bool) (there bool, err erro
 	p.bytes += x.bytes
 	p.stats.Encoded++
 	s.hold(x)
+	if left, ok := picture.(kernels.Unfinished); ok && inPieces {
+		x.left, p.part, p.busy = left, x, false
+	}
+	return e.proceed(x)
+}
+
+// answering says whether sequences draw tokens, who would wait for an encoding.
+func (e *Engine) answering() bool {
+	return slices.ContainsFunc(e.running, func(s *sequence) bool { return s.rows > 0 })
+}
+
+// proceed has the next piece of a picture done, or all that are left if nobody waits for steps. It says whether the picture is there.
+func (e *Engine) proceed(x *seen) (there bool, err error) {
+	p := &e.pictures
+	for x.left != nil {
+		if p.busy {
+			poke(e.wake)
+			return false, nil
+		}
+		done, err := x.left.Continue()
+		p.busy = done || e.answering()
+		if err != nil {
+			p.forget(x)
+			return false, &StepError{Err: fmt.Errorf("picture: %w", err)}
+		}
+		if done {
+			x.left, p.part = nil, nil
+		}
+	}
 	return true, nil
 }
 
@@ -285,6 +322,9 @@ func (e *Engine) revoke(but *sequence, bytes int64) {
 }
 
 func (p *pictures) forget(x *seen) {
+	if p.part == x {
+		p.part, x.left = nil, nil
+	}
 	delete(p.known, x.hash)
 	p.bytes -= x.bytes
 	x.picture.Release()

@@ -97,13 +97,13 @@ func TestSimulation(t *testing.T) {
 		}
 	})
 	t.Logf("%d times a sequence gave way, %d tokens came from the cache", preempted.Load(), hits.Load())
-	t.Logf("%d pictures encoded, %d shared", encoded.Load(), shared.Load())
-	if preempted.Load() == 0 || hits.Load() == 0 || encoded.Load() == 0 || shared.Load() == 0 {
+	t.Logf("%d pictures encoded, %d shared, %d pieces of some", encoded.Load(), shared.Load(), pieces.Load())
+	if preempted.Load() == 0 || hits.Load() == 0 || encoded.Load() == 0 || shared.Load() == 0 || pieces.Load() == 0 {
 		t.Error("the simulation does not reach what it is for")
 	}
 }
 
-var preempted, hits, encoded, shared atomic.Int64
+var preempted, hits, encoded, shared, pieces atomic.Int64
 
 func simulate(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -226,6 +226,7 @@ func simulate(t *testing.T, seed uint64) {
 	hits.Add(e.Stats().PrefixHits)
 	encoded.Add(e.Stats().Pictures.Encoded)
 	shared.Add(e.Stats().Pictures.Shared)
+	pieces.Add(f.pieces.Load())
 	if err := e.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)
 	}

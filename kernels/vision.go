@@ -23,6 +23,7 @@ type Pixels struct {
 	Format                Format // BF16 or F32
 	Data                  []byte // [Tiles, Channels, Side, Side]
 	Taps                  []Tap  // at the hooks of the tower; Rows count over all tiles
+	InPieces              bool   // the picture may be an Unfinished: the caller brings it to its end, steps may come between
 }
 
 // Picture is a picture as the text model reads it: [Rows, D] on the device, float32 or what the device embeds in.
@@ -31,6 +32,14 @@ type Picture interface {
 	Bytes() int64 // of the device's memory
 	// Release gives the memory back. It is called between steps, once.
 	Release()
+}
+
+// Unfinished is a picture whose device makes it in pieces, which each take a few milliseconds, so that it does not hold up steps.
+type Unfinished interface {
+	Picture
+	// Continue begins the next piece, and says whether it was the last. It is called between steps. A step that shows the
+	// picture, or another Encode, has what is left done first.
+	Continue() (done bool, err error)
 }
 
 // PictureRows puts rows From..From+Rows-1 of a picture in place of the embeddings of rows Row..Row+Rows-1 of a step.

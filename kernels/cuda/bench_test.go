@@ -335,6 +335,33 @@ func BenchmarkVision(b *testing.B) {
 				b.ReportMetric(flops/seconds/1e12, "TFLOP/s")
 				b.ReportMetric(100*flops/seconds/productFlops, "%bound")
 			})
+			b.Run(fmt.Sprintf("tiles=%d/beside", n), func(b *testing.B) { // what an answer in progress waits for
+				answer, pieces := &sequence{}, 0
+				step := func() time.Duration {
+					begin := time.Now()
+					s.run(b, []piece{{answer, []int32{7}}}, false, nil)
+					return time.Since(begin)
+				}
+				step()
+				alone, longest := step(), time.Duration(0)
+				for b.Loop() {
+					inPieces := *p
+					inPieces.InPieces = true
+					picture := s.see(b, &inPieces)
+					for done, err := false, error(nil); !done; pieces++ {
+						begin := time.Now()
+						if done, err = picture.(kernels.Unfinished).Continue(); err != nil {
+							b.Fatal(err)
+						}
+						step()
+						longest = max(longest, time.Since(begin))
+					}
+					picture.Release()
+				}
+				b.ReportMetric(float64(pieces)/float64(b.N), "pieces")
+				b.ReportMetric(alone.Seconds()*1e3, "ms/step-alone")
+				b.ReportMetric(longest.Seconds()*1e3, "ms/step-longest")
+			})
 		}
 	}
 }

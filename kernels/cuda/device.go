@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -44,9 +45,9 @@ type Device struct {
 	ropes  map[*float64]ptr    // frequencies on the device
 	counts map[int]expertCount // of each layer with a router
 
-	works   map[workKey]ptr  // of the vision tower
-	turnsOf map[turnsKey]ptr // of its heads
+	turnsOf map[turnsKey]ptr // of the vision tower's heads
 	view    *view            // of the picture that is encoded
+	left    *unfinished      // of the picture that is encoded in pieces
 
 	vocab int    // of the head, known once Logits has run
 	steps uint32 // that were begun, since the last time that their numbers began anew
@@ -70,6 +71,7 @@ type Device struct {
 	counters  int         // that were given out
 	norms     int         // of decode rows
 	rehearsal bool        // stages run, kernels do not (rehearse)
+	recording bool        // launches are written down (pieces.go)
 	meetings  int         // exchanges with other ranks that were enqueued
 	shares    int         // those of them that share_rows does
 	rope      [2]*float64 // the frequencies of each phase's table
@@ -101,7 +103,7 @@ func New(o Options) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, counts: map[int]expertCount{},
-		works: map[workKey]ptr{}, turnsOf: map[turnsKey]ptr{}, ran: map[string]int{}}
+		turnsOf: map[turnsKey]ptr{}, ran: map[string]int{}}
 	d.loader = newLoader(g)
 	g.serial = o.NoOverlap
 	if o.Profile {
@@ -199,6 +201,11 @@ func launch[P any](d *Device, name string, gridX, gridY, shared int, p *P) {
 	if d.err != nil || gridX == 0 || gridY == 0 || d.rehearsal {
 		return
 	}
+	if d.recording {
+		same := *p
+		d.enqueue(func() { launch(d, name, gridX, gridY, shared, &same) })
+		return
+	}
 	d.ran[name]++
 	if err := d.gpu.launch(name, gridX, gridY, shared, unsafe.Pointer(p), unsafe.Sizeof(*p)); err != nil {
 		d.fail("%s: %w", name, err)
@@ -226,10 +233,17 @@ func (d *Device) begin(b *kernels.Batch) {
 	if d.err = d.check(b); d.err != nil {
 		return
 	}
+	for _, p := range b.Pictures { // a step that shows a picture waits for all of it
+		if d.err = d.complete(p.Picture.(*picture)); d.err != nil {
+			return
+		}
+	}
 	d.guard(func() {
 		if d.options.Poison {
-			for _, b := range d.buffers {
-				d.gpu.fill(b.at, 0xff, b.size)
+			for name, b := range d.buffers {
+				if d.left == nil || !strings.HasPrefix(name, "vision.") {
+					d.gpu.fill(b.at, 0xff, b.size)
+				}
 			}
 		}
 		d.upload()

@@ -23,8 +23,9 @@
 // apart) until the next norm reads it. Every sum has an order that depends on the matrix and the position alone, so a
 // sequence's tokens do not depend on its company.
 //
-// Two families have a variant for compute capability 9.0 besides the portable one: prefill's products (gemm90.cu) and
-// attention over heads of 128 (attend_decode90.cu, attend_prefill90.cu), whose pages then lie as tiles.
+// Some families have a variant for compute capability 9.0 besides the portable one: products of prefill (gemm90.cu) and of the vision
+// tower (gemm_tower90.cu), attention over heads of 128 (attend_decode90.cu, attend_prefill90.cu), whose pages then lie as tiles, and
+// over the tower's heads (attend_tile90.cu), which then lie as images.
 //
 // A picture (vision.go) goes through the tower five tiles at a time, in the same stream, between steps:
 //
@@ -33,8 +34,8 @@
 //	layer_norm → gemm_gelu → gemm_bias           x += fc2(gelu(fc1))
 //	layer_norm_shuffle → gemm_gelu, twice → gemm  rows of the text model, which steps copy over their embeddings
 //
-// Its products fill every multiprocessor, so that a second stream would hold up decoding no less.
-// Encode returns when all is enqueued.
+// Its products fill every multiprocessor, so that a second stream would hold up decoding no less. Instead a caller who has steps to
+// run may have pieces of a few milliseconds enqueued between them (pieces.go). Otherwise Encode returns when all is enqueued.
 //
 // A step that only decodes, without taps or pictures, is captured as a CUDA graph the second time its bucket of rows (1, 2, 4 … 64)
 // comes, and replayed from then on: everything that changes from step to step lies in device memory, which one kernel

@@ -20,6 +20,7 @@ struct HeadsParams {
     int width, part;        // H·Hd, and the outputs from q to k and from k to v
     int head_dim, head_ld;  // Hd, and the values from one head to the next
     int step;               // 8 rows on, in a tile that follows itself: 8 modulo per_tile
+    int lines;              // lines of a tile's image of a head (attend_tile90.cu); 0: rows as in attend_tile.cu
 };
 
 struct GemmParams {

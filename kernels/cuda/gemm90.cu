@@ -115,7 +115,6 @@ template <GemmEpilogue EPILOGUE> __device__ __forceinline__ void consume(const G
         else if (tile.rows <= 96) multiply<96, EPILOGUE>(p, s, tile, pair, half, n);
         else if (tile.rows <= 128) multiply<128, EPILOGUE>(p, s, tile, pair, half, n);
         else if (tile.rows <= 192) multiply<192, EPILOGUE>(p, s, tile, pair, half, n);
-        else if (EPILOGUE >= BIAS && tile.rows <= 208) multiply<EPILOGUE >= BIAS ? 208 : 192, EPILOGUE>(p, s, tile, pair, half, n); // a third of 577
         else multiply<256, EPILOGUE>(p, s, tile, pair, half, n);
     }
 }
@@ -182,8 +181,5 @@ GEMM(store, STORE)
 GEMM(add, ADD)
 GEMM(swiglu, SWIGLU)
 GEMM(routed, ROUTED)
-PLAIN(bias, BIAS)
-PLAIN(gelu, GELU)
-PLAIN(heads, HEADS)
 
 #endif

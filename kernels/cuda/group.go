@@ -327,7 +327,9 @@ func (g *Group) logitsLd(head *cutWeight) int { return ceil(head.spec.Parts[0], 
 func (g *Group) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, error) {
 	g.viewer = g.ranks[g.viewing]
 	g.viewing = (g.viewing + 1) % len(g.ranks)
-	picture, err := g.viewer.Encode(p, forward)
+	whole := *p
+	whole.InPieces = false
+	picture, err := g.viewer.Encode(&whole, forward)
 	if err != nil {
 		return nil, err
 	}

@@ -85,18 +85,26 @@ var table = map[string]kernel{
 	"gemm_bias_80":   {"gemm", 256, portableShared},
 	"gemm_gelu_80":   {"gemm", 256, portableShared},
 	"gemm_heads_80":  {"gemm", 256, portableShared},
-	"gemm_bias_90":   {"gemm90", 384, fastShared},
-	"gemm_gelu_90":   {"gemm90", 384, fastShared},
-	"gemm_heads_90":  {"gemm90", 384, fastShared},
+
+	"tower_store_90": {"gemm_tower90", 384, towerShared},
+	"tower_bias_90":  {"gemm_tower90", 384, towerShared},
+	"tower_gelu_90":  {"gemm_tower90", 384, towerShared},
+	"tower_heads_90": {"gemm_tower90", 384, towerShared},
+	"attend_tile_90": {"attend_tile90", 384, fastTileShared},
 
 	"patch_rows":         {"vision", 128, 0},
 	"layer_norm_embed":   {"vision", 128, 0},
 	"layer_norm_rows":    {"vision", 128, 0},
 	"layer_norm_shuffle": {"vision", 128, 0},
-	"attend_tile_32":     {"attend_tile", 128, prefillShared(32, 2)},
-	"attend_tile_64":     {"attend_tile", 128, prefillShared(64, 2)},
-	"attend_tile_96":     {"attend_tile", 128, prefillShared(96, 2)},
-	"attend_tile_128":    {"attend_tile", 128, prefillShared(128, 2)},
+
+	"layer_norm_embed_2048":   {"vision", 128, 0},
+	"layer_norm_rows_2048":    {"vision", 128, 0},
+	"layer_norm_shuffle_2048": {"vision", 128, 0},
+
+	"attend_tile_32":  {"attend_tile", 128, prefillShared(32, 2)},
+	"attend_tile_64":  {"attend_tile", 128, prefillShared(64, 2)},
+	"attend_tile_96":  {"attend_tile", 128, prefillShared(96, 2)},
+	"attend_tile_128": {"attend_tile", 128, prefillShared(128, 2)},
 
 	"sample_slices": {"sample", 256, 0},
 	"sample_gather": {"sample", 256, 0},
@@ -147,6 +155,12 @@ func decodeShared(hd, size int) int { return max(4*3*2*16*hd*size, 4*16*(hd+4)*4
 const (
 	fastDecodeShared  = 2*2*2*64*128 + 4*16*(128+4)*4 + 16*(128+8)*2 + 2*4*16*4 + 2*4*8 + 4*(64+1) + 4
 	fastPrefillShared = 128*256 + 2*2*128*256 + 4*2*8
+)
+
+// Sizes of gemm_tower90.cu's and attend_tile90.cu's Shared.
+const (
+	towerShared    = 4*(2*8192+248*128) + 2*64*68*4 + 2*8*8
+	fastTileShared = 2*128*128 + 3*2*2*128*128 + 2*8 + 4*3*8
 )
 
 // prefillShared is two stages of 64 keys and values of so many bytes.

@@ -51,6 +51,18 @@ type headsParams struct {
 	width, part     int32
 	headDim, headLd int32
 	step            int32
+	lines           int32
+	_               int32
+}
+
+type towerParams struct {
+	weight, act        ptr
+	out, base          ptr
+	lines, rows, width int32
+	blocks, tiles      int32
+	ld, features       int32
+	outLines           int32
+	heads              headsParams
 }
 
 type patchParams struct {
@@ -79,6 +91,15 @@ type tileAttentionParams struct {
 	headDim, headLd, lines int32
 	tilesAlong             int32
 	_                      int32
+}
+
+type headAttentionParams struct {
+	qkv, z             ptr
+	scale              float32
+	perTile, headLines int32
+	items, heads       int32
+	headDim            int32
+	lines, tilesAlong  int32
 }
 
 type embedParams struct {

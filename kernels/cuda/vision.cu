@@ -49,14 +49,18 @@ enum NormTarget {
 
 namespace {
 
-constexpr int VECTORS = 16; // of four columns for each lane: D is at most 2048
 constexpr int WARPS = 4;
 
-// layer_norm is (x - mean)/√(variance + eps)·weight + bias, a warp a row.
-template <NormTarget TARGET> __device__ __forceinline__ void layer_norm(const LayerNormParams &p) {
-    griddep_wait();
+// layer_norm is (x - mean)/√(variance + eps)·weight + bias, a warp a row; a lane has VECTORS times four columns. Weight and bias of a layer
+// come from memory, which takes longer than all the rest: they are read before the kernel waits for its rows.
+template <NormTarget TARGET, int VECTORS> __device__ __forceinline__ void layer_norm(const LayerNormParams &p) {
     griddep_launch();
     const int row = blockIdx.x * WARPS + warp_id(), l = lane_id(), vectors = p.D / 4;
+    float4 weight[VECTORS], bias[VECTORS];
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++)
+        if (l + j * WARP < vectors) weight[j] = ((const float4 *)p.weight)[l + j * WARP], bias[j] = ((const float4 *)p.bias)[l + j * WARP];
+    griddep_wait();
     if (row >= p.rows) return;
     const int tile = row / p.per_tile, at = row % p.per_tile;
     const bool class_token = at == p.per_tile - 1;
@@ -96,7 +100,7 @@ template <NormTarget TARGET> __device__ __forceinline__ void layer_norm(const La
     for (int j = 0; j < VECTORS; j++) {
         const int i = l + j * WARP, k = first + 4 * i;
         if (i < vectors) {
-            const float4 w = ((const float4 *)p.weight)[i], b = ((const float4 *)p.bias)[i];
+            const float4 w = weight[j], b = bias[j];
             v[j] = make_float4(v[j].x * r * w.x + b.x, v[j].y * r * w.y + b.y, v[j].z * r * w.z + b.z, v[j].w * r * w.w + b.w);
             if (TARGET == EMBED) x[i] = v[j];
         }
@@ -106,6 +110,11 @@ template <NormTarget TARGET> __device__ __forceinline__ void layer_norm(const La
 
 } // namespace
 
-KERNEL(WARPS *WARP, 4, layer_norm_embed, LayerNormParams) { layer_norm<EMBED>(p); }
-KERNEL(WARPS *WARP, 4, layer_norm_rows, LayerNormParams) { layer_norm<ROWS>(p); }
-KERNEL(WARPS *WARP, 4, layer_norm_shuffle, LayerNormParams) { layer_norm<SHUFFLE>(p); }
+// D is at most 1536, or, where the name says so, 2048.
+#define NORM(NAME, TARGET)                                                                \
+    KERNEL(WARPS *WARP, 3, layer_norm_##NAME, LayerNormParams) { layer_norm<TARGET, 12>(p); } \
+    KERNEL(WARPS *WARP, 2, layer_norm_##NAME##_2048, LayerNormParams) { layer_norm<TARGET, 16>(p); }
+
+NORM(embed, EMBED)
+NORM(rows, ROWS)
+NORM(shuffle, SHUFFLE)

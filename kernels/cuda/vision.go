@@ -46,8 +46,12 @@ func (p *picture) Bytes() int64 { return 4 * int64(p.rows) * int64(p.width) }
 
 // Release implements kernels.Picture. The tower may still be at work on it.
 func (p *picture) Release() {
-	defer p.dev.gpu.enter()()
-	p.dev.gpu.keep(p.dev.gpu.sync())
+	d := p.dev
+	defer d.gpu.enter()()
+	if d.left != nil && d.left.of == p {
+		d.left = nil
+	}
+	d.gpu.keep(d.gpu.sync())
 	p.free()
 }
 
@@ -74,7 +78,7 @@ func (p *picture) make(rows, width int) (err error) {
 }
 
 // Encode implements kernels.Viewer. Its kernels follow those of steps in the one stream: it returns when they are enqueued, or,
-// with taps, when they are done. What goes wrong later is the next step's error.
+// with taps, when they are done, or, in pieces, when they are written down. What goes wrong later is the next step's error.
 func (d *Device) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, error) {
 	if p.Format != kernels.BF16 && p.Format != kernels.F32 {
 		return nil, fmt.Errorf("kernels/cuda: pixels: want BF16 or F32, got %v", p.Format)
@@ -83,13 +87,22 @@ func (d *Device) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, err
 		return nil, fmt.Errorf("kernels/cuda: pixels: want %d bytes for [%d, %d, %d, %d] %v, got %d", want, p.Tiles, p.Channels, p.Side, p.Side, p.Format, len(p.Data))
 	}
 	defer d.gpu.enter()()
+	if d.left != nil { // its rows lie in the same buffers
+		if err := d.complete(d.left.of); err != nil {
+			return nil, err
+		}
+	}
 	d.err, d.open, d.taps, d.gpu.broken = nil, len(p.Taps) > 0, nil, nil
 	v := &view{pixels: p, out: &picture{dev: d}}
+	if d.recording = p.InPieces && !d.open; d.recording {
+		d.left = &unfinished{of: v.out}
+	}
 	d.view = v
 	d.encode(v, forward)
-	d.view, d.taps, d.open = nil, nil, false
+	d.view, d.taps, d.open, d.recording = nil, nil, false, false
 	d.stage("")
 	if d.err != nil {
+		d.left = nil
 		d.gpu.abandon()
 		v.out.free()
 		return nil, d.err
@@ -190,29 +203,6 @@ func (d *Device) viewImage(name string, perTile, k int) image {
 	return image{d.mem("vision."+name, (lines(tilesAtOnce)*tiles+fastWidth)*lineBytes), lines(d.view.tiles), tiles}
 }
 
-// workKey names a list of row tiles of products.
-type workKey struct{ rows, width int }
-
-// work is rows cut into tiles of at most a width, all of about as many rows, on the device: a count, then the tiles. It stays as
-// long as the device.
-func (d *Device) work(rows, width int) (list, count ptr) {
-	key := workKey{rows, width}
-	at, known := d.works[key]
-	if !known && d.err == nil {
-		count := ceil(rows, width)
-		each := ceil(ceil(rows, count), 16) * 16
-		words := []int32{0, 0, 0, 0}
-		for from := 0; from < rows; from += each {
-			words = append(words, 0, int32(from), int32(min(each, rows-from)))
-			words[0]++
-		}
-		if at = d.keepOnDevice("work", bytesOf(words)); d.err == nil {
-			d.works[key] = at
-		}
-	}
-	return at + 16, at
-}
-
 // keepOnDevice is a copy on the device that stays as long as it.
 func (d *Device) keepOnDevice(what string, data []byte) ptr {
 	at, err := d.gpu.alloc(len(data))
@@ -225,31 +215,9 @@ func (d *Device) keepOnDevice(what string, data []byte) ptr {
 	return at
 }
 
-// product multiplies a weight with rows of the tower; the caller fills what becomes of the result. The rows a piece of work has are
-// those with which the last wave of blocks is the fullest; results do not depend on it.
-func (d *Device) product(epilogue string, w *weight, a image, rows int, params gemmParams) {
-	if w.coded != nil {
-		d.fail("%s: want plain weights of the vision tower, got %v", w.spec.Tensor(0), w.spec.Coding)
-		return
-	}
-	pairs, sms, width := ceil(w.blocks(), 2), d.gpu.sms, portableWidth
-	name, shared, blocks := "gemm_"+epilogue+"_80", portableShared, 2*sms
-	if d.fast() {
-		name, shared, blocks = "gemm_"+epilogue+"_90", fastShared, sms
-		// Pieces of 256 rows take a little less than twice as long as pieces of 128.
-		if wide, narrow := ceil(ceil(rows, fastWidth)*pairs, sms), ceil(ceil(rows, portableWidth)*pairs, sms); 19*wide <= 10*narrow {
-			width = fastWidth
-		}
-	}
-	params.weight, params.act, params.lines, params.tokens = w.data, a.at, int32(a.lines), int32(rows)
-	params.blocks, params.tiles = int32(w.blocks()), int32(w.tiles)
-	params.list, params.listCount = d.work(rows, width)
-	launch(d, name, min(ceil(rows, width)*pairs, blocks), 1, shared, &params)
-}
-
 // Patches implements kernels.Viewer.
 func (d *Device) Patches(l *kernels.Patch) kernels.Act {
-	d.stage("vision patches")
+	d.weigh("vision patches", 1)
 	if d.err != nil {
 		return nil
 	}
@@ -272,10 +240,12 @@ func (d *Device) Patches(l *kernels.Patch) kernels.Act {
 	if d.err != nil {
 		return nil
 	}
-	d.gpu.flush()
 	host := v.host[v.tile*each:][:v.tiles*each]
 	copy(host, p.Data[v.tile*each:])
-	d.gpu.keep(d.gpu.main.CopyIn(pixels, host))
+	d.enqueue(func() {
+		d.gpu.flush()
+		d.gpu.keep(d.gpu.main.CopyIn(pixels, host))
+	})
 	patch := patchParams{pixels: pixels, image: in.at, lines: int32(in.lines), columns: int32(w.spec.K), tiles: int32(in.tiles),
 		channels: int32(p.Channels), side: int32(p.Side), size: int32(l.Size)}
 	if p.Format == kernels.F32 {
@@ -285,7 +255,7 @@ func (d *Device) Patches(l *kernels.Patch) kernels.Act {
 	d.product("store", w, in, x.rows, gemmParams{out: x.at, ld: int32(x.ld)})
 	n := d.layerNorm(x, l.Norm, l.Eps)
 	n.classToken, n.positions, n.positionTiles = d.weightOf(l.Class).data, positions.data, int32(positions.tiles)
-	launch(d, "layer_norm_embed", ceil(x.rows, 4), 1, 0, &n)
+	d.launchNorm("embed", x, &n)
 	d.tapTower(0, kernels.HookVisionEmbed, x)
 	return x
 }
@@ -294,23 +264,9 @@ func (d *Device) tapTower(layer int, hook kernels.Hook, x *tower) {
 	d.tapView(layer, hook, tapFloat, x.at, d.view.perTile, x.ld, x.d)
 }
 
-// layerNorm describes a norm of the rows of the tower; the caller says where the result goes.
-func (d *Device) layerNorm(x *tower, n kernels.LayerNorm, eps float32) layerNormParams {
-	return layerNormParams{x: x.at, weight: d.weightOf(n.Weight).data, bias: d.weightOf(n.Bias).data,
-		rows: int32(x.rows), perTile: int32(d.view.perTile), d: int32(x.d), ld: int32(x.ld), eps: eps}
-}
-
-// normTower is the normalised rows of the tower.
-func (d *Device) normTower(x *tower, n kernels.LayerNorm, eps float32) image {
-	h, params := d.viewImage("h", d.view.perTile, x.d), d.layerNorm(x, n, eps)
-	params.image, params.lines, params.tiles = h.at, int32(h.lines), int32(h.tiles)
-	launch(d, "layer_norm_rows", ceil(x.rows, 4), 1, 0, &params)
-	return h
-}
-
 // VisionLayer implements kernels.Viewer.
 func (d *Device) VisionLayer(l *kernels.VisionLayer, xa kernels.Act) {
-	d.stage("vision attend")
+	d.weigh("vision attend", 1)
 	if d.err != nil {
 		return
 	}
@@ -320,30 +276,47 @@ func (d *Device) VisionLayer(l *kernels.VisionLayer, xa kernels.Act) {
 		return
 	}
 	h := d.normTower(x, l.AttnNorm, l.Eps)
-	headLd := ceil(l.HeadDim, 8) * 8
-	ld := 3 * l.Heads * headLd
-	qkv := d.mem("vision.qkv", 2*tilesAtOnce*v.perTile*ld)
-	if d.err != nil {
-		return
-	}
-	if headLd != l.HeadDim && l.Layer == 0 { // what no product writes is zero
-		d.gpu.zero(qkv, 2*x.rows*ld)
-	}
-	heads := headsParams{turns: d.turns(l), perTile: int32(v.perTile), width: int32(width), part: int32(w.first[1]), headDim: int32(l.HeadDim), headLd: int32(headLd), step: int32(8 % v.perTile)}
+	z := d.viewImage("z", v.perTile, width)
+	heads := headsParams{turns: d.turns(l), perTile: int32(v.perTile), width: int32(width), part: int32(w.first[1]), headDim: int32(l.HeadDim), step: int32(8 % v.perTile)}
 	for i, b := range l.QKVBias {
 		heads.bias[i] = d.weightOf(b).data
 	}
-	d.product("heads", w, h, x.rows, gemmParams{out: qkv, ld: int32(ld), heads: heads})
-	z := d.viewImage("z", v.perTile, width)
-	hd := tileHead(l.HeadDim)
-	launch(d, attendTile[hd], v.tiles*ceil(v.perTile, 64), l.Heads, prefillShared(hd, 2), &tileAttentionParams{
-		qkv: qkv, z: z.at, scale: float32(math.Log2E / math.Sqrt(float64(l.HeadDim))), perTile: int32(v.perTile), heads: int32(l.Heads),
-		headDim: int32(l.HeadDim), headLd: int32(headLd), lines: int32(z.lines), tilesAlong: int32(z.tiles)})
+	scale := float32(math.Log2E / math.Sqrt(float64(l.HeadDim)))
+	if d.fast() && l.HeadDim > 64 && l.HeadDim <= 96 {
+		heads.lines = int32(ceil(v.perTile, 16) * 16)
+		each := 3 * l.Heads * 2 * int(heads.lines) * lineBytes
+		qkv := d.mem("vision.qkv", tilesAtOnce*each)
+		if l.Layer == 0 { // what no product writes is zero
+			bytes := v.tiles * each
+			d.enqueue(func() { d.gpu.zero(qkv, bytes) })
+		}
+		d.product("heads", w, h, x.rows, gemmParams{out: qkv, heads: heads})
+		items := v.tiles * l.Heads * ceil(v.perTile, 128)
+		launch(d, "attend_tile_90", min(items, d.gpu.sms), 1, fastTileShared, &headAttentionParams{
+			qkv: qkv, z: z.at, scale: scale, perTile: int32(v.perTile), headLines: heads.lines, items: int32(items), heads: int32(l.Heads),
+			headDim: int32(l.HeadDim), lines: int32(z.lines), tilesAlong: int32(z.tiles)})
+	} else {
+		headLd := ceil(l.HeadDim, 8) * 8
+		ld := 3 * l.Heads * headLd
+		qkv := d.mem("vision.qkv", 2*tilesAtOnce*v.perTile*ld)
+		if d.err != nil {
+			return
+		}
+		if headLd != l.HeadDim && l.Layer == 0 {
+			d.enqueue(func() { d.gpu.zero(qkv, 2*x.rows*ld) })
+		}
+		heads.headLd = int32(headLd)
+		d.product("heads", w, h, x.rows, gemmParams{out: qkv, ld: int32(ld), heads: heads})
+		hd := tileHead(l.HeadDim)
+		launch(d, attendTile[hd], v.tiles*ceil(v.perTile, 64), l.Heads, prefillShared(hd, 2), &tileAttentionParams{
+			qkv: qkv, z: z.at, scale: scale, perTile: int32(v.perTile), heads: int32(l.Heads),
+			headDim: int32(l.HeadDim), headLd: int32(headLd), lines: int32(z.lines), tilesAlong: int32(z.tiles)})
+	}
 	d.tapView(l.Layer, kernels.HookVisionZ, tapImage, z.at, v.perTile, z.lines, width)
 	d.addLinear(x, z, l.Out, l.OutBias)
 	d.tapTower(l.Layer, kernels.HookVisionResidMid, x)
 
-	d.stage("vision ffn")
+	d.weigh("vision ffn", 0)
 	h = d.normTower(x, l.FFNNorm, l.Eps)
 	d.addLinear(x, d.geluLinear("act", h, v.perTile, l.Up, l.UpBias), l.Down, l.DownBias)
 	d.tapTower(l.Layer, kernels.HookVisionResidPost, x)
@@ -353,23 +326,6 @@ func (d *Device) VisionLayer(l *kernels.VisionLayer, xa kernels.Act) {
 func tileHead(hd int) int { return max(32, ceil(hd, 32)*32) }
 
 var attendTile = map[int]string{32: "attend_tile_32", 64: "attend_tile_64", 96: "attend_tile_96", 128: "attend_tile_128"}
-
-// addLinear is x += a·Wᵀ + bias.
-func (d *Device) addLinear(x *tower, a image, w, bias kernels.Weight) {
-	d.product("bias", d.weightOf(w), a, x.rows, gemmParams{out: x.at, base: d.weightOf(bias).data, features: int32(x.d), ld: int32(x.ld)})
-}
-
-// geluLinear is gelu(a·Wᵀ + bias), of rows of which a tile has so many. bias nil: none.
-func (d *Device) geluLinear(name string, a image, perTile int, up, bias kernels.Weight) image {
-	w := d.weightOf(up)
-	out := d.viewImage(name, perTile, w.rows)
-	params := gemmParams{out: out.at, features: int32(w.spec.Parts[0]), outLines: int32(out.lines)}
-	if bias != nil {
-		params.base = d.weightOf(bias).data
-	}
-	d.product("gelu", w, a, d.view.tiles*perTile, params)
-	return out
-}
 
 // turnsKey names cos and sin of a tile's rows.
 type turnsKey struct {
@@ -405,7 +361,7 @@ func (d *Device) turns(l *kernels.VisionLayer) ptr {
 
 // Project implements kernels.Viewer.
 func (d *Device) Project(l *kernels.Projector, xa kernels.Act) {
-	d.stage("vision project")
+	d.weigh("vision project", 1)
 	if d.err != nil {
 		return
 	}
@@ -415,7 +371,7 @@ func (d *Device) Project(l *kernels.Projector, xa kernels.Act) {
 	in := d.viewImage("shuffled", perTile, x.d*square)
 	n := d.layerNorm(x, l.Norm, l.Eps)
 	n.image, n.lines, n.tiles, n.grid, n.shuffle = in.at, int32(in.lines), int32(in.tiles), int32(l.Grid), int32(l.Shuffle)
-	launch(d, "layer_norm_shuffle", ceil(x.rows, 4), 1, 0, &n)
+	d.launchNorm("shuffle", x, &n)
 	d.tapView(0, kernels.HookVisionShuffled, tapImage, in.at, perTile, in.lines, x.d*square)
 	up := d.geluLinear("up", in, perTile, l.Up, nil)
 	features := d.geluLinear("features", up, perTile, l.Down, nil)

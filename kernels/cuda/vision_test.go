@@ -148,8 +148,9 @@ func TestVisionStages(t *testing.T) {
 		{3, 20, 3, 3, 3, 2, []int{1, 5}}, // heads with padding, 10 rows a tile
 		{1, 4, 2, 1, 7, 4, []int{2}},
 		{2, 36, 12, 2, 2, 3, []int{1}},
-		{2, 128, 14, 2, 1, 3, []int{1}}, // on the software GPU's 2 multiprocessors pieces of 208 rows,
-		{2, 128, 15, 3, 1, 2, []int{1}}, // and of 240
+		{2, 128, 14, 2, 1, 3, []int{1}},
+		{2, 128, 15, 3, 1, 2, []int{1}},
+		{13, 124, 2, 1, 3, 1, []int{1}}, // rows of more than 1536 values
 		{16, 88, 24, 2, 14, 3, []int{1, 5, 6}},
 	} {
 		for _, portable := range []bool{false, true} {
@@ -359,5 +360,97 @@ func TestVisionErrors(t *testing.T) {
 	picture.Release()
 	if err := step(kernels.PictureRows{Rows: 1, Picture: picture}); err == nil {
 		t.Error("released: want an error")
+	}
+}
+
+// On 9.0 the tower has products and attention of its own.
+func TestVisionKernels(t *testing.T) {
+	p := dummyPair(t, towerConfig(2, 88, 8, 2, 3, 1), cuda.Options{})
+	p.gpu.see(t, randomPixels(p.gpu.Config.Vision, kernels.BF16, rand.New(rand.NewPCG(17, 18)), 1)).Release()
+	ran := p.gpu.dev.(*cuda.Device).Ran()
+	for _, name := range []string{"tower_store_90", "tower_heads_90", "tower_bias_90", "tower_gelu_90", "attend_tile_90"} {
+		if ran[name]+ran[name+"x2"] == 0 {
+			t.Errorf("%s did not run", name)
+		}
+	}
+	if ran["attend_tile_96"] != 0 {
+		t.Error("portable attention ran where the fast one should")
+	}
+}
+
+// shownRows are the first rows of a step that shows all of a picture.
+func (s *side) shownRows(t testing.TB, picture kernels.Picture) []float32 {
+	t.Helper()
+	n := picture.Rows()
+	b := s.batch([]piece{{&sequence{}, make([]int32, n)}})
+	b.Pictures = []kernels.PictureRows{{Rows: int32(n), Picture: picture}}
+	tap := capture(model.Hooks(s.Config)[0], n)
+	b.Taps = []kernels.Tap{tap}
+	if r := <-s.dev.Step(b, func() { s.Forward(s.dev) }); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	return tap.Buf
+}
+
+// A picture in pieces, with steps between them, has the rows of one that was encoded at once; whoever shows it early, or encodes
+// another one, gets all of it.
+func TestVisionInPieces(t *testing.T) {
+	for _, portable := range []bool{false, true} {
+		p := dummyPair(t, towerConfig(2, 88, 4, 2, 3, 3), cuda.Options{Portable: portable, Poison: true})
+		s, viewer := p.gpu, p.gpu.dev.(kernels.Viewer)
+		pixels := randomPixels(s.Config.Vision, kernels.BF16, rand.New(rand.NewPCG(15, 16)), 13)
+		whole := s.see(t, pixels)
+		want := s.shownRows(t, whole)
+		whole.Release()
+		pixels.InPieces = true
+		begin := func() kernels.Unfinished {
+			picture, err := s.See(viewer, pixels)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return picture.(kernels.Unfinished)
+		}
+		proceed := func(x kernels.Unfinished) bool {
+			done, err := x.Continue()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return done
+		}
+		same := func(what string, x kernels.Picture) {
+			t.Helper()
+			if !slices.Equal(s.shownRows(t, x), want) {
+				t.Errorf("portable=%v: %s: other rows", portable, what)
+			}
+			x.Release()
+		}
+		x, pieces, decode := begin(), 1, &sequence{}
+		for !proceed(x) {
+			pieces++
+			s.run(t, []piece{{decode, []int32{7}}}, false, nil)
+		}
+		if pieces < 2 {
+			t.Errorf("portable=%v: want several pieces of %d tiles, got %d", portable, pixels.Tiles, pieces)
+		}
+		if !proceed(x) {
+			t.Errorf("portable=%v: not done after the last piece", portable)
+		}
+		same("in pieces", x)
+		x = begin()
+		proceed(x)
+		same("shown early", x)
+		x = begin()
+		proceed(x)
+		y := begin()
+		same("beside another one", x)
+		same("after another one", y)
+		begin().Release()
+		x = begin()
+		proceed(x)
+		x.Release()
+		if _, err := x.Continue(); err == nil {
+			t.Errorf("portable=%v: released: want an error", portable)
+		}
+		same("after some that were released", begin())
 	}
 }

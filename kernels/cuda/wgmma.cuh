@@ -16,18 +16,26 @@ template <int N> __device__ __forceinline__ void wgmma_bf16_rows_t(float (&d)[N 
 #define OUTS_16 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
 #define REGS_32 REGS_16 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define OUTS_32 OUTS_16, "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-#define REGS_64 REGS_32 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define OUTS_64 OUTS_32, "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define REGS_56 REGS_32 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27"
+#define OUTS_56 OUTS_32, "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27])
+#define REGS_64 REGS_56 ", %28, %29, %30, %31"
+#define OUTS_64 OUTS_56, "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
 #define REGS_96 REGS_64 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define OUTS_96 OUTS_64, "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
-#define REGS_128 REGS_96 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define OUTS_128 OUTS_96, "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-#define REGS_192 REGS_128 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define OUTS_192 OUTS_128, "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
-#define REGS_208 REGS_192 ", %96, %97, %98, %99, %100, %101, %102, %103"
-#define OUTS_208 OUTS_192, "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99]), "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103])
-#define REGS_256 REGS_208 ", %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define OUTS_256 OUTS_208, "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+#define REGS_104 REGS_96 ", %48, %49, %50, %51"
+#define OUTS_104 OUTS_96, "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51])
+#define REGS_128 REGS_104 ", %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define OUTS_128 OUTS_104, "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+#define REGS_152 REGS_128 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75"
+#define OUTS_152 OUTS_128, "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75])
+#define REGS_192 REGS_152 ", %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define OUTS_192 OUTS_152, "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
+#define REGS_200 REGS_192 ", %96, %97, %98, %99"
+#define OUTS_200 OUTS_192, "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99])
+#define REGS_248 REGS_200 ", %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123"
+#define OUTS_248 OUTS_200, "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123])
+#define REGS_256 REGS_248 ", %124, %125, %126, %127"
+#define OUTS_256 OUTS_248, "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
 
 template <> __device__ __forceinline__ void wgmma_bf16<16, true>(float (&d)[8], uint64_t a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {" REGS_16 "}, %8, %9, 1, 1, 1, 0, 0;"
@@ -37,6 +45,11 @@ template <> __device__ __forceinline__ void wgmma_bf16<16, true>(float (&d)[8], 
 template <> __device__ __forceinline__ void wgmma_bf16<32, true>(float (&d)[16], uint64_t a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" REGS_32 "}, %16, %17, 1, 1, 1, 0, 0;"
                  : OUTS_32 : "l"(a), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16<56, true>(float (&d)[28], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n56k16.f32.bf16.bf16 {" REGS_56 "}, %28, %29, 1, 1, 1, 0, 0;"
+                 : OUTS_56 : "l"(a), "l"(b));
 }
 
 template <> __device__ __forceinline__ void wgmma_bf16<64, true>(float (&d)[32], uint64_t a, uint64_t b) {
@@ -49,9 +62,19 @@ template <> __device__ __forceinline__ void wgmma_bf16<96, true>(float (&d)[48],
                  : OUTS_96 : "l"(a), "l"(b));
 }
 
+template <> __device__ __forceinline__ void wgmma_bf16<104, true>(float (&d)[52], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n104k16.f32.bf16.bf16 {" REGS_104 "}, %52, %53, 1, 1, 1, 0, 0;"
+                 : OUTS_104 : "l"(a), "l"(b));
+}
+
 template <> __device__ __forceinline__ void wgmma_bf16<128, true>(float (&d)[64], uint64_t a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGS_128 "}, %64, %65, 1, 1, 1, 0, 0;"
                  : OUTS_128 : "l"(a), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16<152, true>(float (&d)[76], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n152k16.f32.bf16.bf16 {" REGS_152 "}, %76, %77, 1, 1, 1, 0, 0;"
+                 : OUTS_152 : "l"(a), "l"(b));
 }
 
 template <> __device__ __forceinline__ void wgmma_bf16<192, true>(float (&d)[96], uint64_t a, uint64_t b) {
@@ -59,9 +82,14 @@ template <> __device__ __forceinline__ void wgmma_bf16<192, true>(float (&d)[96]
                  : OUTS_192 : "l"(a), "l"(b));
 }
 
-template <> __device__ __forceinline__ void wgmma_bf16<208, true>(float (&d)[104], uint64_t a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n208k16.f32.bf16.bf16 {" REGS_208 "}, %104, %105, 1, 1, 1, 0, 0;"
-                 : OUTS_208 : "l"(a), "l"(b));
+template <> __device__ __forceinline__ void wgmma_bf16<200, true>(float (&d)[100], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n200k16.f32.bf16.bf16 {" REGS_200 "}, %100, %101, 1, 1, 1, 0, 0;"
+                 : OUTS_200 : "l"(a), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16<248, true>(float (&d)[124], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n248k16.f32.bf16.bf16 {" REGS_248 "}, %124, %125, 1, 1, 1, 0, 0;"
+                 : OUTS_248 : "l"(a), "l"(b));
 }
 
 template <> __device__ __forceinline__ void wgmma_bf16<256, true>(float (&d)[128], uint64_t a, uint64_t b) {
@@ -72,6 +100,11 @@ template <> __device__ __forceinline__ void wgmma_bf16<256, true>(float (&d)[128
 template <> __device__ __forceinline__ void wgmma_bf16<128, false>(float (&d)[64], uint64_t a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGS_128 "}, %64, %65, 0, 1, 1, 0, 0;"
                  : OUTS_128 : "l"(a), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows_t<96>(float (&d)[48], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {" REGS_96 "}, {%48, %49, %50, %51}, %52, 1, 1, 1, 1;"
+                 : OUTS_96 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 template <> __device__ __forceinline__ void wgmma_bf16_rows_t<128>(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {

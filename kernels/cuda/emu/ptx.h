@@ -64,6 +64,7 @@ inline float hear(const uint64_t *at, uint32_t about) {
     return __uint_as_float(uint32_t(*at));
 }
 inline void add_there(float *at, float v) { *at += v; }
+inline void add_there(float4 *at, float4 v) { at->x += v.x, at->y += v.y, at->z += v.z, at->w += v.w; }
 inline void post(uint32_t *flag, uint32_t v) { *flag = v; }
 inline uint32_t look(const uint32_t *flag) { return *(const volatile uint32_t *)flag; }
 inline void send(uint4 *to, uint4 v) { *to = v; }
@@ -80,6 +81,7 @@ inline uint64_t wgmma_descriptor(const void *start) { return emu::descriptor(sta
 inline uint64_t wgmma_descriptor_t(const void *start, uint32_t leading) { return emu::descriptor_t(start, leading); }
 template <int N, bool KEEP = true> inline void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b) { emu::wgmma(d, N, a, b, KEEP); }
 template <int N> inline void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_rows_t(d, N, a, b); }
+template <int N> inline void done_before(float (&)[N]) {}
 inline void bar_sync(int id, int threads) { emu::barrier(id, threads); }
 inline void bar_arrive(int id, int threads) { emu::barrier(id, threads, true); }
 inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
