@@ -316,7 +316,7 @@ __device__ __forceinline__ void stream_store(const StreamParams &p, const Stream
 
 // stream_prepare is the warp more: it prepares stages as they come.
 template <class W, int NT> __device__ __forceinline__ void stream_prepare(const typename W::Params &p, StreamShared<W, NT> &s) {
-    int slot = 0, phase = 0, i = -1, left = 0, count = 0;
+    int slot = 0, phase = 0, i = -2, left = 0, count = 0; // a block may have no unit: -1 is the end
     const int *order = nullptr;
     for (;;) {
         mbar_wait(&s.full[slot], phase);
