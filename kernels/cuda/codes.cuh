@@ -91,6 +91,15 @@ __device__ __forceinline__ u32 e4m3_pair(u32 word, int i) {
     return fma_bf16x2(((i ? word >> 4 : word << 4) & 0x07f007f0) | ((i ? word : word << 8) & 0x80008000), BF16_2_120S, BF16_NEGATIVE_ZEROS);
 }
 
+// int4_bytes: the four codes of a lane's row g (r = 0) or g+8 of a word, each 16 times what it is worth, as integers of 8 bits: columns
+// 2t, 2t+8, 2t+1, 2t+9.
+__device__ __forceinline__ u32 int4_bytes(u32 word, int r) { return xor_and(r ? word : word << 4, 0x80808080, 0xf0f0f0f0); }
+
+// int4_bytes_from is that, not 16 times, where other codes are worth 0: `zeros` is the row's in each byte.
+__device__ __forceinline__ u32 int4_bytes_from(u32 word, int r, u32 zeros) {
+    return (and_or(r ? word >> 4 : word, 0x0f0f0f0f, 0x80808080) - zeros) ^ 0x80808080; // 128 + code - zero, without borrowing
+}
+
 // e4m3_code is the code nearest to v, ties to even; the largest one beyond 448, and for what is no number (kernels.E4M3).
 __device__ __forceinline__ u32 e4m3_code(float v) {
     constexpr int DROP = 20, BIAS = (127 - 7) << 3; // bits of mantissa that go; the difference of exponents

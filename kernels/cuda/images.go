@@ -136,9 +136,9 @@ func init() {
 		table["attend_prefill"+code+"_90"] = kernel{"attend_prefill90", 384, fastPrefillShared}
 	}
 	for _, what := range []string{"partial", "swiglu"} {
-		for _, code := range []string{"e4m3", "int4", "table4"} {
+		for code, threads := range map[string]int{"e4m3": 288, "int4": 320, "table4": 288} {
 			for _, width := range []int{8, 16, 32, 64} {
-				table[fmt.Sprint("stream_", what, "_", code, "_", width)] = kernel{"stream_codes", 288, streamCodedShared(code, width)}
+				table[fmt.Sprint("stream_", what, "_", code, "_", width)] = kernel{"stream_codes", threads, streamCodedShared(code, width)}
 			}
 		}
 	}

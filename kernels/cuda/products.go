@@ -110,13 +110,15 @@ func streamCodedShared(code string, width int) int {
 		}
 	}
 	extra, pairs := tiles*2*codeRows*4, 4
+	prepared := 0
 	switch code {
 	case "int4":
-		extra += tiles * 2 * codeRows
+		extra += tiles*2*codeRows + tiles/2*width*4
+		prepared = 8 * stages
 	case "table4":
 		pairs = 4 * 256
 	}
-	return streamBytes(stages, tiles*(bytes+nt*8*lineBytes)+extra, 0, pairs)
+	return streamBytes(stages, tiles*(bytes+nt*8*lineBytes)+extra, prepared, pairs)
 }
 
 func streamBytes(stages, stage, half, more int) int {

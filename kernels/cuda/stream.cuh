@@ -14,6 +14,7 @@
 
 constexpr int STREAM_WARPS = 8;
 constexpr int STREAM_THREADS = (STREAM_WARPS + 1) * WARP;
+constexpr int STREAM_PREPARING = STREAM_THREADS + WARP; // with the warp more that some weights want
 constexpr int MAX_DECODE_ROWS = 64;
 constexpr int MAX_EXPERTS = 1024;
 
@@ -59,6 +60,7 @@ template <int NT> struct Plain {
     static constexpr int STAGES = NT <= 2 ? 5 : NT <= 4 ? 4 : 3;
     static constexpr int EXTRA = 0;          // bytes of a stage beside tiles and activations
     static constexpr bool GATHERS = false;   // an expert that at most 8 rows chose is multiplied with these alone
+    static constexpr bool PREPARES = false;  // a warp more prepares the activations of few rows
     struct Shared {};
 
     // extra issues the copies of what lies beside the tiles, and says how many bytes they are.
@@ -69,12 +71,12 @@ template <int NT> struct Plain {
     struct Scale {};
 
     // begin and end are what happens to the sum of a unit's strip.
-    static __device__ __forceinline__ Scale begin(const Params &, int, int, int) { return {}; }
+    static __device__ __forceinline__ Scale begin(const Params &, int, int, int, const int *, int) { return {}; }
     static __device__ __forceinline__ void end(const Params &, const Scale &, float (&)[NT][4]) {}
 
     // multiply adds the products of a strip of the stage's tiles, of every second one from `half` on, with groups of 8 rows; along K the
     // stage begins with tile `first`.
-    static __device__ __forceinline__ void multiply(const Params &, const Shared &, float (&acc)[NT][4], const u8 *stage, int tiles, int, int strip, int half, int, bool) {
+    static __device__ __forceinline__ void multiply(const Params &, const Shared &, const Scale &, float (&acc)[NT][4], u8 *stage, int tiles, int, int strip, int half, int) {
         const int l = lane_id(), row = strip * 16 + l % 16;
         if (half >= tiles) return;
         const u8 *weight = stage + half * WEIGHT_TILE, *act = stage + TILES * WEIGHT_TILE + half * NT * 8 * LINE;
@@ -100,6 +102,7 @@ template <class W, int NT> struct StreamShared {
     u8 stage[W::STAGES][stream_stage_bytes<W, NT>()];
     float half[W::HALVES > 1 ? 4 : 0][NT][WARP][4]; // the second half of K of a unit, on its way to the first
     u64 full[W::STAGES], empty[W::STAGES];
+    u64 prepared[W::PREPARES ? W::STAGES : 0]; // full, and activations as products want them
     int unit[W::STAGES];        // whose stage it is; negative: there are no more
     int hits[MAX_DECODE_ROWS];  // experts that some row chose, ascending
     int first[MAX_DECODE_ROWS + 1]; // GATHERS: where a hit's rows begin in order
@@ -128,21 +131,23 @@ template <class W, int NT> __device__ __forceinline__ int stream_units(const typ
 
 template <class W, int NT> __device__ __forceinline__ Unit stream_unit(const typename W::Params &p, const StreamShared<W, NT> &s, int i) {
     Unit u;
-    const int dense = stream_dense(p);
+    int tiles = p.tiles, units = p.blocks * p.splits; // of a matrix
+    asm volatile("" : "+r"(tiles), "+r"(units)); // what follows from them takes no registers from unit to unit
+    const int dense = p.dense ? units : 0;
     const u8 *base = p.dense, *act = p.a;
     u.expert = u.hit = -1;
     if (i >= dense) {
         i -= dense;
-        u.hit = i / (p.blocks * p.splits);
+        u.hit = i / units;
         u.expert = s.hits[u.hit];
-        i %= p.blocks * p.splits;
+        i %= units;
         base = p.routed + u64(u.expert) * p.expert_stride;
         act = p.b;
     }
     u.block = i / p.splits;
     u.split = i % p.splits;
     // Splits are whole grains, the first ones one grain longer where they do not divide.
-    const int grains = ceil_div(p.tiles, W::GRAIN), each = grains / p.splits, longer = grains % p.splits;
+    const int grains = ceil_div(tiles, W::GRAIN), each = grains / p.splits, longer = grains % p.splits;
     u.first = (u.split * each + min(u.split, longer)) * W::GRAIN;
     u.tiles = min((each + (u.split < longer)) * W::GRAIN, p.tiles - u.first);
     u.weight = base + (u64(u.block) * p.tiles + u.first) * W::TILE_BYTES;
@@ -309,6 +314,30 @@ __device__ __forceinline__ void stream_store(const StreamParams &p, const Stream
     }
 }
 
+// stream_prepare is the warp more: it prepares stages as they come.
+template <class W, int NT> __device__ __forceinline__ void stream_prepare(const typename W::Params &p, StreamShared<W, NT> &s) {
+    int slot = 0, phase = 0, i = -2, left = 0, count = 0; // a block may have no unit: -1 is the end
+    const int *order = nullptr;
+    for (;;) {
+        mbar_wait(&s.full[slot], phase);
+        if (const int next = s.unit[slot]; next != i) {
+            if ((i = next) < 0) break;
+            const Unit unit = stream_unit<W, NT>(p, s, i);
+            const Rows<W, NT> rows(s, unit);
+            left = unit.tiles, order = rows.order, count = rows.count;
+        }
+        if (count <= 8) W::prepare_rows(s.stage[slot], order, count, left);
+        left -= W::TILES;
+        __syncwarp();
+        if (lane_id() == 0) mbar_arrive(&s.prepared[slot]);
+        if (++slot == W::STAGES) slot = 0, phase ^= 1;
+    }
+    if (lane_id() == 0) mbar_arrive(&s.prepared[slot]);
+}
+
+// stream_filled are the barriers that consumers wait for.
+template <class W, int NT> __device__ __forceinline__ u64 *stream_filled(StreamShared<W, NT> &s) { return W::PREPARES ? s.prepared : s.full; }
+
 template <class W, int NT, Epilogue EPILOGUE>
 __device__ __forceinline__ void stream_consume(const typename W::Params &p, StreamShared<W, NT> &s) {
     constexpr int STRIPS = STREAM_WARPS / W::HALVES;
@@ -317,21 +346,21 @@ __device__ __forceinline__ void stream_consume(const typename W::Params &p, Stre
     if (!p.ready) griddep_wait();
     int slot = 0, phase = 0;
     for (;;) {
-        mbar_wait(&s.full[slot], phase);
-        const int i = s.unit[slot];
+        mbar_wait(&stream_filled<W, NT>(s)[slot], phase);
+        int i = s.unit[slot];
         if (i < 0) break;
         float acc[NT][4] = {};
         const Unit unit = stream_unit<W, NT>(p, s, i);
         const Rows<W, NT> rows(s, unit);
-        const int row = rows[lane_id() % 8]; // of the lane, where they are few
-        const typename W::Scale scale = W::begin(p, unit.expert, unit.block, strip);
+        const typename W::Scale scale = W::begin(p, unit.expert, unit.block, strip, rows.order, rows.count);
         for (int left = unit.tiles;;) {
-            W::multiply(p, s.more, acc, s.stage[slot], left, unit.first + unit.tiles - left, strip, half, row, rows.order);
+            W::multiply(p, s.more, scale, acc, s.stage[slot], left, unit.first + unit.tiles - left, strip, half, s.rows);
+            i = s.unit[slot]; // registers are too few to keep it
             __syncwarp();
             if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
             if (++slot == W::STAGES) slot = 0, phase ^= 1;
             if ((left -= W::TILES) <= 0) break;
-            mbar_wait(&s.full[slot], phase);
+            mbar_wait(&stream_filled<W, NT>(s)[slot], phase);
         }
         W::end(p, scale, acc);
         if (W::HALVES > 1) {
@@ -348,7 +377,7 @@ __device__ __forceinline__ void stream_consume(const typename W::Params &p, Stre
                 }
             }
         }
-        // registers are too few to keep the unit
+        // nor the unit
         if (half == 0) stream_store<W, NT, EPILOGUE>(p, s, stream_unit<W, NT>(p, s, i), acc, strip);
         if (W::HALVES > 1) bar_sync(1, STREAM_WARPS * WARP); // before the next unit overwrites half
     }
@@ -362,6 +391,7 @@ template <class W, int NT, Epilogue EPILOGUE> __device__ __forceinline__ void st
         for (int i = 0; i < STAGES; i++) {
             mbar_init(&s.full[i], STREAM_FULL_ARRIVALS);
             mbar_init(&s.empty[i], STREAM_WARPS);
+            if (W::PREPARES) mbar_init(&s.prepared[i], 1);
         }
         mbar_init_fence();
         s.rows = min(*p.rows, NT * 8); // lies there since before the step
@@ -383,5 +413,6 @@ template <class W, int NT, Epilogue EPILOGUE> __device__ __forceinline__ void st
     }
 #endif
     if (producer) stream_produce<W, NT>(p, s, filled);
-    else stream_consume<W, NT, EPILOGUE>(p, s);
+    else if (warp_id() < STREAM_WARPS) stream_consume<W, NT, EPILOGUE>(p, s);
+    else if constexpr (W::PREPARES) stream_prepare<W, NT>(p, s);
 }

@@ -2,15 +2,21 @@
 // the sums take the registers of a second block.
 #include "stream_codes.cuh"
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define BLOCKS_32 1 // two would spill here
+#else
+#define BLOCKS_32 2
+#endif
+
 #define STREAM(NT, BLOCKS, NAME, CODE, EPILOGUE)                 \
-    KERNEL(STREAM_THREADS, BLOCKS, NAME, CodedStreamParams) {    \
+    KERNEL(CODE == INT4 ? STREAM_PREPARING : STREAM_THREADS, BLOCKS, NAME, CodedStreamParams) { \
         DYNAMIC_SHARED(memory);                                  \
-        stream<Coded<CODE, NT>, NT, EPILOGUE>(p, memory);        \
+        stream<Coded<CODE, NT, CODE == INT4>, NT, EPILOGUE>(p, memory); \
     }
 #define STREAMS(NAME, CODE, EPILOGUE)         \
     STREAM(1, 2, NAME##_8, CODE, EPILOGUE)    \
     STREAM(2, 2, NAME##_16, CODE, EPILOGUE)   \
-    STREAM(4, 2, NAME##_32, CODE, EPILOGUE)   \
+    STREAM(4, BLOCKS_32, NAME##_32, CODE, EPILOGUE) \
     STREAM(8, 1, NAME##_64, CODE, EPILOGUE)
 
 STREAMS(stream_partial_e4m3, E4M3, PARTIAL)

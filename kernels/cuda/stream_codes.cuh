@@ -1,5 +1,16 @@
-// The decode engine's stages for quantised weights: codes become bfloat16 in registers, and what a group of columns adds up
-// to is scaled in float32. See codes.cuh for the layout and stream.cuh for everything else.
+// The decode engine's stages for quantised weights. See codes.cuh for the layout and stream.cuh for everything else.
+//
+// Codes of 8 bits and of tables become bfloat16 in registers, and what a group of columns adds up to is scaled in float32.
+//
+// INT4 arrives so fast (37 codes a clock and multiprocessor) that the logic and shifts of widening would take longer than the
+// bytes. So it is multiplied in integers of 8 bits, which takes a shift and two instructions for 8 codes, and activations, of which
+// there are few, follow: an activation is 2ˢ·(256·h + l), two digits of 8 bits, where 2ˢ belongs to 128 columns of a row (two tiles) and
+// the largest absolute value of these lies in [2¹³, 2¹⁴) units of it. So it is off by at most 2⁻¹⁴ of that largest one, and not at all where it is
+// less than 2⁶ times smaller, since bfloat16 has 8 bits. Sums of columns with one scale are exact: Σ w·h and Σ w·l, and 256 times the first and the second
+// have fewer than 31 bits. Groups whose largest value is below 2⁻¹⁰⁷ lose more of it, and one with a value that is no number becomes NaN.
+//
+// Digits are made in place, from the image's bfloat16 of a stage. Of up to 8 rows a warp more makes them (WARP_MORE), or, as of more
+// rows, the consumers together; bits are the same.
 #pragma once
 #include "codes.cuh"
 #include "stream.cuh"
@@ -8,27 +19,80 @@ struct CodedStreamParams : StreamParams { // weights in codes; blocks of 128 row
     Coding dense_coding, routed_coding;   // of the same geometry
 };
 
+// Piece is what a lane has of 256 columns of a row: of a step of 16 columns, columns 4h to 4h+3 and 4h+8 to 4h+11.
+struct Piece {
+    uint2 near, far;
+
+    static __device__ __forceinline__ int tile() { return lane_id() / 8; }
+    static __device__ __forceinline__ int step() { return lane_id() / 2 % 4; }
+    static __device__ __forceinline__ int half() { return lane_id() % 2; }
+    // at is where 8 bytes lie in the line of a row: half a piece.
+    static __device__ __forceinline__ u8 *at(u8 *line, int row, int piece) { return line + (piece ^ (row & 7)) * PIECE + half() * 8; }
+    // load takes the piece from four tiles' lines, `apart` bytes from each other, of which so many are there.
+    __device__ __forceinline__ void load(const u8 *line, int apart, int row, int tiles) {
+        near = far = make_uint2(0, 0);
+        if (tile() >= tiles) return;
+        near = *(const uint2 *)at((u8 *)line + tile() * apart, row, 2 * step());
+        far = *(const uint2 *)at((u8 *)line + tile() * apart, row, 2 * step() + 1);
+    }
+    // exponent is the largest of the lane's values, with 8 bits of bias.
+    __device__ __forceinline__ u32 exponent() const {
+        const auto most = [](u32 v) { return max(v << 1, v << 17); };
+        return max(max(most(near.x), most(near.y)), max(most(far.x), most(far.y))) >> 24;
+    }
+};
+
+// prepare_row writes a row's digits, high ones in a line's first half, low ones in its second, and 2ˢ of both pairs of tiles,
+// `pairs` numbers from each other. One warp. In a step of 16 columns the order is that of int4_bytes.
+__device__ __forceinline__ void prepare_row(const Piece &piece, u8 *line, int apart, int row, int tiles, float *units, int pairs) {
+    const u32 own = piece.exponent();
+    const bool second = lane_id() >= 16;
+    const u32 most0 = __reduce_max_sync(0xffffffffu, second ? 0 : own), most1 = __reduce_max_sync(0xffffffffu, second ? own : 0);
+    const u32 most = second ? most1 : most0, e = max(most, 20u);
+    const float scale = __uint_as_float((267 - e) << 23);
+    line += Piece::tile() * apart;
+    constexpr float ROUNDS = 12582912 + 128; // 3·2²², which rounds to integers, and what makes the low digit one with a sign
+    const auto fixed = [&](float v) { return __float_as_uint(__fmaf_rn(v, scale, ROUNDS)); };
+    u32 high[2], low[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const u32 near = i ? piece.near.y : piece.near.x, far = i ? piece.far.y : piece.far.x;
+        const u32 first = __byte_perm(fixed(lo(near)), fixed(lo(far)), 0x5140), second = __byte_perm(fixed(hi(near)), fixed(hi(far)), 0x5140);
+        high[i] = __byte_perm(first, second, 0x7632), low[i] = __byte_perm(first, second, 0x5410) ^ 0x80808080;
+    }
+    if (Piece::tile() < tiles) {
+        *(uint2 *)Piece::at(line, row, Piece::step()) = make_uint2(high[0], high[1]);
+        *(uint2 *)Piece::at(line, row, 4 + Piece::step()) = make_uint2(low[0], low[1]);
+    }
+    if (lane_id() % 16 == 0 && Piece::tile() < tiles) units[lane_id() / 16 * pairs] = most == 255 ? __uint_as_float(0x7fc00000) : __uint_as_float((e - 13) << 23);
+}
+
 // Coded: tiles of 128 rows, since next to codes activations are many bytes. What is scaled when is decided by the coding, not by
 // NT, so that the order of a sum does not depend on it:
-//   8 bits, one scale a row: the sum of a unit, at its end
+//   8 bits, one scale a row: the sum of a unit, at its end; until then sums of every tile are added
 //   INT4, groups of whole pairs of tiles, without zeros: the sum of every pair
 //   everything else (fine): the sum of every half of a tile
-template <Code CODE, int NT> struct Coded {
+template <Code CODE, int NT, bool WARP_MORE = false> struct Coded {
     using Params = CodedStreamParams;
     static constexpr int ROWS = CODE_ROWS;
+    static constexpr bool PREPARES = WARP_MORE, DIGITS = CODE == INT4;
     static constexpr int TILES = CODE != E4M3 && NT <= (CODE == INT4 ? 4 : 2) ? 4 : 2; // fewer stages, fewer waits; as registers allow
     static constexpr int GRAIN = CODE == E4M3 ? 2 : 4;
     static constexpr int HALVES = 1;
-    static constexpr bool GATHERS = NT > 1; // of many rows few choose an expert, and multiplying takes as long as the codes' way here
+    static constexpr bool GATHERS = NT > 1 || DIGITS; // of many rows few choose an expert; digits of others are not made
     static constexpr int TILE_BYTES = code_tile(CODE);
     static constexpr int STAGES = CODE == E4M3 ? (NT == 1 ? 5 : NT == 2 ? 4 : NT == 4 ? 3 : 5) : (NT == 1 ? 4 : TILES == 4 ? 3 : NT == 4 ? 4 : 6);
+    static constexpr int UNITS = !DIGITS ? 0 : TILES / 2 * NT * 8 * 4; // bytes: 2ˢ of every pair of tiles and row
     static constexpr int SCALES = TILES * 2 * CODE_ROWS * 4, ZEROS = CODE == INT4 ? TILES * 2 * CODE_ROWS : 0; // bytes at most
-    static constexpr int EXTRA = SCALES + ZEROS;
+    static constexpr int EXTRA = UNITS + SCALES + ZEROS;
+    static constexpr int BESIDE = TILES * (TILE_BYTES + NT * 8 * LINE); // where what is extra begins in a stage
     struct Shared {
         u32 pairs[CODE == TABLE4 ? 256 : 1]; // TABLE4: the two numbers of every byte
     };
     struct Scale {
         float by[2]; // of the lane's two rows, for the sum of a unit
+        enum { PACKED, FEW, ALL } how; // packed: INT4, at most 4 rows, both digits in the 8 columns of one product. The lane's sums are row t's, in acc[0][0] and [2]
+        int row, sum[2]; // few that are not in lines 0 and on: whose activations the lane reads, and whose sums it has
     };
 
     // groups of a stage's tiles: the first, and how many.
@@ -47,17 +111,21 @@ template <Code CODE, int NT> struct Coded {
         int from;
         const int n = groups(p, first, tiles, from);
         const u64 at = max(expert, 0) * c.expert_scales + (u64(block) * c.groups + from) * CODE_ROWS;
-        stream_copy(to, c.scales + at * c.scale_bytes, n * CODE_ROWS * c.scale_bytes, full, false);
-        if (CODE == INT4 && c.zeros) stream_copy(to + SCALES, c.zeros + at, n * CODE_ROWS, full, false);
+        stream_copy(to + UNITS, c.scales + at * c.scale_bytes, n * CODE_ROWS * c.scale_bytes, full, false);
+        if (CODE == INT4 && c.zeros) stream_copy(to + UNITS + SCALES, c.zeros + at, n * CODE_ROWS, full, false);
     }
     static __device__ __forceinline__ void prepare(const Params &p, Shared &s) {
         if (CODE == TABLE4)
             for (int i = threadIdx.x; i < 256; i += STREAM_THREADS) s.pairs[i] = pack(p.dense_coding.table[i & 15], p.dense_coding.table[i >> 4]);
     }
 
-    // begin and end are what happens to the sum of a unit's strip.
-    static __device__ __forceinline__ Scale begin(const Params &p, int expert, int block, int strip) {
-        Scale s = {{1, 1}};
+    // begin and end are what happens to the sum of a unit's strip. It multiplies `rows` rows, in this order if they are few.
+    static __device__ __forceinline__ Scale begin(const Params &p, int expert, int block, int strip, const int *order, int rows) {
+        Scale s = {{1, 1}, CODE == INT4 && rows <= 4 ? Scale::PACKED : NT == 1 || rows <= 8 ? Scale::FEW : Scale::ALL};
+        const bool packed = s.how == Scale::PACKED;
+        const auto line = [&](int i) { return order && !PREPARES ? order[min(i, rows - 1)] : i; };
+        const int l = lane_id();
+        s.row = line(packed ? l % 8 / 2 : l % 8), s.sum[0] = line(packed ? l % 4 : l % 4 * 2), s.sum[1] = line(l % 4 * 2 + 1);
         const Coding &c = expert < 0 ? p.dense_coding : p.routed_coding;
         if (CODE == E4M3 && !c.fine) {
             const u64 row = max(expert, 0) * c.expert_scales + block * CODE_ROWS + strip * 16 + lane_id() / 4;
@@ -73,38 +141,91 @@ template <Code CODE, int NT> struct Coded {
 #pragma unroll
                 for (int i = 0; i < 4; i++) acc[j][i] *= s.by[i / 2];
         }
+        if (CODE == INT4 && s.how == Scale::PACKED) { // lane t takes rows 2t and 2t+1
+            const int from = lane_id() / 4 * 4 + lane_id() % 2 * 2;
+            const float g = acc[0][0], g8 = acc[0][2];
+#pragma unroll
+            for (int c = 0; c < 2; c++) {
+                acc[0][c] = __shfl_sync(0xffffffffu, g, from + c);
+                acc[0][2 + c] = __shfl_sync(0xffffffffu, g8, from + c);
+            }
+        }
     }
 
-    // multiply adds the products of a strip of the stage's tiles with all groups of 8 rows, or with 8 rows that are few of them: `row` is the
-    // lane's. Along K the tiles begin with tile `first`.
-    static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int tiles, int first, int strip, int, int row, bool few) {
-        if (NT > 1 && few) tiles_of<1>(p, s, acc, stage, tiles, first, strip, row);
-        else tiles_of<NT>(p, s, acc, stage, tiles, first, strip, lane_id() % 8);
+    // multiply adds the products of a strip of the stage's tiles; `rows`: how many there are at all. Along K the tiles begin with tile `first`.
+    static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, const Scale &scale, float (&acc)[NT][4], u8 *stage, int tiles, int first, int strip, int, int rows) {
+        tiles = min(tiles, TILES);
+        if (DIGITS && (!PREPARES || (NT > 1 && scale.how == Scale::ALL))) { // in place; all consumers take part
+            u8 *lines = stage + TILES * TILE_BYTES;
+#pragma unroll 1
+            for (int i = warp_id(); i < rows; i += STREAM_WARPS) {
+                Piece piece;
+                piece.load(lines + i * LINE, NT * 8 * LINE, i, tiles);
+                __syncwarp(); // all have read
+                prepare_row(piece, lines + i * LINE, NT * 8 * LINE, i, tiles, (float *)(stage + BESIDE) + i, NT * 8);
+            }
+            fence_proxy_async(); // before copies come here again
+            bar_sync(1, STREAM_WARPS * WARP);
+        }
+        int l = lane_id();
+        if (CODE == TABLE4 && NT > 2) asm volatile("" : "+r"(l)); // what follows from it takes no registers from stage to stage
+        if (CODE == INT4 && scale.how == Scale::PACKED)
+            tiles_of<1, true>(p, s, acc, stage, tiles, first, strip, PREPARES ? l % 8 / 2 : scale.row, PREPARES ? l % 4 : scale.sum[0], 0);
+        else if (NT == 1 || scale.how == Scale::FEW)
+            tiles_of<1, false>(p, s, acc, stage, tiles, first, strip, PREPARES ? l % 8 : scale.row, PREPARES ? l % 4 * 2 : scale.sum[0], PREPARES ? l % 4 * 2 + 1 : scale.sum[1]);
+        else tiles_of<NT, false>(p, s, acc, stage, tiles, first, strip, l % 8, l % 4 * 2, l % 4 * 2 + 1);
+    }
+
+    // prepare_rows moves few rows, whose order ascends, to the first lines of a stage, as products want them. One warp.
+    static __device__ __forceinline__ void prepare_rows(u8 *stage, const int *order, int rows, int tiles) {
+        constexpr int TOGETHER = 4;
+        u8 *lines = stage + TILES * TILE_BYTES;
+#pragma unroll 1
+        for (int from = 0; from < rows; from += TOGETHER) {
+            Piece piece[TOGETHER];
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++)
+                if (from + i < rows) {
+                    const int row = order ? order[from + i] : from + i;
+                    piece[i].load(lines + row * LINE, NT * 8 * LINE, row, min(tiles, TILES));
+                }
+            __syncwarp(); // all have read; later rows lie in later lines
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++)
+                if (from + i < rows) prepare_row(piece[i], lines + (from + i) * LINE, NT * 8 * LINE, from + i, min(tiles, TILES), (float *)(stage + BESIDE) + from + i, NT * 8);
+        }
+        fence_proxy_async(); // before copies come here again
     }
 
 private:
-    template <int GROUPS>
-    static __device__ __forceinline__ void tiles_of(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int tiles, int first, int strip, int row) {
-        constexpr int TOGETHER = GROUPS == 1 && NT <= 2 ? TILES : 2; // as registers allow
-        int at = 0;
+    // row: whose activations the lane reads; sum0 and sum1: whose sums it has, in every group of 8 rows.
+    template <int GROUPS, bool PACKED>
+    static __device__ __forceinline__ void tiles_of(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int tiles, int first, int strip, int row, int sum0, int sum1) {
         if (CODE != TABLE4 && !p.dense_coding.fine) {
+            constexpr int TOGETHER = GROUPS == 1 && NT == 1 ? TILES : 2; // as registers allow
+            int at = 0;
 #pragma unroll
-            for (; at < TILES && at + TOGETHER <= tiles; at += TOGETHER) several<GROUPS, TOGETHER, false>(p, s, acc, stage, at, first, strip, row);
-            for (; at < TILES && at < tiles; at++) several<GROUPS, 1, false>(p, s, acc, stage, at, first, strip, row);
+            for (; at < TILES && at + TOGETHER <= tiles; at += TOGETHER) several<GROUPS, PACKED, TOGETHER, false>(p, s, acc, stage, at, first, strip, row, sum0, sum1);
+            // What is left of K.
+            if (TOGETHER > 2 && at + 2 <= tiles) several<GROUPS, PACKED, 2, false>(p, s, acc, stage, at, first, strip, row, sum0, sum1), at += 2;
+            if (at < TILES && at < tiles) several<GROUPS, PACKED, 1, false>(p, s, acc, stage, at, first, strip, row, sum0, sum1);
+            return;
         }
-        for (; at < TILES && at < tiles; at++) several<GROUPS, 1, true>(p, s, acc, stage, at, first, strip, row);
+#pragma unroll 1
+        for (int at = 0; at < tiles; at++) several<GROUPS, PACKED, 1, true>(p, s, acc, stage, at, first, strip, row, sum0, sum1);
     }
 
     // several is that for COUNT tiles of the stage: straight-line code, the codes' way from shared memory before everything else.
-    template <int GROUPS, int COUNT, bool FINE>
-    static __device__ __forceinline__ void several(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int at, int first, int strip, int row) {
+    template <int GROUPS, bool PACKED, int COUNT, bool FINE>
+    static __device__ __forceinline__ void several(const Params &p, const Shared &s, float (&acc)[NT][4], const u8 *stage, int at, int first, int strip, int row, int sum0, int sum1) {
         constexpr int WORDS = 4 * code_pieces(CODE);
+        constexpr int TOGETHER = CODE == INT4 && COUNT > 1 ? 2 : 1; // tiles in one sum
         constexpr bool WHOLE = CODE == E4M3 && !FINE; // the sum of a unit is scaled
         const Coding &c = p.dense_coding;
-        const u8 *acts = stage + TILES * TILE_BYTES + at * NT * 8 * LINE;
+        const u8 *acts = stage + TILES * TILE_BYTES + (at * NT * 8 + row) * LINE, *extra = stage + BESIDE;
         const u8 *codes = stage + at * TILE_BYTES + (strip * code_pieces(CODE) * WARP + lane_id()) * 16;
         constexpr bool ROLLED = GROUPS > 2; // registers are scarce
-        u32 words[ROLLED ? 1 : COUNT][WORDS];
+        u32 words[ROLLED ? TOGETHER : COUNT][WORDS];
         const auto read = [&](u32 (&words)[WORDS], int i) {
 #pragma unroll
             for (int j = 0; j < code_pieces(CODE); j++) {
@@ -115,52 +236,73 @@ private:
 #pragma unroll
         for (int i = 0; i < COUNT && !ROLLED; i++) read(words[i], i);
         const int from = WHOLE ? 0 : coding_group(c, first, 0);
-        float part[GROUPS][4] = {};
-#pragma unroll ROLLED ? 1 : COUNT
-        for (int i = 0; i < COUNT; i++) {
-            u32 (&word)[WORDS] = words[ROLLED ? 0 : i];
-            if (ROLLED) read(word, i);
-            const bool last = FINE || i % 2 == 1 || i == COUNT - 1; // of those that are scaled together
-            float by[2][2] = {}; // of the halves, of the rows
-            u32 zero[2][2];
+#pragma unroll(ROLLED ? 1 : COUNT)
+        for (int i = 0; i < COUNT; i += TOGETHER) {
+            float by[2][2] = {{1, 1}, {1, 1}}; // scales of the halves of a tile, or of all; of rows g and g+8
+            u32 zeros[2][2];
 #pragma unroll
-            for (int half = 0; half < 2; half++)
+            for (int half = 0; half < (FINE ? 2 : 1); half++)
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
-                    zero[half][r] = int4_zero(8, r);
-                    if (half == 1 && !FINE) {
-                        by[half][r] = by[0][r];
-                        continue;
-                    }
-                    if (WHOLE || !last) continue;
+                    if (WHOLE) continue;
                     const int scale = (coding_group(c, first + at + i, half) - from) * CODE_ROWS + strip * 16 + lane_id() / 4 + 8 * r;
-                    by[half][r] = scale_near(stage + TILES * (TILE_BYTES + NT * 8 * LINE), c.scale_bytes, scale) * (CODE == INT4 ? INT4_PARTS : 1);
-                    if (FINE && CODE == INT4 && c.zeros) zero[half][r] = int4_zero((stage + TILES * (TILE_BYTES + NT * 8 * LINE) + SCALES)[scale], r);
+                    by[half][r] = scale_near(extra + UNITS, c.scale_bytes, scale) * (CODE == INT4 && !FINE ? 1.0f / 16 : 1);
+                    if (FINE && CODE == INT4) zeros[half][r] = (c.zeros ? (extra + UNITS + SCALES)[scale] : 8) * 0x01010101;
                 }
-            u32 a[4][4];
+            u32 a[TOGETHER][4][4]; // tiles, steps; INT4: two steps of 16 columns at once
 #pragma unroll
-            for (int step = 0; step < 4; step++)
+            for (int k = 0; k < TOGETHER; k++) {
+                u32 (&word)[WORDS] = words[ROLLED ? k : i + k];
+                if (ROLLED) read(word, i + k);
 #pragma unroll
-                for (int k = 0; k < 4; k++)
-                    a[step][k] = CODE == E4M3 ? e4m3_pair(word[2 * step + k / 2], k % 2)
-                        : CODE == INT4 ? int4_pair(word[step], k, zero[step / 2][k % 2])
-                                       : s.pairs[table4_index(word[step], k)];
+                for (int step = 0; step < (CODE == INT4 ? 2 : 4); step++)
+#pragma unroll
+                    for (int j = 0; j < 4; j++)
+                        a[k][step][j] = CODE == E4M3 ? e4m3_pair(word[2 * step + j / 2], j % 2)
+                            : CODE == TABLE4         ? s.pairs[table4_index(word[step], j)]
+                            : FINE                   ? int4_bytes_from(word[2 * step + j / 2], j % 2, zeros[step][j % 2])
+                                                     : int4_bytes(word[2 * step + j / 2], j % 2);
+            }
 #pragma unroll
             for (int j = 0; j < GROUPS; j++) {
-                u32 b[2][4];
+                float unit[2] = {1, 1}; // of activations
+                if (DIGITS) {
+                    const float *units = (const float *)extra + (at + i) / 2 * NT * 8 + j * 8;
+                    unit[0] = units[sum0];
+                    if (!PACKED) unit[1] = units[sum1];
+                }
+                const auto add = [&](int r, float v, float by) { acc[j][r] = __fmaf_rn(v, by * unit[r % 2], acc[j][r]); };
+                // read: four pieces of the lines of a tile, which are 32 columns or, of digits, 64.
+                const auto read = [&](u32 (&b)[4], int k, int from) { ldmatrix_x4(b, acts + ((i + k) * NT + j) * 8 * LINE + (((from + lane_id() / 8) ^ (row & 7)) * PIECE)); };
+                u32 b[4];
+                if constexpr (CODE == INT4) {
 #pragma unroll
-                for (int half = 0; half < 2; half++) stream_act(b[half], acts + (i * NT + j) * 8 * LINE, row, half);
-                float (&sum)[4] = WHOLE ? acc[j] : part[j];
+                    for (int half = 0; half < (FINE ? 2 : 1); half++) {
+                        int sum[4] = {};
 #pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    mma_bf16(sum, a[2 * half], b[half][0], b[half][1]);
-                    mma_bf16(sum, a[2 * half + 1], b[half][2], b[half][3]);
-                    if (!WHOLE && last && (FINE || half == 1)) {
+                        for (int digit = 0; digit < (PACKED ? 1 : 2); digit++) {
 #pragma unroll
-                        for (int k = 0; k < 4; k++) {
-                            acc[j][k] = __fmaf_rn(sum[k], by[half][k / 2], acc[j][k]);
-                            sum[k] = 0;
+                            for (int r = 0; r < 4 && digit == 1; r++) sum[r] *= 256;
+#pragma unroll
+                            for (int k = 0; k < TOGETHER; k++) {
+                                read(b, k, 4 * (PACKED ? lane_id() % 2 : digit));
+                                if (!FINE || half == 0) mma_s8(sum, a[k][0], b[0], b[1]);
+                                if (!FINE || half == 1) mma_s8(sum, a[k][1], b[2], b[3]);
+                            }
                         }
+#pragma unroll
+                        for (int r = 0; r < 4; r += PACKED ? 2 : 1) add(r, float(PACKED ? 256 * sum[r] + sum[r + 1] : sum[r]), by[half][r / 2]);
+                    }
+                } else {
+                    float sum[4] = {};
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        read(b, 0, 4 * half);
+#pragma unroll
+                        for (int step = 0; step < 2; step++) mma_bf16(sum, a[0][2 * half + step], b[2 * step], b[2 * step + 1]);
+                        if (!FINE && half == 0) continue;
+#pragma unroll
+                        for (int r = 0; r < 4; r++) add(r, sum[r], by[half && FINE][r / 2]), sum[r] = 0;
                     }
                 }
             }

@@ -12,6 +12,7 @@ void async_arrive(uint64_t *bar);
 void bulk(void *dst, const void *src, uint32_t bytes, uint64_t *bar);
 void ldmatrix(uint32_t *r, int matrices, const void *row, bool transpose);
 void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1);
+void mma_s8(int *d, const uint32_t *a, uint32_t b0, uint32_t b1);
 void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep);
 void wgmma_rows_t(float *d, int columns, const uint32_t *a, uint64_t b);
 void wgmma_fence();
@@ -37,6 +38,7 @@ inline void ldmatrix_x4(uint32_t (&r)[4], const void *row) { emu::ldmatrix(r, 4,
 inline void ldmatrix_x2(uint32_t (&r)[2], const void *row) { emu::ldmatrix(r, 2, row, false); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) { emu::ldmatrix(r, 4, row, true); }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emu::mma(d, a, b0, b1); }
+inline void mma_s8(int (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { emu::mma_s8(d, a, b0, b1); }
 inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) { // in float64: a product of bfloat16 and a sum near it are exact
     const auto half = [](uint32_t v) { return double(__uint_as_float(v << 16)); };
     const auto one = [&](int shift) { return uint32_t(__float2bfloat16_rn(float(half(a >> shift) * half(b >> shift) + half(c >> shift))).x) << shift; };
@@ -84,6 +86,7 @@ template <int N> inline void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t
 template <int N> inline void done_before(float (&)[N]) {}
 inline void bar_sync(int id, int threads) { emu::barrier(id, threads); }
 inline void bar_arrive(int id, int threads) { emu::barrier(id, threads, true); }
+inline uint32_t xor_and(uint32_t a, uint32_t b, uint32_t c) { return (a ^ b) & c; }
 inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
 inline float exp2_approx(float x) { return exp2f(x); }
 inline float reciprocal_approx(float x) { return 1.0f / x; }

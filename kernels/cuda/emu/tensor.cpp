@@ -74,6 +74,28 @@ void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
     });
 }
 
+void mma_s8(int *d, const uint32_t *a, uint32_t b0, uint32_t b1) {
+    struct A {
+        int *d;
+        const uint32_t *a;
+        uint32_t b[2];
+    } args{d, a, {b0, b1}};
+    meet("mma_s8", ~0u, &args, [](void **by) {
+        int8_t x[16][32], y[32][8];
+        for (int l = 0; l < 32; l++) {
+            const A &t = *(A *)by[l];
+            const int g = l / 4, k = l % 4 * 4;
+            for (int i = 0; i < 4; i++)
+                for (int h = 0; h < 4; h++) x[g + i % 2 * 8][k + i / 2 * 16 + h] = int8_t(t.a[i] >> 8 * h);
+            for (int i = 0; i < 2; i++)
+                for (int h = 0; h < 4; h++) y[k + i * 16 + h][g] = int8_t(t.b[i] >> 8 * h);
+        }
+        for (int l = 0; l < 32; l++)
+            for (int i = 0; i < 4; i++)
+                for (int k = 0; k < 32; k++) ((A *)by[l])->d[i] += x[l / 4 + i / 2 * 8][k] * y[k][l % 4 * 2 + i % 2];
+    });
+}
+
 // ---- warpgroup products ----
 
 namespace {

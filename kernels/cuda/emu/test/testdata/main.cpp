@@ -213,6 +213,21 @@ static void mma() {
     compare(result<float>(out, 128), product(a, b, 16, 8, 16));
 }
 
+static void mma_s8() {
+    std::vector<int8_t> a(16 * 32), b(8 * 32);
+    for (auto *m : {&a, &b})
+        for (size_t i = 0; i < m->size(); i++) (*m)[i] = int8_t(i * i * 37 + i * 11 + (m == &a) * 5);
+    std::vector<int> want;
+    for (int row = 0; row < 16; row++)
+        for (int column = 0; column < 8; column++) {
+            want.push_back(row * 8 + column); // what was there before
+            for (int k = 0; k < 32; k++) want.back() += a[row * 32 + k] * b[column * 32 + k];
+        }
+    const uint64_t out = device(nullptr, 512);
+    launch("mma_s8_tile", 32, {device(a.data(), a.size()), device(b.data(), b.size()), out, 0});
+    compare(result<int>(out, 128), want);
+}
+
 static void transpose() {
     const Halves a = matrix(16, 16);
     std::vector<int> want;
@@ -226,7 +241,7 @@ static void transpose() {
 int main(int count, char **words) {
     const std::string name = count > 1 ? words[1] : "";
     static const std::map<std::string, std::function<void()>> right = {
-        {"mma", mma}, {"transpose", transpose}, {"lanes", lanes}, {"turns", turns}, {"blocks", blocks}, {"streams", streams}, {"unordered", unordered},
+        {"mma", mma}, {"mma_s8", mma_s8}, {"transpose", transpose}, {"lanes", lanes}, {"turns", turns}, {"blocks", blocks}, {"streams", streams}, {"unordered", unordered},
         {"transposed", transposed}, {"pipeline", [] { sums("pipeline", 160, -1); }}, {"copies", [] { sums("copies", 64, 2); }}};
     auto it = right.find(name);
     if (it != right.end()) it->second();

@@ -19,6 +19,18 @@ KERNEL(32, 1, mma, Params) {
     out[(g + 8) * 8 + 2 * t] = d[2], out[(g + 8) * 8 + 2 * t + 1] = d[3];
 }
 
+// mma_s8_tile: out [16, 8] int = row·8 + column + a [16, 32] · b [8, 32]ᵀ of integers of 8 bits.
+KERNEL(32, 1, mma_s8_tile, Params) {
+    const int l = threadIdx.x, g = l / 4, t = l % 4;
+    const auto word = [&](const u8 *m, int row, int k) { return *(const u32 *)(m + row * 32 + k); };
+    const u32 a[4] = {word(p.a, g, 4 * t), word(p.a, g + 8, 4 * t), word(p.a, g, 4 * t + 16), word(p.a, g + 8, 4 * t + 16)};
+    int d[4] = {g * 8 + 2 * t, g * 8 + 2 * t + 1, (g + 8) * 8 + 2 * t, (g + 8) * 8 + 2 * t + 1};
+    mma_s8(d, a, word(p.b, g, 4 * t), word(p.b, g, 4 * t + 16));
+    int *out = (int *)p.out;
+    out[g * 8 + 2 * t] = d[0], out[g * 8 + 2 * t + 1] = d[1];
+    out[(g + 8) * 8 + 2 * t] = d[2], out[(g + 8) * 8 + 2 * t + 1] = d[3];
+}
+
 // transpose: out [16, 16] of 16 bits = aᵀ, by ldmatrix.trans.
 KERNEL(32, 1, transpose, Params) {
     DYNAMIC_SHARED(s);
