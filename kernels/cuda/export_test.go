@@ -139,7 +139,7 @@ func Units(d *Device, h kernels.Weight, swiglu bool) uint32 {
 	return uint32(w.units() * d.splits(w, 1))
 }
 
-// Counters gives the first n counters of the last step (Device.counter).
+// Counters gives the first n counters of the last step (Device.counters).
 func Counters(d *Device, n int) ([]uint32, error) {
 	defer d.gpu.enter()()
 	list := make([]uint32, n)
@@ -155,3 +155,9 @@ const Staging = stagingBuffers * stagingBytes
 
 // Fast says that the kernels of compute capability 9.0 run.
 func (d *Device) Fast() bool { return d.fast() }
+
+// RowBlocks is how many blocks norm so many decode rows of this width.
+func RowBlocks(d *Device, rows, width int) uint32 {
+	p := &phase{decode: true, grid: bucket(rows)}
+	return uint32(p.grid * max(d.slices(p, &residual{d: width}), 1))
+}

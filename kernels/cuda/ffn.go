@@ -215,13 +215,14 @@ func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, 
 	gateUp, down := d.weightOf(l.GateUp), d.weightOf(l.Down)
 	shared, sharedDown := d.weightOf(l.SharedGateUp), d.weightOf(l.SharedDown)
 	experts := gateUp.spec.Experts
+	width := int32(min(d.expertTileWidth(gateUp, p.rows), d.expertTileWidth(down, p.rows)))
 	places := ceil(p.rows, 16)*16 + 16*min(experts, p.rows) // every expert begins at a multiple of 16
 	sorted := d.imageOf(p, "sorted", places, x.d)
 	tokenOf := d.mem(p.name+"tokenOf", 4*grow(places))
 	tiles := d.mem(p.name+"tiles", 12*(grow(p.rows)/portableWidth+experts+1))
 	count := d.mem(p.name+"tileCount", 4)
 	launch(d, "sort_rows", 1, 1, 0, &sortParams{expert: r.expert, sorted: d.mem(p.name+"place", 4*grow(p.rows)), tokenOf: tokenOf, tiles: tiles, tileCount: count,
-		rows: int32(p.rows), experts: int32(experts), capacity: int32(places), width: int32(d.tileWidth())})
+		rows: int32(p.rows), experts: int32(experts), capacity: int32(places), width: width})
 	gather := gatherParams{h: h.at, tokenOf: tokenOf, gate: r.gate, out: sorted.at, lines: int32(h.lines), outLines: int32(sorted.lines), tiles: int32(h.tiles)}
 	launch(d, "gather_rows", places, 1, 0, &gather)
 	if d.open {
@@ -230,7 +231,7 @@ func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, 
 
 	f := ceil(gateUp.spec.Parts[0], tile) * tile
 	act := d.imageOf(p, "sorted.act", places, f)
-	routed := gemmParams{list: tiles, listCount: count}
+	routed := gemmParams{list: tiles, listCount: count, width: width}
 	up := routed
 	up.out, up.features, up.outLines = act.at, int32(f), int32(act.lines)
 	d.gemm("swiglu", gateUp, sorted, p.rows, up)

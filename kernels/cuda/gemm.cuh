@@ -32,6 +32,7 @@ struct GemmParams {
     void *out;              // see GemmEpilogue
     const float *base;      // ROUTED: [T, ld], added first. BIAS, GELU: [features]. null: none
     const int *token_of;    // ROUTED: [R] the row of out that an image row belongs to; negative: none
+    u32 *taken;             // gemm90: counts the units that blocks took beyond their first; null: they take turns
     int R;                  // lines of the activation image
     int tokens;             // rows, where list is null
     int blocks;             // blocks of 64 outputs in a matrix
@@ -39,6 +40,7 @@ struct GemmParams {
     int ld;                 // of float outputs
     int features;           // SWIGLU: F; BIAS, GELU: outputs that have a bias
     int out_R;              // SWIGLU, GELU: lines of the output image
+    int width;              // gemm90: most rows of a tile, one of the instructions' widths from 128 on; 0: 256
     HeadsParams heads;      // HEADS
 };
 

@@ -37,10 +37,11 @@ type gemmParams struct {
 	list, listCount ptr
 	out             ptr
 	base, tokenOf   ptr
+	taken           ptr
 	lines, tokens   int32
 	blocks, tiles   int32
 	ld, features    int32
-	outLines        int32
+	outLines, width int32
 	heads           headsParams
 }
 

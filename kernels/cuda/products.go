@@ -11,7 +11,8 @@ import (
 
 const (
 	portableWidth = 128 // rows of a tile of the portable prefill product
-	fastWidth     = 256 // of the one for 9.0
+	fastWidth     = 256 // of the one for 9.0, at most
+	fastCodeWidth = 208 // likewise, of weights in codes
 )
 
 // image is activations [rows, K] in bfloat16 tiles.
@@ -180,15 +181,51 @@ func (d *Device) partial(p *phase, name string, w *weight, a image) slots {
 // gemmShared is the dynamic shared memory of the prefill products.
 const (
 	portableShared = 3 * (2*tileBytes + portableWidth*lineBytes)
-	fastShared     = 4*(2*tileBytes+fastWidth*lineBytes) + 2*8*4
+	fastShared     = 6*(2*tileBytes+160*lineBytes) + 2*8*6 + 16*6
 )
 
-// tileWidth is how many rows a tile of a prefill product has.
-func (d *Device) tileWidth() int {
-	if d.fast() {
-		return fastWidth
+// tileWidths are how many rows the tiles of a weight's prefill products may have: the portable kernel's, or those that gemm90.cu has
+// instructions for.
+func (d *Device) tileWidths(w *weight) []int {
+	switch {
+	case !d.fast():
+		return []int{portableWidth}
+	case w.coded != nil:
+		return []int{portableWidth, 160, 192, fastCodeWidth}
 	}
-	return portableWidth
+	return []int{portableWidth, 160, 192, 224, fastWidth}
+}
+
+// tileWidth is the one with which the blocks of a product are done first: as in Work (gemm90.cu), every block has whole tiles, and what is
+// left is cut up, of which a part costs no less than its weights.
+func (d *Device) tileWidth(w *weight, rows int) int {
+	const fixed, least, mostParts = 16, 80, 4 // in rows
+	sms := d.gpu.sms
+	best, fewest := 0, math.MaxInt
+	for _, width := range d.tileWidths(w) {
+		pieces := ceil(rows, width) * ceil(w.blocks(), 2)
+		cost := pieces / sms * (width + fixed)
+		if rest := pieces % sms; rest > 0 {
+			cost += max(ceil(width, min(sms/rest, mostParts)), least) + fixed
+		}
+		if cost <= fewest {
+			best, fewest = width, cost
+		}
+	}
+	return best
+}
+
+// expertTileWidth is the one that holds the rows of most experts, if chance chooses. The fewer, the more stages there is room for: what
+// reads its weights from memory wants many.
+func (d *Device) expertTileWidth(w *weight, rows int) int {
+	widths := d.tileWidths(w)
+	mean := float64(rows) / float64(w.spec.Experts)
+	for _, width := range widths {
+		if mean+2*math.Sqrt(mean) <= float64(width) {
+			return width
+		}
+	}
+	return widths[len(widths)-1]
 }
 
 // gemm multiplies a weight with prefill rows; the caller fills what becomes of the result.
@@ -196,16 +233,19 @@ func (d *Device) gemm(epilogue string, w *weight, a image, rows int, params gemm
 	params.weight, params.expertStride = w.data, w.expertBytes()
 	params.act, params.lines, params.tokens = a.at, int32(a.lines), int32(rows)
 	params.blocks, params.tiles = int32(w.blocks()), int32(w.tiles)
-	pairs := ceil(w.blocks(), 2)
-	tiles := ceil(rows, d.tileWidth())
-	if params.list != 0 {
-		tiles += w.spec.Experts // each may have one that is not full
+	if params.list == 0 {
+		params.width = int32(d.tileWidth(w, rows))
 	}
-	family, blocks, shared := "_80", 2*d.gpu.sms, portableShared
+	family, blocks, shared := "_90", d.gpu.sms, fastShared
 	if d.fast() {
-		family, blocks, shared = "_90", d.gpu.sms, fastShared
+		params.taken = d.counter()
+	} else {
+		tiles := ceil(rows, portableWidth)
+		if params.list != 0 {
+			tiles += w.spec.Experts // each may have one that is not full
+		}
+		family, blocks, shared = "_80", min(tiles*ceil(w.blocks(), 2), 2*d.gpu.sms), portableShared
 	}
-	blocks = min(tiles*pairs, blocks)
 	if w.coded == nil {
 		launch(d, "gemm_"+epilogue+family, blocks, 1, shared, &params)
 		return

@@ -266,6 +266,8 @@ __device__ __forceinline__ uint64_t wgmma_descriptor_t(const void *start, uint32
     constexpr uint64_t group = 1024, swizzle128 = 1;
     return uint64_t((smem_addr(start) & 0x3ffff) >> 4) | uint64_t(leading >> 4) << 16 | (group >> 4) << 32 | swizzle128 << 62;
 }
+// wgmma_at is the descriptor of what lies so many bytes (a multiple of 16) further on. Addresses do not reach its upper half.
+__device__ __forceinline__ uint64_t wgmma_at(uint64_t descriptor, uint32_t bytes) { return (descriptor & 0xffffffff00000000) | uint32_t(uint32_t(descriptor) + (bytes >> 4)); }
 #include "wgmma.cuh"
 #endif
 

@@ -145,7 +145,8 @@ KERNEL(1024, 1, sort_rows, SortParams) {
         int place = 0, n = 0;
         for (int e = 0; e < p.experts; e++) {
             first[e] = place;
-            for (int at = 0; at < count[e]; at += p.width) p.tiles[n++] = Tile{e, place + at, min(p.width, count[e] - at)};
+            const int each = ceil_div(ceil_div(count[e], max(ceil_div(count[e], p.width), 1)), 16) * 16; // as equal as can be
+            for (int at = 0; at < count[e]; at += each) p.tiles[n++] = Tile{e, place + at, min(each, count[e] - at)};
             place += ceil_div(count[e], 16) * 16;
         }
         *p.tile_count = n;

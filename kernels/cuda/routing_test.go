@@ -78,7 +78,7 @@ func (s *side) launches(rows, n int) []launchBytes {
 	var list []launchBytes
 	for i, c := 0, s.Config; i < c.Layers; i++ {
 		attn, moe := &s.Layers[i].Attn, s.Layers[i].MoE
-		list = append(list, one(false, attn.QKV, nil, c.Dim), one(false, attn.Out, nil, c.Heads*c.HeadDim), launchBytes{name: "router", units: uint32(rows)},
+		list = append(list, one(false, attn.QKV, nil, c.Dim), one(false, attn.Out, nil, c.Heads*c.HeadDim), launchBytes{name: "router", units: cuda.RowBlocks(dev, rows, c.Dim)},
 			one(true, moe.SharedGateUp, moe.GateUp, c.Dim), one(false, moe.SharedDown, moe.Down, c.ExpertDim))
 	}
 	return append(list, one(false, s.Head.Out, nil, s.Config.Dim))

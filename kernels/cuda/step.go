@@ -3,8 +3,10 @@
 package cuda
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"chulengo/kernels"
@@ -101,7 +103,7 @@ func (d *Device) counter() ptr {
 	return d.status() + ptr(4*d.counters)
 }
 
-// maxCounters is enough for 5 in each of 800 layers.
+// maxCounters is enough for 12 in each of 340 layers.
 const maxCounters = 4095
 
 // layPhase fills and copies the arrays of a phase: those of the rows first, then the page numbers. In decode the arrays
@@ -224,6 +226,8 @@ func (d *Device) layGroup(p *phase, g, reserve int, blk *block) {
 		d.capacityOf(&d.decodeSplits, max(st.splits, maxDecodeRows))
 		return
 	}
+	// Blocks begin at the end, with those that see the most.
+	slices.SortStableFunc(tiles, func(a, b queryTile) int { return cmp.Compare(a.slot+a.rows, b.slot+b.rows) })
 	st.tiles = len(tiles)
 	var to []int32
 	st.queryTiles, to = blk.take(4 * len(tiles))

@@ -4,12 +4,13 @@
 // shared memory, K-major, 128-byte swizzled, named by descriptors (wgmma_descriptor). Thread t of warp w holds, with
 // g = t/4 and c = t%4, rows 16w+g and 16w+g+8 of columns 8j+2c and 8j+2c+1 in d[4j..4j+3], as mma_bf16 does.
 //
-// Without KEEP, d is overwritten. wgmma_bf16_rows_t<N> adds a product with a in registers, each warp's 16 rows as mma_bf16
-// wants them, and b [16, N] in shared memory (N-major, wgmma_descriptor_t).
+// Without KEEP, d is overwritten. wgmma_bf16_rows<N> adds a product with a in registers, each warp's 16 rows as mma_bf16
+// wants them; wgmma_bf16_rows_t<N> likewise, with b [16, N] in shared memory (N-major, wgmma_descriptor_t).
 #pragma once
 #include <cstdint>
 
 template <int N, bool KEEP = true> __device__ __forceinline__ void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b);
+template <int N> __device__ __forceinline__ void wgmma_bf16_rows(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b);
 template <int N> __device__ __forceinline__ void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b);
 
 #define REGS_16 "%0, %1, %2, %3, %4, %5, %6, %7"
@@ -28,12 +29,18 @@ template <int N> __device__ __forceinline__ void wgmma_bf16_rows_t(float (&d)[N 
 #define OUTS_128 OUTS_104, "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
 #define REGS_152 REGS_128 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75"
 #define OUTS_152 OUTS_128, "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]), "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75])
-#define REGS_192 REGS_152 ", %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define OUTS_192 OUTS_152, "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]), "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
+#define REGS_160 REGS_152 ", %76, %77, %78, %79"
+#define OUTS_160 OUTS_152, "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])
+#define REGS_192 REGS_160 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define OUTS_192 OUTS_160, "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]), "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
 #define REGS_200 REGS_192 ", %96, %97, %98, %99"
 #define OUTS_200 OUTS_192, "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99])
-#define REGS_248 REGS_200 ", %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123"
-#define OUTS_248 OUTS_200, "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103]), "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111]), "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123])
+#define REGS_208 REGS_200 ", %100, %101, %102, %103"
+#define OUTS_208 OUTS_200, "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103])
+#define REGS_224 REGS_208 ", %104, %105, %106, %107, %108, %109, %110, %111"
+#define OUTS_224 OUTS_208, "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107]), "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111])
+#define REGS_248 REGS_224 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123"
+#define OUTS_248 OUTS_224, "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123])
 #define REGS_256 REGS_248 ", %124, %125, %126, %127"
 #define OUTS_256 OUTS_248, "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
 
@@ -77,6 +84,11 @@ template <> __device__ __forceinline__ void wgmma_bf16<152, true>(float (&d)[76]
                  : OUTS_152 : "l"(a), "l"(b));
 }
 
+template <> __device__ __forceinline__ void wgmma_bf16<160, true>(float (&d)[80], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n160k16.f32.bf16.bf16 {" REGS_160 "}, %80, %81, 1, 1, 1, 0, 0;"
+                 : OUTS_160 : "l"(a), "l"(b));
+}
+
 template <> __device__ __forceinline__ void wgmma_bf16<192, true>(float (&d)[96], uint64_t a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {" REGS_192 "}, %96, %97, 1, 1, 1, 0, 0;"
                  : OUTS_192 : "l"(a), "l"(b));
@@ -85,6 +97,16 @@ template <> __device__ __forceinline__ void wgmma_bf16<192, true>(float (&d)[96]
 template <> __device__ __forceinline__ void wgmma_bf16<200, true>(float (&d)[100], uint64_t a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n200k16.f32.bf16.bf16 {" REGS_200 "}, %100, %101, 1, 1, 1, 0, 0;"
                  : OUTS_200 : "l"(a), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16<208, true>(float (&d)[104], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n208k16.f32.bf16.bf16 {" REGS_208 "}, %104, %105, 1, 1, 1, 0, 0;"
+                 : OUTS_208 : "l"(a), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16<224, true>(float (&d)[112], uint64_t a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n224k16.f32.bf16.bf16 {" REGS_224 "}, %112, %113, 1, 1, 1, 0, 0;"
+                 : OUTS_224 : "l"(a), "l"(b));
 }
 
 template <> __device__ __forceinline__ void wgmma_bf16<248, true>(float (&d)[124], uint64_t a, uint64_t b) {
@@ -100,6 +122,56 @@ template <> __device__ __forceinline__ void wgmma_bf16<256, true>(float (&d)[128
 template <> __device__ __forceinline__ void wgmma_bf16<128, false>(float (&d)[64], uint64_t a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGS_128 "}, %64, %65, 0, 1, 1, 0, 0;"
                  : OUTS_128 : "l"(a), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<16>(float (&d)[8], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {" REGS_16 "}, {%8, %9, %10, %11}, %12, 1, 1, 1, 0;"
+                 : OUTS_16 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<32>(float (&d)[16], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" REGS_32 "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
+                 : OUTS_32 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<64>(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGS_64 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+                 : OUTS_64 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<96>(float (&d)[48], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {" REGS_96 "}, {%48, %49, %50, %51}, %52, 1, 1, 1, 0;"
+                 : OUTS_96 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<128>(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGS_128 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+                 : OUTS_128 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<160>(float (&d)[80], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n160k16.f32.bf16.bf16 {" REGS_160 "}, {%80, %81, %82, %83}, %84, 1, 1, 1, 0;"
+                 : OUTS_160 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<192>(float (&d)[96], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {" REGS_192 "}, {%96, %97, %98, %99}, %100, 1, 1, 1, 0;"
+                 : OUTS_192 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<208>(float (&d)[104], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n208k16.f32.bf16.bf16 {" REGS_208 "}, {%104, %105, %106, %107}, %108, 1, 1, 1, 0;"
+                 : OUTS_208 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<224>(float (&d)[112], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n224k16.f32.bf16.bf16 {" REGS_224 "}, {%112, %113, %114, %115}, %116, 1, 1, 1, 0;"
+                 : OUTS_224 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_bf16_rows<256>(float (&d)[128], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" REGS_256 "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
+                 : OUTS_256 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
 template <> __device__ __forceinline__ void wgmma_bf16_rows_t<96>(float (&d)[48], const uint32_t (&a)[4], uint64_t b) {

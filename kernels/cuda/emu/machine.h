@@ -60,8 +60,9 @@ struct Product {
     float *d; // of thread 0: names the accumulators
     int columns;
     uint64_t a, b;
-    const uint32_t *rows[WARPGROUP]; // a in registers of each thread, and b N-major; null: both K-major in shared memory
+    const uint32_t *rows[WARPGROUP]; // a in registers of each thread; null: K-major in shared memory, as b is
     uint32_t held[WARPGROUP][4];     // what was in them
+    bool across;                     // b is N-major
     bool last;                       // of its group of products
 };
 

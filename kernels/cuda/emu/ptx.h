@@ -14,7 +14,7 @@ void ldmatrix(uint32_t *r, int matrices, const void *row, bool transpose);
 void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1);
 void mma_s8(int *d, const uint32_t *a, uint32_t b0, uint32_t b1);
 void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep);
-void wgmma_rows_t(float *d, int columns, const uint32_t *a, uint64_t b);
+void wgmma_rows(float *d, int columns, const uint32_t *a, uint64_t b, bool across);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int keep);
@@ -81,8 +81,10 @@ template <int N> inline void setmaxnreg_inc() {}
 template <int N> inline void setmaxnreg_dec() {}
 inline uint64_t wgmma_descriptor(const void *start) { return emu::descriptor(start); }
 inline uint64_t wgmma_descriptor_t(const void *start, uint32_t leading) { return emu::descriptor_t(start, leading); }
+inline uint64_t wgmma_at(uint64_t descriptor, uint32_t bytes) { return descriptor + (bytes >> 4); }
 template <int N, bool KEEP = true> inline void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b) { emu::wgmma(d, N, a, b, KEEP); }
-template <int N> inline void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_rows_t(d, N, a, b); }
+template <int N> inline void wgmma_bf16_rows(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_rows(d, N, a, b, false); }
+template <int N> inline void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_rows(d, N, a, b, true); }
 template <int N> inline void done_before(float (&)[N]) {}
 inline void bar_sync(int id, int threads) { emu::barrier(id, threads); }
 inline void bar_arrive(int id, int threads) { emu::barrier(id, threads, true); }

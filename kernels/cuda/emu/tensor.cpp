@@ -133,9 +133,9 @@ void compute(Group &g, const Product &p) {
         for (int i = 0; i < 4; i++)
             for (int h = 0; h < 2; h++) a[t / 32 * 16 + t % 32 / 4 + i % 2 * 8][t % 4 * 2 + i / 2 * 8 + h] = bf(p.held[t][i] >> 16 * h & 0xffff);
     }
-    for (int k = 0; k < 16 && p.rows[0]; k++)
+    for (int k = 0; k < 16 && p.across; k++)
         for (int n = 0; n < p.columns; n += 8) fetch_t(b[k] + n, p.b, k, n);
-    for (int n = 0; n < p.columns && !p.rows[0]; n++) {
+    for (int n = 0; n < p.columns && !p.across; n++) {
         float line[16];
         fetch(line, p.b, n);
         for (int k = 0; k < 16; k++) b[k][n] = line[k];
@@ -178,7 +178,8 @@ struct Issue {
     float *d;
     int columns;
     uint64_t a, b;
-    const uint32_t *rows; // a in registers, and b N-major; null: both K-major in shared memory
+    const uint32_t *rows; // a in registers; null: K-major in shared memory, as b is
+    bool across;          // b is N-major
     bool keep;
 };
 
@@ -207,10 +208,10 @@ void issue(const Issue &args) {
                 for (int i = 0; i < each; i++)
                     if (unsigned v; memcpy(&v, of->at[t] + i, 4), v != ~0u) fail("wgmma: thread %d wrote to accumulators before the wait", t);
         }
-        Product p{one.d, one.columns, one.a, one.b, {}, {}, false};
+        Product p{one.d, one.columns, one.a, one.b, {}, {}, one.across, false};
         for (int t = 0; t < WARPGROUP; t++) {
             const Issue &x = *(Issue *)by[t];
-            if (x.columns != one.columns || x.a != one.a || x.b != one.b || !x.rows != !one.rows) fail("wgmma: threads come with different shapes or descriptors");
+            if (x.columns != one.columns || x.a != one.a || x.b != one.b || !x.rows != !one.rows || x.across != one.across) fail("wgmma: threads come with different shapes or descriptors");
             p.rows[t] = x.rows;
             if (x.rows) memcpy(p.held[t], x.rows, 16);
         }
@@ -221,8 +222,8 @@ void issue(const Issue &args) {
 
 } // namespace
 
-void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep) { issue({d, columns, a, b, nullptr, keep}); }
-void wgmma_rows_t(float *d, int columns, const uint32_t *a, uint64_t b) { issue({d, columns, 0, b, a, true}); }
+void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep) { issue({d, columns, a, b, nullptr, false, keep}); }
+void wgmma_rows(float *d, int columns, const uint32_t *a, uint64_t b, bool across) { issue({d, columns, 0, b, a, across, true}); }
 
 void wgmma_commit() {
     meet_group("wgmma.commit_group", nullptr, [](void **) {
