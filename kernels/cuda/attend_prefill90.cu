@@ -218,7 +218,7 @@ template <bool CODED> __device__ __forceinline__ void attend_item(const PrefillP
     wgmma_wait<0>();
     scored(0);
     // The compiler moves the wait before what weighs, so that it is the other warpgroup's products that hide it. Held behind, it was no
-    // faster: then values are done with later, and their place is filled later.
+    // faster, nor were turns at the tensor cores: bench/LOG.md, 2026-11-28.
     const auto settle = [&](int i) {
         weigh(score, p.scale, tile.slot + row + g + 1 - i * KEYS, largest, sum, shrink);
         wgmma_wait<0>();
@@ -236,18 +236,13 @@ template <bool CODED> __device__ __forceinline__ void attend_item(const PrefillP
         for (int k = 0; k < KEYS / 16; k++) wgmma_bf16_rows_t<HD>(out, weights[k], wgmma_at(b, k * 16 * LINE));
         wgmma_commit();
     };
-    // The warpgroups take turns at the tensor cores, so that one weighs while the other multiplies.
-    constexpr int TURN = 1 + GROUPS;
-    if (group == 1 && last > 0) bar_arrive(TURN, GROUPS * WARPGROUP);
     for (int i = 0; i < last; i++) {
         settle(i);
         mbar_wait(&s.keys_full[slot(i + 1)], phase(i + 1));
         mbar_wait(&s.values_full[slot(i)], phase(i));
-        bar_sync(TURN + group, GROUPS * WARPGROUP);
         wgmma_fence();
         scores(score, q, s.keys[slot(i + 1)][0]);
         add_values(i);
-        if (group == 0 || i + 1 < last) bar_arrive(TURN + 1 - group, GROUPS * WARPGROUP);
         wgmma_wait<1>();
         scored(i + 1);
     }

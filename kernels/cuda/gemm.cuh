@@ -58,12 +58,11 @@ enum GemmEpilogue {
     HEADS,   // bfloat16 out[row, part, head, d], see HeadsParams
 };
 
-// gemm_tile finds piece i of the work: tiles in groups of 8, every block of outputs for a group before the next group, so
-// that weights and activations of neighbouring blocks meet in the L2 cache. pairs is the number of 128-output pieces.
-__device__ __forceinline__ Tile gemm_tile(const GemmParams &p, int width, int count, int pairs, int i, int &pair) {
-    constexpr int GROUP = 8;
-    const int first = i / (GROUP * pairs) * GROUP, within = i % (GROUP * pairs);
-    const int n = min(GROUP, count - first);
+// gemm_tile finds piece i of the work: tiles in groups of 8 or another number, every block of outputs for a group before the next group,
+// so that weights and activations of neighbouring blocks meet in the L2 cache. pairs is the number of 128-output pieces.
+__device__ __forceinline__ Tile gemm_tile(const GemmParams &p, int width, int count, int pairs, int i, int &pair, int group = 8) {
+    const int first = i / (group * pairs) * group, within = i % (group * pairs);
+    const int n = min(group, count - first);
     pair = within / n;
     const int at = first + within % n;
     if (p.list) return p.list[at];

@@ -65,9 +65,11 @@ template <class W> __device__ __forceinline__ int tile_rows(const GemmParams &p)
 template <class W> struct Work {
     using Params = typename W::Params;
     int width, count, pairs; // of a tile; tiles; 128 outputs
+    int group;               // tiles whose weights meet: an expert's, or one where most experts have one
     int whole, parts, units; // the first units are whole, of each of the others there are so many parts
 
     __device__ __forceinline__ Work(const Params &p) : width(tile_rows<W>(p)), count(gemm_count(p, width)), pairs(ceil_div(p.blocks, 2)) {
+        group = std::is_same<W, Plain>::value && p.list ? (width < W::WIDTH ? 1 : 4) : 8;
         constexpr int MOST_PARTS = 4;
         const int pieces = count * pairs, blocks = gridDim.x, rest = pieces % blocks;
         whole = pieces - rest;
@@ -78,11 +80,11 @@ template <class W> struct Work {
     __device__ __forceinline__ Unit unit(const Params &p, int i) const {
         Unit u;
         if (i < whole) {
-            u.tile = gemm_tile(p, width, count, pairs, i, u.pair);
+            u.tile = gemm_tile(p, width, count, pairs, i, u.pair, group);
             return u;
         }
         const int part = (i - whole) % parts;
-        u.tile = gemm_tile(p, width, count, pairs, whole + (i - whole) / parts, u.pair);
+        u.tile = gemm_tile(p, width, count, pairs, whole + (i - whole) / parts, u.pair, group);
         const int rows = ceil_div(ceil_div(u.tile.rows, parts), 16) * 16;
         u.tile.row += part * rows, u.tile.rows = max(0, min(rows, u.tile.rows - part * rows));
         return u;
