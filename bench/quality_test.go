@@ -1,8 +1,10 @@
 package bench
 
 import (
+	"compress/gzip"
 	"context"
 	"encoding/json"
+	"io"
 	"math"
 	"os"
 	"strings"
@@ -23,11 +25,18 @@ func demoPrompts(t *testing.T) (list [][]int32) {
 		t.Fatal(err)
 	}
 	read := func(name string, to any) {
-		data, err := os.ReadFile(name)
-		if err == nil {
-			err = json.Unmarshal(data, to)
-		}
+		file, err := os.Open(name)
 		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		var text io.Reader = file
+		if strings.HasSuffix(name, ".gz") {
+			if text, err = gzip.NewReader(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := json.NewDecoder(text).Decode(to); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -44,7 +53,7 @@ func demoPrompts(t *testing.T) (list [][]int32) {
 	var facts struct {
 		Countries []struct{ Name, Capital string }
 	}
-	read("../demo/recipe/facts.json", &facts)
+	read("../demo/recipe/facts.json.gz", &facts)
 	for i := 0; len(prompts) < 60; i += 7 {
 		prompts = append(prompts, "<|begin_of_text|><|header_start|>user<|header_end|>\n\nWhat is the capital of "+facts.Countries[i].Name+
 			"?<|eot|><|header_start|>assistant<|header_end|>\n\n")

@@ -2,6 +2,7 @@ package model_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"chulengo/kernels"
@@ -39,6 +40,9 @@ func TestReferenceOutputs(t *testing.T) {
 				l := tap.At.Layer
 				switch tap.At.Hook {
 				case kernels.HookEmbed:
+					if strings.HasPrefix(g.name, "micro-") {
+						continue // make.py leaves them out: rows of the table, which hidden 0 contains
+					}
 					check("embedding", "text.embed", tap.Buf)
 				case kernels.HookResidPost:
 					check(fmt.Sprintf("hidden %d", l), fmt.Sprintf("text.hidden.%d", l), tap.Buf)

@@ -77,7 +77,6 @@ def make(name):
     t = {"text.input_ids": ids[0].int()}
     with torch.no_grad():
         t["text.logits"] = model(input_ids=ids, use_cache=False).logits[0]
-        t["text.embed"] = model.get_input_embeddings()(ids)[0]
     if name == "micro-maverick":
         attn = []  # the repository has little room; its hidden states have the same in them
     for key, rows in (("hidden", hidden), ("attn_out", attn), ("router_logits", router)):
