@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"strings"
 )
 
@@ -19,11 +20,16 @@ const suffix = ".gz"
 // Open implements fs.FS.
 func (p packed) Open(name string) (fs.File, error) {
 	file, err := p.FS.Open(name)
+	if list, ok := file.(fs.ReadDirFile); ok && err == nil {
+		if info, err := file.Stat(); err == nil && info.IsDir() {
+			return folder{list, p, name}, nil
+		}
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return file, err
 	}
-	inside, err2 := p.FS.Open(name + suffix)
-	if err2 != nil {
+	inside, missing := p.FS.Open(name + suffix)
+	if missing != nil {
 		return nil, err // of the file that was asked for
 	}
 	text, err := gzip.NewReader(inside)
@@ -31,15 +37,21 @@ func (p packed) Open(name string) (fs.File, error) {
 		inside.Close()
 		return nil, &fs.PathError{Op: "open", Path: name + suffix, Err: err}
 	}
-	return &unpacked{File: inside, text: text, dir: p, name: name}, nil
+	return &unpacked{inside, text, p, name}, nil
 }
 
-// ReadDir implements fs.ReadDirFS.
-func (p packed) ReadDir(name string) ([]fs.DirEntry, error) {
-	list, err := fs.ReadDir(p.FS, name)
+// folder lists packed files under their own names.
+type folder struct {
+	fs.ReadDirFile
+	dir  packed
+	name string
+}
+
+func (f folder) ReadDir(n int) ([]fs.DirEntry, error) {
+	list, err := f.ReadDirFile.ReadDir(n)
 	for i, e := range list {
 		if short, ok := strings.CutSuffix(e.Name(), suffix); ok {
-			list[i] = entry{e, p, short, strings.TrimPrefix(name+"/"+short, "./")}
+			list[i] = entry{e, f.dir, short, path.Join(f.name, short)}
 		}
 	}
 	return list, err
@@ -48,13 +60,15 @@ func (p packed) ReadDir(name string) ([]fs.DirEntry, error) {
 // entry is a packed file in a listing, under its own name.
 type entry struct {
 	fs.DirEntry
-	dir        packed
-	name, path string
+	dir      packed
+	name, at string
 }
 
 func (e entry) Name() string { return e.name }
 
-func (e entry) Info() (fs.FileInfo, error) { return fs.Stat(e.dir, e.path) }
+func (e entry) String() string { return fs.FormatDirEntry(e) }
+
+func (e entry) Info() (fs.FileInfo, error) { return fs.Stat(e.dir, e.at) }
 
 // unpacked is what an open file has in it.
 type unpacked struct {
