@@ -16,5 +16,5 @@ func FS() fs.FS {
 	if err != nil {
 		panic(err) // the folder is embedded above
 	}
-	return packed{dir}
+	return dir
 }

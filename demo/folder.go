@@ -10,7 +10,7 @@ import (
 // FS is the checkpoint's directory.
 func FS() fs.FS {
 	if dir := os.Getenv("CHULENGO_DEMO"); dir != "" {
-		return packed{os.DirFS(dir)}
+		return os.DirFS(dir)
 	}
-	return packed{os.DirFS("demo/checkpoint")}
+	return os.DirFS("demo/checkpoint")
 }

@@ -27,7 +27,8 @@ type Checkpoint struct {
 }
 
 // Open opens the checkpoint in fsys: the index model.safetensors.index.json with all of its shards, or else the single
-// file model.safetensors. Files that are *os.File, as those of os.DirFS, are mapped; others are read into memory.
+// file model.safetensors. Files that are *os.File, as those of os.DirFS, are mapped; others, and those that lie packed (NAME.gz), are
+// read into memory.
 // The errors are *Error; they know file names within fsys only, so a caller that knows the folder adds it.
 func Open(fsys fs.FS) (*Checkpoint, error) {
 	text, err := readIndex(fsys)
@@ -61,9 +62,16 @@ func readIndex(fsys fs.FS) ([]byte, error) {
 	return text, err
 }
 
-// openFS opens one file of fsys.
+// openFS opens one file of fsys, or what is packed beside its place.
 func openFS(fsys fs.FS, name string) (*File, error) {
 	file, err := fsys.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if data, err := unpack(fsys, name+packedSuffix); err == nil {
+			return Parse(name, data)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: %w", err)
 	}

@@ -104,7 +104,7 @@ func (a *app) quantize(ctx context.Context, in, out string) (err error) {
 }
 
 // weightFiles are the ends of names of files that hold weights, in whatever format, or say where they are.
-var weightFiles = []string{".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx"}
+var weightFiles = []string{".safetensors", ".safetensors.gz", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx"}
 
 // copySmall copies the files of a checkpoint's folder that are no weights: tokenizer, templates, licence.
 func copySmall(to string, from fs.FS) error {
