@@ -86,16 +86,27 @@ func (r *Report) model(ctx context.Context, o *Options) error {
 	return nil
 }
 
-// isDemo says whether a folder holds the demo checkpoint, wherever it came from.
+// isDemo says whether a folder holds the demo checkpoint, wherever it came from, packed or not.
 func isDemo(dir fs.FS) bool {
-	const shard = "model-00001-of-00004.safetensors" // weights: others may share its tokenizer
-	info, err := fs.Stat(dir, shard)
-	if err != nil || info.Size() > 64<<20 {
-		return false
+	var embeddings [2][]byte // weights: others may share the index and the tokenizer
+	for i, from := range []fs.FS{dir, demo.FS()} {
+		got, err := fs.ReadFile(from, safetensors.IndexName)
+		want, errDemo := fs.ReadFile(demo.FS(), safetensors.IndexName)
+		if err != nil || errDemo != nil || !bytes.Equal(got, want) {
+			return false
+		}
+		c, err := safetensors.Open(from)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		t, err := c.Tensor("language_model.model.embed_tokens.weight")
+		if err != nil {
+			return false
+		}
+		embeddings[i] = t.Data
 	}
-	got, err := fs.ReadFile(dir, shard)
-	want, errDemo := fs.ReadFile(demo.FS(), shard)
-	return err == nil && errDemo == nil && bytes.Equal(got, want)
+	return bytes.Equal(embeddings[0], embeddings[1])
 }
 
 // generate runs one greedy request to its full length. The result is never nil.

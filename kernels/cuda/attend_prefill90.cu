@@ -5,7 +5,7 @@
 // The first warpgroup keeps stages on their way, also from one piece of work to the next: two warps queries, one keys, one values. Two
 // warpgroups multiply. Late positions see the most: they come first, and a block that had the longest piece of a round has the shortest of
 // the next.
-#include "attend.cuh"
+#include "attend_weigh.cuh"
 
 #if defined(CHULENGO_EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
 
@@ -149,8 +149,7 @@ __device__ __forceinline__ void scores(float (&s)[KEYS / 2], const u8 *queries, 
     wgmma_commit();
 }
 
-// weigh makes weights of scores, in place: 2^(score·scale - largest). Rows g and g+8 see `seen` and `seen`+8 keys of the
-// stage. The running maxima (of unscaled scores) and sums are brought up to date; shrink is by how much older sums lose.
+// weigh makes weights of scores (attention_weigh). Rows g and g+8 see `seen` and `seen`+8 keys of the stage.
 __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], float scale, int seen, float (&largest)[2], float (&sum)[2], float (&shrink)[2]) {
     const int t = lane_id() % 4;
     if (seen < KEYS) {
@@ -158,32 +157,7 @@ __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], float scale, int see
         for (int i = 0; i < KEYS / 2; i++)
             if (i / 4 * 8 + 2 * t + i % 2 >= seen + i / 2 % 2 * 8) s[i] = -INFINITY;
     }
-    // Four chains for each row: one would be slower than the tensor cores.
-    constexpr int CHAINS = 4;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float most[CHAINS];
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) {
-            const float two = fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]);
-            most[j % CHAINS] = j < CHAINS ? two : fmaxf(most[j % CHAINS], two);
-        }
-        float all = fmaxf(largest[r], fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])));
-        all = fmaxf(all, __shfl_xor_sync(0xffffffffu, all, 1));
-        all = fmaxf(all, __shfl_xor_sync(0xffffffffu, all, 2));
-        const float origin = all == -INFINITY ? 0.0f : all * scale; // nothing seen so far: every weight is 0
-        shrink[r] = exp2_approx(largest[r] * scale - origin);
-        largest[r] = all;
-        float total[CHAINS] = {sum[r] * shrink[r], 0, 0, 0};
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) {
-            float &x = s[4 * j + 2 * r], &y = s[4 * j + 2 * r + 1];
-            x = exp2_approx(fmaf(x, scale, -origin));
-            y = exp2_approx(fmaf(y, scale, -origin));
-            total[j % CHAINS] += x + y;
-        }
-        sum[r] = (total[0] + total[1]) + (total[2] + total[3]);
-    }
+    attention_weigh<KEYS, true>(s, scale, largest, sum, shrink);
 }
 
 // attend_item is one piece of work of a warpgroup, its block's n-th; `done` stages came before it. Where the first warpgroup has

@@ -3,7 +3,7 @@
 //
 // One thread keeps stages of 128 keys and values on their way, also from one piece of work to the next; two warpgroups of 64 rows each
 // take turns at the tensor cores, so that one weighs while the other multiplies.
-#include "attend.cuh"
+#include "attend_weigh.cuh"
 
 #if defined(CHULENGO_EMU) || defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
 
@@ -90,37 +90,12 @@ __device__ __forceinline__ void scores(float (&s)[KEYS / 2], const u8 *queries, 
     wgmma_commit();
 }
 
-// weigh makes weights of scores, in place: 2^(score·scale - largest); of a tile's LAST stage only `seen` keys exist. The running maxima
-// (of unscaled scores) and sums of rows g and g+8 are brought up to date; shrink is by how much older sums lose.
+// weigh makes weights of scores (attention_weigh); of a tile's LAST stage only `seen` keys exist.
 template <bool LAST> __device__ __forceinline__ void weigh(float (&s)[KEYS / 2], float scale, int seen, float (&largest)[2], float (&sum)[2], float (&shrink)[2]) {
 #pragma unroll
     for (int i = 0; i < KEYS / 2; i++)
         if (LAST && i / 4 * 8 + lane_id() % 4 * 2 + i % 2 >= seen) s[i] = -INFINITY;
-    constexpr int CHAINS = 4; // one would be slower than the tensor cores
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float most[CHAINS];
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) {
-            const float two = fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]);
-            most[j % CHAINS] = j < CHAINS ? two : fmaxf(most[j % CHAINS], two);
-        }
-        float all = fmaxf(largest[r], fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])));
-        all = fmaxf(all, __shfl_xor_sync(0xffffffffu, all, 1));
-        all = fmaxf(all, __shfl_xor_sync(0xffffffffu, all, 2));
-        const float origin = all * scale; // every stage has a key
-        shrink[r] = exp2_approx(largest[r] * scale - origin);
-        largest[r] = all;
-        float total[CHAINS] = {sum[r] * shrink[r], 0, 0, 0};
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) {
-            float &x = s[4 * j + 2 * r], &y = s[4 * j + 2 * r + 1];
-            x = exp2_approx(fmaf(x, scale, -origin));
-            y = exp2_approx(fmaf(y, scale, -origin));
-            total[j % CHAINS] += x + y;
-        }
-        sum[r] = (total[0] + total[1]) + (total[2] + total[3]);
-    }
+    attention_weigh<KEYS, false>(s, scale, largest, sum, shrink); // every stage has a key
 }
 
 // attend_item is one piece of work of a warpgroup, the block's n-th; `done` stages came before it.

@@ -4,12 +4,10 @@ package cuda_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -49,18 +47,7 @@ func benchConfig() map[string]any {
 // gpuSide is a model with random weights on the GPU alone, with room for so many tokens.
 func gpuSide(b *testing.B, config map[string]any, o cuda.Options, tokens int) (*side, *cuda.Device) {
 	b.Helper()
-	data, err := json.Marshal(config)
-	if err != nil {
-		b.Fatal(err)
-	}
-	dir := b.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600); err != nil {
-		b.Fatal(err)
-	}
-	cfg, err := model.LoadConfig(os.DirFS(dir))
-	if err != nil {
-		b.Fatal(err)
-	}
+	cfg := configOf(b, config)
 	dev := openGPU(b, o)
 	m, err := model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{Recipe: model.Recipe(os.Getenv("CHULENGO_QUANT"))})
 	if err != nil {

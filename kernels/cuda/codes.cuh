@@ -1,7 +1,7 @@
 // The layout of quantised matrices in device memory, and what their codes are worth. Rows are padded to multiples of 128,
 // columns to multiples of 64: [rows/128][K/64] tiles of 128 rows x 64 columns, 4 or 8 bits a code. A tile lies as the tensor
 // cores want it: eight strips of 16 rows, in each what every lane of a warp needs for the tile's four steps of 16 columns, in
-// runs of 16 bytes a lane. So a fragment is one plain load, in decode from shared memory, in prefill from global memory.
+// runs of 16 bytes a lane. So a fragment is one plain load, from shared memory or, in portable prefill, from global memory.
 //
 // Lane (g, t) holds rows g and g+8 of columns 2t, 2t+1, 2t+8 and 2t+9 of a step, as mma_bf16 does: register i of a fragment is
 // row g + 8·(i%2), columns 2t + 8·(i/2) and the next.

@@ -42,10 +42,7 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
 			if !d.open {
 				to.normed = d.counter()
-				params.normed, to.normers = to.normed, p.grid
-				if n := d.slices(p, x); n*experts <= maxParts {
-					to.normers *= max(n, 1)
-				}
+				params.normed, to.normers = to.normed, p.grid*max(d.routeSlices(p, x, experts), 1)
 			}
 			params.scaled = to.scaled.at
 			d.routeDecode(p, l, x, h.at[i], params)
@@ -93,9 +90,17 @@ func (d *Device) ExpertRows() ([][]uint64, error) {
 	return rows, nil
 }
 
+// routeSlices is how many blocks route a decode row together; 0: one has the row for itself, as it must where taps look in between.
+func (d *Device) routeSlices(p *phase, x *residual, experts int) int {
+	if n := d.slices(p, x); !d.open && n*experts <= maxParts {
+		return n
+	}
+	return 0
+}
+
 // routeDecode: everything in one launch, except where taps look in between.
 func (d *Device) routeDecode(p *phase, l *kernels.MoE, x *residual, h image, params routeParams) {
-	if n := d.slices(p, x); n > 0 && !d.open && n*int(params.experts) <= maxParts {
+	if n := d.routeSlices(p, x, int(params.experts)); n > 0 {
 		params.steps, params.parts = routeNorm|routeLogits|routeChoose|routeScale, d.zeroed("decode.parts", 8*maxDecodeRows*n*int(params.experts))
 		launch(d, "route_slices", p.grid*n, 1, 4*n*int(params.experts), &params)
 		return

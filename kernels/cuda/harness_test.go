@@ -127,13 +127,8 @@ func newPair(t testing.TB, dir fs.FS, o cuda.Options, keys ...kernels.Format) *p
 	})
 }
 
-// dummyPair is a pair with random weights.
-func dummyPair(t testing.TB, config map[string]any, o cuda.Options, keys ...kernels.Format) *pair {
-	t.Helper()
-	return dummyPairOfPages(t, config, o, pageTokens, keys...)
-}
-
-func dummyPairOfPages(t testing.TB, config map[string]any, o cuda.Options, pageTokens int, keys ...kernels.Format) *pair {
+// configOf is a configuration as a checkpoint's config.json would give it.
+func configOf(t testing.TB, config map[string]any) *model.Config {
 	t.Helper()
 	data, err := json.Marshal(config)
 	if err != nil {
@@ -147,6 +142,18 @@ func dummyPairOfPages(t testing.TB, config map[string]any, o cuda.Options, pageT
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cfg
+}
+
+// dummyPair is a pair with random weights.
+func dummyPair(t testing.TB, config map[string]any, o cuda.Options, keys ...kernels.Format) *pair {
+	t.Helper()
+	return dummyPairOfPages(t, config, o, pageTokens, keys...)
+}
+
+func dummyPairOfPages(t testing.TB, config map[string]any, o cuda.Options, pageTokens int, keys ...kernels.Format) *pair {
+	t.Helper()
+	cfg := configOf(t, config)
 	return pairOfPages(t, cfg, o, pageTokens, keys, func(dev kernels.Device) (*model.Model, error) {
 		return model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
 	})

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -26,24 +25,6 @@ import (
 )
 
 // Two processes on this machine share a model, each with a GPU. The test binary is the second process, too.
-
-// configOf reads a configuration, which both processes have.
-func configOf(t testing.TB, config map[string]any) *model.Config {
-	t.Helper()
-	data, err := json.Marshal(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cfg, err := model.LoadConfig(os.DirFS(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cfg
-}
 
 // hostsConfig has layers of both kinds, and sees.
 func hostsConfig() map[string]any {
