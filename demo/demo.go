@@ -6,5 +6,10 @@
 // that the environment variable CHULENGO_DEMO names: for binaries that must stay small.
 package demo
 
+import "io/fs"
+
 // Name is what the checkpoint calls itself where a checkpoint's folder would give the name.
 const Name = "chulengo-demo"
+
+// FS is the checkpoint's directory. The weights lie packed in it, and are unpacked once.
+func FS() fs.FS { return folder() }

@@ -5,16 +5,18 @@ package demo
 import (
 	"embed"
 	"io/fs"
+	"sync"
+
+	"chulengo/safetensors"
 )
 
 //go:embed checkpoint
 var files embed.FS
 
-// FS is the checkpoint's directory.
-func FS() fs.FS {
+var folder = sync.OnceValue(func() fs.FS {
 	dir, err := fs.Sub(files, "checkpoint")
 	if err != nil {
 		panic(err) // the folder is embedded above
 	}
-	return dir
-}
+	return safetensors.Unpacked(dir)
+})

@@ -5,12 +5,15 @@ package demo
 import (
 	"io/fs"
 	"os"
+	"sync"
+
+	"chulengo/safetensors"
 )
 
-// FS is the checkpoint's directory.
-func FS() fs.FS {
-	if dir := os.Getenv("CHULENGO_DEMO"); dir != "" {
-		return os.DirFS(dir)
+var folder = sync.OnceValue(func() fs.FS {
+	dir := "demo/checkpoint"
+	if named := os.Getenv("CHULENGO_DEMO"); named != "" {
+		dir = named
 	}
-	return os.DirFS("demo/checkpoint")
-}
+	return safetensors.Unpacked(os.DirFS(dir))
+})

@@ -92,7 +92,7 @@ func OpenFile(path string) (*File, error) {
 	return open(path, file)
 }
 
-// open maps an *os.File and reads any other file whole. The caller closes file: a mapping outlives it.
+// open maps an *os.File, takes what is in memory where it lies, and reads any other file whole. The caller closes file: a mapping outlives it.
 func open(name string, file fs.File) (*File, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -109,6 +109,8 @@ func open(name string, file fs.File) (*File, error) {
 	if osFile, ok := file.(*os.File); ok && canMap && info.Size() > 0 {
 		data, err = mapFile(osFile, int(info.Size()))
 		mapped = true
+	} else if inside, ok := file.(*inMemory); ok {
+		data = inside.data
 	} else {
 		data = make([]byte, info.Size())
 		_, err = io.ReadFull(file, data)

@@ -3,9 +3,13 @@ package safetensors
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
+	"sync"
+	"time"
 )
 
 // packedSuffix ends the name of a file that is kept packed: NAME.gz serves where there is no NAME. bfloat16 weights are a fifth smaller
@@ -42,3 +46,49 @@ func unpack(fsys fs.FS, name string) ([]byte, error) {
 	}
 	return data.Bytes(), nil
 }
+
+// Unpacked shows a folder in which packed files open under their own names, too. What is in one is kept: a program that opens a
+// checkpoint often unpacks it once, and all who have it open share its bytes.
+func Unpacked(fsys fs.FS) fs.FS { return &unpacked{FS: fsys, kept: map[string][]byte{}} }
+
+type unpacked struct {
+	fs.FS
+	mu   sync.Mutex
+	kept map[string][]byte // by name
+}
+
+// Open implements fs.FS.
+func (u *unpacked) Open(name string) (fs.File, error) {
+	file, err := u.FS.Open(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return file, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	data, known := u.kept[name]
+	if !known {
+		var packedErr error
+		if data, packedErr = unpack(u.FS, name+packedSuffix); errors.Is(packedErr, fs.ErrNotExist) {
+			return nil, err // of the file that was asked for
+		} else if packedErr != nil {
+			return nil, packedErr
+		}
+		u.kept[name] = data
+	}
+	return &inMemory{bytes.NewReader(data), path.Base(name), data}, nil
+}
+
+// inMemory is an open file, and what is known of it.
+type inMemory struct {
+	*bytes.Reader
+	name string
+	data []byte
+}
+
+func (m *inMemory) Stat() (fs.FileInfo, error) { return m, nil }
+func (m *inMemory) Close() error               { return nil }
+func (m *inMemory) Name() string               { return m.name }
+func (m *inMemory) Mode() fs.FileMode          { return 0o444 }
+func (m *inMemory) ModTime() time.Time         { return time.Time{} }
+func (m *inMemory) IsDir() bool                { return false }
+func (m *inMemory) Sys() any                   { return nil }

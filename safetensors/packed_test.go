@@ -3,6 +3,9 @@ package safetensors
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
+	"io/fs"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -55,5 +58,29 @@ func TestPacked(t *testing.T) {
 		if _, err := Open(fstest.MapFS{"model.safetensors.gz": {Data: x.data}}); err == nil || !strings.Contains(err.Error(), x.want) {
 			t.Errorf("%s: want an error with %q, got %v", x.name, x.want, err)
 		}
+	}
+}
+
+// A folder that is shown unpacked has its packed files under their own names, whole, and unpacks each once.
+func TestUnpacked(t *testing.T) {
+	dir := fstest.MapFS{"a.bin.gz": {Data: pack(t, []byte("what was packed"))}, "b": {Data: []byte("as it is")}, "c/d.gz": {Data: pack(t, nil)}, "broken.gz": {Data: []byte("not packed")}}
+	shown := Unpacked(dir)
+	for round := range 2 {
+		for name, want := range map[string]string{"a.bin": "what was packed", "b": "as it is", "c/d": ""} {
+			got, err := fs.ReadFile(shown, name)
+			if err != nil || string(got) != want {
+				t.Errorf("round %d, %s: %q, %v, want %q", round, name, got, err, want)
+			}
+			if info, err := fs.Stat(shown, name); err != nil || info.Size() != int64(len(want)) || info.Name() != path.Base(name) || !info.Mode().IsRegular() {
+				t.Errorf("round %d, %s: %v, %v", round, name, info, err)
+			}
+		}
+		delete(dir, "a.bin.gz") // it is kept
+	}
+	if _, err := shown.Open("nothing"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nothing: %v, want an error that it is not there", err)
+	}
+	if _, err := shown.Open("broken"); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("broken: %v, want an error that says why", err)
 	}
 }
