@@ -289,7 +289,7 @@ func TestHostileSchemas(t *testing.T) {
 	} {
 		start := time.Now()
 		_, err := JSONSchema(json.RawMessage(schema))
-		if took := time.Since(start); took > 5*time.Second {
+		if took := time.Since(start); took > 20*time.Second {
 			t.Errorf("%s: took %v (error %v)", name, took, err)
 		}
 	}

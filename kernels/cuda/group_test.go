@@ -201,7 +201,7 @@ func testGroupSilence(t *testing.T, way cuda.Way) {
 		if r.Err == nil || !strings.Contains(r.Err.Error(), "want sums of the other GPUs within 700ms, got none") {
 			t.Fatalf("%v: want an error about the other GPU, got %v", tokens, r.Err)
 		}
-		if took := time.Since(begin); took > 20*time.Second {
+		if took := time.Since(begin); took > time.Minute {
 			t.Errorf("%v: it took %v", tokens, took)
 		}
 		slow = false
