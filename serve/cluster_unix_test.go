@@ -74,7 +74,7 @@ func startCluster() (dir string, end func(), err error) {
 		server.Wait()
 		os.RemoveAll(dir)
 	}
-	for limit := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for limit := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		c, err := pgx.Connect(context.Background(), "postgres://chulengo@/postgres?host="+dir)
 		if err == nil {
 			c.Close(context.Background())

@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait of the tests; only a failure reaches it.
-const patience = 20 * time.Second
+const patience = 25 * time.Second
 
 // site is a running server.
 type site struct {

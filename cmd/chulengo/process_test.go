@@ -61,7 +61,7 @@ func start(t *testing.T, args ...string) *process {
 // until reads standard error up to a line that matches, and gives what its group holds.
 func (p *process) until(t *testing.T, pattern string) string {
 	t.Helper()
-	re, deadline := regexp.MustCompile(pattern), time.After(30*time.Second)
+	re, deadline := regexp.MustCompile(pattern), time.After(time.Minute)
 	for {
 		select {
 		case line, ok := <-p.lines:

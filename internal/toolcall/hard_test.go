@@ -78,7 +78,7 @@ func TestLong(t *testing.T) {
 		}
 		began := time.Now()
 		got := parse(t, tools, pieces...)
-		if took := time.Since(began); took > 10*time.Second {
+		if took := time.Since(began); took > time.Minute {
 			t.Errorf("%.30q…: %v", in, took)
 		}
 		if len(got.calls) == 0 && got.text != in {

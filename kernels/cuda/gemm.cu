@@ -73,19 +73,17 @@ template <class W, GemmEpilogue EPILOGUE> __device__ __forceinline__ void gemm(c
             __syncthreads();
             if (k + STAGES - 1 < p.tiles) load(weights, p, tile, k + STAGES - 1, memory + (k + STAGES - 1) % STAGES * STAGE);
             cp_async_commit();
-            const u8 *weight = memory + k % STAGES * STAGE, *act = weight + 2 * WEIGHT_TILE;
+            const u8 *const stage = memory + k % STAGES * STAGE; // a lane's lines in it:
+            const u8 *const weight = stage + (outputs + l % 16) * LINE, *const act = stage + 2 * WEIGHT_TILE + (rows + l / 16 * 8 + l % 8) * LINE;
 #pragma unroll
             for (int step = 0; step < 4; step++) { // 16 columns
                 u32 a[2][4];
 #pragma unroll
-                for (int m = 0; m < 2; m++) {
-                    const int row = outputs + m * 16 + l % 16;
-                    ldmatrix_x4(a[m], weight + row * LINE + (((2 * step + l / 16) ^ (row & 7)) * PIECE));
-                }
+                for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], weight + m * 16 * LINE + (((2 * step + l / 16) ^ (l % 8)) * PIECE));
 #pragma unroll
                 for (int j = 0; j < 8; j += 2) {
                     u32 b[4]; // 16 rows
-                    ldmatrix_x4(b, act + (rows + j * 8 + l / 16 * 8 + l % 8) * LINE + (((2 * step + l / 8 % 2) ^ (l % 8)) * PIECE));
+                    ldmatrix_x4(b, act + j * 8 * LINE + (((2 * step + l / 8 % 2) ^ (l % 8)) * PIECE));
 #pragma unroll
                     for (int m = 0; m < 2; m++) {
                         mma_bf16(acc[m][j], a[m], b[0], b[1]);

@@ -86,7 +86,21 @@ __device__ __forceinline__ float2 gemm_pair(const float (&y)[2]) {
     return odd ? make_float2(other, y[1]) : make_float2(y[0], other);
 }
 
-// gemm_gelu and gemm_heads are gemm_store for what they are named after.
+// gemm_swiglu, gemm_gelu and gemm_heads are gemm_store for what they are named after.
+template <int COUNT> __device__ __forceinline__ void gemm_swiglu(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
+    const int f = block * (TILE / 2) + rows16 * 8 + lane_id() / 4;
+    if (f >= p.features) return;
+    u8 *const out = (u8 *)p.out + image_at(p.out_R, tile.row + column, f); // rows 8 apart are 8 lines apart
+    const int next = image_at(p.out_R, tile.row + column + 1, f) - image_at(p.out_R, tile.row + column, f);
+#pragma unroll
+    for (int j = 0; j < COUNT; j++)
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            const float gate = v[4 * j + c], up = v[4 * j + 2 + c];
+            if (column + c + 8 * j < tile.rows) *(bf16 *)(out + c * next + j * 8 * LINE) = __float2bfloat16_rn(gate / (1.0f + __expf(-gate)) * up);
+        }
+}
+
 template <int COUNT> __device__ __forceinline__ void gemm_gelu(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
     const int g = lane_id() / 4, n = block * TILE + rows16 * 16 + g;
     column += g % 2;
@@ -145,7 +159,8 @@ template <int COUNT> __device__ __forceinline__ void gemm_heads(const GemmParams
 // leave it to the L2 cache.
 template <GemmEpilogue EPILOGUE, int COUNT, int BATCH, bool THERE = false>
 __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile, int block, int rows16, int column, const float *v) {
-    const int g = lane_id() / 4, n = block * TILE + rows16 * 16 + g, f = block * (TILE / 2) + rows16 * 8 + g;
+    const int g = lane_id() / 4, n = block * TILE + rows16 * 16 + g;
+    if constexpr (EPILOGUE == SWIGLU) return gemm_swiglu<COUNT>(p, tile, block, rows16, column, v);
     if constexpr (EPILOGUE == GELU) return gemm_gelu<COUNT>(p, tile, block, rows16, column, v);
     if constexpr (EPILOGUE == HEADS) return gemm_heads<COUNT>(p, tile, block, rows16, column, v);
     constexpr bool ADDS = EPILOGUE == ADD || EPILOGUE == BIAS;
@@ -179,12 +194,8 @@ __device__ __forceinline__ void gemm_store(const GemmParams &p, const Tile &tile
         for (int j = 0; j < BATCH; j++) {
             const float *y = v + (from + j) * 4;
 #pragma unroll
-            for (int c = 0; c < 2; c++)
-                if (EPILOGUE == SWIGLU && row[j][c] >= 0 && f < p.features)
-                    *(bf16 *)((u8 *)p.out + image_at(p.out_R, row[j][c], f)) = __float2bfloat16_rn(y[c] / (1.0f + __expf(-y[c])) * y[c + 2]);
-#pragma unroll
             for (int i = 0; i < 4; i++)
-                if (EPILOGUE != SWIGLU && row[j][i % 2] >= 0) {
+                if (row[j][i % 2] >= 0) {
                     float *to = out + u64(row[j][i % 2]) * p.ld + n + i / 2 * 8;
                     if (ADDS && THERE) add_there(to, base[j][i] + y[i]);
                     else *to = old[j][i] + (base[j][i] + y[i]);

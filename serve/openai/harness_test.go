@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every wait of the tests; only a failure reaches it.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // object is JSON.
 type object = map[string]any

@@ -126,7 +126,7 @@ func newTab(t *testing.T, whole context.Context, cancel context.CancelFunc) *tab
 	if err := chromedp.Do(whole); err != nil { // the tab lives as long as the context of its first action
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithTimeout(whole, 40*time.Second)
+	ctx, stop := context.WithTimeout(whole, 2*time.Minute)
 	t.Cleanup(stop)
 	p := &tab{t, ctx, whole}
 	requests := chromedp.Events(whole, network.RequestWillBeSent)
@@ -178,7 +178,7 @@ func get[T any](p *tab, expression string) T {
 // wait waits until an expression is true.
 func (p *tab) wait(expression string) {
 	p.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		v, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool]("(() => { try { return Boolean("+expression+") } catch { return false } })()"))
 		if v {
