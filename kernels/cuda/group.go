@@ -121,6 +121,9 @@ func (g *Group) shareBlocks(sms int) int {
 func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	done := make(chan kernels.Result, 1)
 	taps, err := g.prepare(b, forward)
+	if err == nil {
+		err = g.finishPictures(b)
+	}
 	if err != nil {
 		done <- kernels.Result{Err: err}
 		return done
@@ -323,21 +326,39 @@ func (g *Group) makeLogits(head *cutWeight) {
 // logitsLd is the width of the first rank's rows of logits.
 func (g *Group) logitsLd(head *cutWeight) int { return ceil(head.spec.Parts[0], tile) * tile }
 
-// Encode implements kernels.Viewer. The picture's rows lie on one rank; the others read them there, so that it must be done.
+// Encode implements kernels.Viewer. The picture's rows lie on one rank; the others read them there, so that its kernels must have ended.
 func (g *Group) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, error) {
 	g.viewer = g.ranks[g.viewing]
 	g.viewing = (g.viewing + 1) % len(g.ranks)
-	whole := *p
-	whole.InPieces = false
-	picture, err := g.viewer.Encode(&whole, forward)
-	if err != nil {
+	made, err := g.viewer.Encode(p, forward)
+	if err != nil || p.InPieces { // the last of them is waited for
+		return made, err
+	}
+	if err := made.(*picture).wait(); err != nil {
+		made.Release()
 		return nil, err
 	}
-	defer g.viewer.gpu.enter()()
-	if err := g.viewer.gpu.sync(); err != nil {
-		return nil, err
+	return made, nil
+}
+
+// finishPictures has the pictures that a step shows done: other ranks than theirs read them, too.
+func (g *Group) finishPictures(b *kernels.Batch) error {
+	for _, shown := range b.Pictures {
+		p, ok := shown.Picture.(*picture)
+		if !ok || p.dev == nil || p.settled {
+			continue // there, or what Device.check says is wrong
+		}
+		leave := p.dev.gpu.enter()
+		err := p.dev.complete(p)
+		leave()
+		if err == nil {
+			err = p.wait()
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return picture, nil
+	return nil
 }
 
 // The stages of the vision tower run at once, on the rank that encodes.

@@ -39,6 +39,7 @@ type picture struct {
 	at          ptr
 	host        []byte // where it lies if ranks meet in the host's memory
 	rows, width int
+	settled     bool // in a group: other ranks may read it
 }
 
 func (p *picture) Rows() int    { return p.rows }
