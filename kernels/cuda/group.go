@@ -117,7 +117,7 @@ func (g *Group) shareBlocks(sms int) int {
 	return 2 * sms
 }
 
-// Step implements kernels.Device. If ranks fail, the error is that of the first one that does not merely miss another.
+// Step implements kernels.Device. If ranks fail, the error is that of the first one with the gravest.
 func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	done := make(chan kernels.Result, 1)
 	taps, err := g.prepare(b, forward)
@@ -173,7 +173,7 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	})
 	r := results[0]
 	for _, other := range results {
-		if other.Err != nil && (r.Err == nil || strings.Contains(r.Err.Error(), missed)) {
+		if gravity(other.Err) > gravity(r.Err) {
 			r = kernels.Result{Err: other.Err}
 		}
 	}
@@ -186,6 +186,20 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 
 // missed is what the errors of ranks have in common that waited for another one in vain.
 const missed = "want sums of the other GPUs"
+
+// gravity orders the errors of ranks by how near they are to the cause: a rank that fails is missed by others, and what one that misses
+// others goes on with need not be numbers.
+func gravity(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errNotFinite):
+		return 1
+	case strings.Contains(err.Error(), missed):
+		return 2
+	}
+	return 3
+}
 
 // all runs f for every rank at the same time, each on its thread.
 func (g *Group) all(f func(rank int, d *Device)) {
