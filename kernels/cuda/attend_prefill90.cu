@@ -250,7 +250,7 @@ template <typename E> __device__ __forceinline__ void attend_prefill(const Prefi
     __syncthreads();
     griddep_wait();
     griddep_launch();
-    using Split = Registers<(GROUPS + 1) * WARPGROUP, 72, 216>;
+    using Split = Registers<(GROUPS + 1) * WARPGROUP, CODED ? 104 : 72, CODED ? 200 : 216>;
     if (threadIdx.x < WARPGROUP) {
         Split::give();
         if (CODED) widen(p, s);
