@@ -55,9 +55,11 @@ func (f Format) gather(to, from []byte, order []int32) {
 	case order == nil:
 		copy(to, from)
 	case f == Int4 || f == Table4:
-		clear(to)
-		for j, k := range order {
-			to[j/2] |= from[k/2] >> (k % 2 * 4) & 15 << (j % 2 * 4)
+		code := func(k int32) byte { return from[k>>1] >> (k & 1 * 4) & 15 }
+		for j := range to {
+			if to[j] = code(order[2*j]); 2*j+1 < len(order) {
+				to[j] |= code(order[2*j+1]) << 4
+			}
 		}
 	case f.Size() == 1:
 		for j, k := range order {

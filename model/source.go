@@ -16,7 +16,8 @@ type source struct {
 	module  string                // its name in the checkpoint, without .weight
 	coding  kernels.Coding        // as it is read
 	stored  kernels.Coding        // as the checkpoint has it: the same, unless it becomes numbers on reading
-	reason  Reason                // why codes become numbers on loading, if they do
+	group   []int                 // of every input, where the groups of a scale are scattered (act-order); nil: they are runs
+	order   []int32               // of the inputs in which they are runs; nil: as stored, or in none
 	tensors []*safetensors.Tensor // all that it is made of, the weight first
 	share   int                   // sources that the tensors are divided among: experts of a fused one
 	read    func() (kernels.Matrix, error)
@@ -35,7 +36,7 @@ type Reason uint8
 
 const (
 	AsStored        Reason = iota
-	ActivationOrder        // groups of inputs are scattered (act-order)
+	ActivationOrder        // groups of inputs are scattered (act-order), and cannot be sorted
 	MixedParts             // of one weight, not all matrices are quantised, or not in the same way
 	PlainRouter            // a router is never quantised
 	SkippedScales          // scales of activations or of keys and values: weights alone are quantised here
@@ -214,10 +215,7 @@ func (r *reader) settle(w *weight) {
 		reason = AsStored
 	}
 	for _, s := range all {
-		switch {
-		case s.reason != AsStored:
-			r.note(s.reason, s.module)
-		case reason != AsStored && s.coding.Format.Quantised():
+		if reason != AsStored && s.coding.Format.Quantised() {
 			r.note(reason, s.module)
 		}
 	}
