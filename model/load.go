@@ -206,7 +206,7 @@ func (w weight) matrix(expert int, s source) (kernels.Matrix, error) {
 	rows, cols := w.orders(expert)
 	switch {
 	case m.Coding == w.spec.Coding:
-		if s.group != nil {
+		if s.order != nil {
 			cols = s.order
 		}
 		return m.Arranged(rows, cols), nil

@@ -17,7 +17,7 @@ import (
 
 // sortedInputs is the order in which inputs of one group are neighbours, stable; nil if the groups differ in size, which no scale
 // for runs of inputs describes.
-func sortedInputs(group []int, groups int) []int32 {
+func sortedInputs(group []int32, groups int) []int32 {
 	size := len(group) / groups
 	next := make([]int, groups)
 	order := make([]int32, len(group))
@@ -25,7 +25,7 @@ func sortedInputs(group []int, groups int) []int32 {
 		if next[g] == size {
 			return nil
 		}
-		order[g*size+next[g]] = int32(i)
+		order[int(g)*size+next[g]] = int32(i)
 		next[g]++
 	}
 	return order
@@ -44,11 +44,21 @@ func (r *reader) arrange(rows []weight) {
 	}
 	for i := range rows {
 		w := &rows[i]
-		if !w.scattered() || w.columns != nil && *w.columns != nil {
+		if !w.scattered() {
 			continue
 		}
-		if up := max(i-1, 0); !rows[up].spec.Pairs || !w.sortedBehind(&rows[up]) {
+		sorted := w.columns != nil && *w.columns != nil
+		if up := max(i-1, 0); !sorted && rows[up].spec.Pairs {
+			sorted = w.sortedBehind(&rows[up])
+		}
+		if !sorted {
 			r.widen(w)
+			continue
+		}
+		for s := range w.each() { // there are many, and long ones
+			if s.group = nil; w.columns != nil {
+				s.order = *w.columns
+			}
 		}
 	}
 }
@@ -95,6 +105,7 @@ func (r *reader) widen(w *weight) {
 		if s.group != nil {
 			why = ActivationOrder
 		}
+		s.order = nil
 		r.note(why, s.module)
 	}
 }

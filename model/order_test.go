@@ -186,3 +186,33 @@ func TestOrderedTaps(t *testing.T) {
 		}
 	}
 }
+
+// Sorted weights are as large on a device as those without act-order, and ranks can share them: groups do not straddle.
+func TestOrderedBytes(t *testing.T) {
+	size := func(k kind, ranks int) int64 {
+		w := newWritten(t, k.config)
+		w.fill(k.choose)
+		cfg, err := model.LoadConfig(w.dir(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ckpt, err := safetensors.Open(w.dir(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ckpt.Close()
+		n, err := model.DeviceBytes(ckpt, cfg, "", ranks)
+		if err != nil {
+			t.Fatalf("%s, %d ranks: %v", k.name, ranks, err)
+		}
+		return n
+	}
+	config := compressedConfig("pack-quantized", intWeights(32, true))
+	sorted := kind{name: "sorted", config: config, choose: only(packPacked(32, false, alike), "q_proj", "k_proj", "v_proj", "feed_forward.")}
+	stored := kind{name: "stored so", config: config, choose: only(packPacked(32, false, nil), "q_proj", "k_proj", "v_proj", "feed_forward.")}
+	for ranks := range 3 {
+		if got, want := size(sorted, ranks), size(stored, ranks); got != want {
+			t.Errorf("%d ranks: %d bytes, without act-order %d", ranks, got, want)
+		}
+	}
+}

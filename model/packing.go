@@ -275,16 +275,16 @@ func (r *reader) groups(s *source, name string, k, groups int) error {
 	if !slices.Equal(t.Shape, []int{k}) {
 		return bad(t, fmt.Sprintf("[%d]", k))
 	}
-	group, err := integers(t)
+	values, err := integers(t)
 	if err != nil {
 		return err
 	}
-	runs := true
-	for i, g := range group {
+	runs, group := true, make([]int32, k)
+	for i, g := range values {
 		if g < 0 || g >= groups {
 			return &TensorError{Tensor: name, File: t.File, Want: fmt.Sprintf("groups from 0 to %d", groups-1), Got: fmt.Sprintf("%d at %d", g, i)}
 		}
-		runs = runs && g == i/(k/groups)
+		runs, group[i] = runs && g == i/(k/groups), int32(g)
 	}
 	if !runs {
 		s.group, s.order = group, sortedInputs(group, groups)
