@@ -34,7 +34,7 @@ KERNEL(256, 1, embed_rows, EmbedParams) {
 // norm_slices is rms_norm with a block for each slice of each row.
 // Each of them, and for rows whose columns are written in an order (NormParams::place), which needs registers.
 #define NORM_KERNELS(SUFFIX, ORDERED) \
-    KERNEL(NORM_THREADS, ORDERED ? 2 : 3, norm_rows##SUFFIX, NormParams) { \
+    KERNEL(NORM_THREADS, ORDERED ? 1 : 3, norm_rows##SUFFIX, NormParams) { \
         DYNAMIC_SHARED(memory); \
         __shared__ float scratch[MAX_GROUPS]; \
         griddep_launch(); \
