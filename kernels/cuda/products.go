@@ -20,6 +20,7 @@ type image struct {
 	at    ptr
 	lines int // R
 	tiles int // along K
+	place ptr // column c of the value is column place[c]; 0: c
 }
 
 // imageOf is the image of a phase under a name, for K columns. The slack behind it lets the last tile of a product read a
@@ -32,7 +33,7 @@ func (d *Device) imageOf(p *phase, name string, lines, k int) image {
 	} else {
 		capacity = grow(lines)
 	}
-	return image{d.mem(p.name+name, (capacity*tiles+fastWidth)*lineBytes), lines, tiles}
+	return image{at: d.mem(p.name+name, (capacity*tiles+fastWidth)*lineBytes), lines: lines, tiles: tiles}
 }
 
 // floats is a [rows, width] float32 buffer of a phase.
