@@ -11,7 +11,8 @@ gpu: ## bin/chulengo with the CUDA kernels; needs a C compiler, and nvcc or Pyth
 
 test-gpu: ## bin/gputest, which runs on a machine with a GPU and no Go: bin/gputest -test.v, with the folder testdata beside it
 	kernels/cuda/build.sh
-	eval "$$(kernels/cuda/build.sh env)" && go test -tags cuda,nodemo -trimpath -ldflags '-s -w' -c -o bin/gputest ./kernels/cuda
+	eval "$$(kernels/cuda/build.sh env)" && go test -tags cuda,nodemo -trimpath -ldflags '-s -w' -c -o bin/gputest ./kernels/cuda && \
+		for package in cmd/chulengo serve serve/openai; do go test -tags cuda,nodemo -trimpath -ldflags '-s -w' -c -o bin/$$(basename $$package)test ./$$package || exit 1; done
 	rm -rf bin/testdata && cp -R model/testdata bin/testdata
 
 test-emulated: ## the CUDA device's tests on a software GPU: the same kernels, compiled for the CPU

@@ -3,6 +3,8 @@
 #   testgpu.sh correct     every test, one after another
 #   testgpu.sh sanitize    memcheck and racecheck of the short tests, where compute-sanitizer is; bench/LOG.md lists racecheck's false reports
 #   testgpu.sh bytes       what forced routing reads from memory, by the hardware's counters, where ncu is
+#   testgpu.sh serving     the tests of the command, the server and OpenAI's API, with the demo checkpoint on CHULENGO_TEST_DEVICE
+#                          (cuda, cuda:0,cuda:1; default cuda), in the tree that they were built from
 #   testgpu.sh time        the benchmarks
 # Each stage has its own time limit (LIMIT seconds, default 120). A JSON line for each goes to OUT/results.jsonl as it ends, its
 # output to OUT/STAGE.log; what failed is printed last, and the exit status is 1 then.
@@ -79,6 +81,16 @@ bytes)
         { d = got[FNR] / $2 - 1; bad = FNR > n || d > 0.02 || d < -0.02; failed += bad; printf "%s: want %d bytes, got %d%s\n", $1, $2, got[FNR], bad ? ": WRONG" : "" }
         END { exit failed > 0 || FNR == 0 || NR != 2 * n }' "$out/bytes.got" "$want"
     ;;
+serving)
+    root=$(cd "$here/../.." && pwd)
+    : "${CHULENGO_DEMO:=$root/demo/checkpoint}" "${CHULENGO_TEST_DEVICE:=cuda}"
+    export CHULENGO_DEMO CHULENGO_TEST_DEVICE
+    for package in cmd/chulengo serve serve/openai; do
+        program=$(dirname "$binary")/$(basename "$package")test
+        stage "$(basename "$package")" env -C "$root/$package" "$program" -test.v
+        grep -e '^--- FAIL' -e '^--- SKIP' "$out/$(basename "$package").log"
+    done
+    ;;
 time)
     for bench in $("$binary" -test.list '^Benchmark' | grep '^Benchmark'); do
         stage "$bench" "$binary" -test.run '^$' -test.bench "^$bench\$" -test.benchmem
@@ -86,7 +98,7 @@ time)
     done
     ;;
 *)
-    echo "usage: testgpu.sh correct|sanitize|bytes|time" >&2
+    echo "usage: testgpu.sh correct|sanitize|bytes|serving|time" >&2
     exit 2
     ;;
 esac
