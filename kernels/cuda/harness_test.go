@@ -172,7 +172,7 @@ func pairOfPages(t testing.TB, cfg *model.Config, o cuda.Options, pageTokens int
 	for g := range p.order {
 		p.order[g] = r.Perm(pages)
 	}
-	host := cpu.New(cpu.Options{})
+	host := cpu.New(cpu.Options{Activations: o.Activations})
 	t.Cleanup(func() { host.Close() })
 	make := func(dev kernels.Device) *side {
 		m, err := load(dev)

@@ -200,7 +200,7 @@ func (d *Device) tapView(layer int, hook kernels.Hook, kind int, data ptr, perTi
 func (d *Device) viewImage(name string, perTile, k int) image {
 	tiles := ceil(k, tile)
 	lines := func(n int) int { return ceil(n*perTile, 16) * 16 }
-	return image{d.mem("vision."+name, (lines(tilesAtOnce)*tiles+fastWidth)*lineBytes), lines(d.view.tiles), tiles}
+	return image{at: d.mem("vision."+name, (lines(tilesAtOnce)*tiles+fastWidth)*lineBytes), lines: lines(d.view.tiles), tiles: tiles}
 }
 
 // keepOnDevice is a copy on the device that stays as long as it.
