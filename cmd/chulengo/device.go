@@ -94,6 +94,9 @@ func (a *app) activations() kernels.Format {
 
 // openCPU opens the CPU device.
 func (a *app) openCPU() *cpu.Device {
+	if a.activations() == kernels.F8E4M3 {
+		a.note("--activations fp8: the CPU rounds as a GPU does, and is no faster for it", "--activations fp8：CPU 作与 GPU 相同的舍入，但不会更快")
+	}
 	return cpu.New(cpu.Options{Threads: a.opts.Threads, Activations: a.activations()})
 }
 

@@ -125,8 +125,12 @@ __device__ __forceinline__ u32 e4m3_code(float v) {
     return sign | (((a + (1u << (DROP - 1)) - 1 + (a >> DROP & 1)) >> DROP) - BIAS);
 }
 
-// e4m3_scale is what numbers up to `largest` are divided by to become codes (kernels.Scale): never less than the smallest normal number.
-__device__ __forceinline__ float e4m3_scale(float largest) { return largest == 0 ? 1.0f : fmaxf(largest / 448.0f, 1.17549435e-38f); }
+// code_scale is the scale, of 2 or 4 bytes, of numbers up to `largest`, which become codes up to `divisor` (kernels.Quantise).
+__device__ __forceinline__ float code_scale(float largest, float divisor, int bytes) {
+    const float scale = largest / divisor;
+    return largest == 0 ? 1.0f : fmaxf(bytes == 2 ? __bfloat162float(__float2bfloat16_rn(scale)) : scale, 1.17549435e-38f);
+}
+constexpr float E4M3_LARGEST = 448;
 
 // e4m3_codes are four, the first in the low byte.
 __device__ __forceinline__ u32 e4m3_codes(float4 v) { return e4m3_code(v.x) | e4m3_code(v.y) << 8 | e4m3_code(v.z) << 16 | e4m3_code(v.w) << 24; }

@@ -9,9 +9,9 @@
 // registers of a second sum bound the rows of a tile. While one warpgroup adds, the other's products are under way.
 //
 // quantise_rows makes codes and scales of an image of bfloat16, one scale for each row (kernels.Quantise): a row's result does not
-// depend on its company. What an expert reads is quantised after its gate: a gate is a factor of the row, so that the codes would
-// nearly always be the same without it, and the scale times the gate; but gate·h is rounded to bfloat16 first, there as in
-// the stages that taps look into, and so are its codes.
+// depend on its company. What an expert reads is quantised after its gate. A gate is a factor of the row: but for rounding, h has the
+// same codes, and its scale could take the gate. But gate·h is rounded to bfloat16 first, as in the checkpoints' own code and where
+// taps look at it, which moves the scale and some codes; and h would be read all the same.
 #include "gemm90.cuh"
 #include "route.cuh"
 
@@ -36,9 +36,9 @@ namespace {
 
 struct E4M3Codes {
     using Params = E4M3GemmParams;
-    using Widths = Columns<16, 32, 64, 96, 128, 160>;
-    static constexpr int WIDTH = 160, TILES = 2, SCALES = TILES * code_tile(E4M3), BYTES = SCALES + 1024;
-    static constexpr bool LARGE = false;
+    using Widths = Columns<16, 32, 64, 96, 128, 160, 192>;
+    static constexpr int WIDTH = 192, TILES = 2, SCALES = TILES * code_tile(E4M3), BYTES = SCALES + 1024;
+    static constexpr bool LARGE = true; // bytes and products are both half of bfloat16's
     static_assert(BYTES >= SCALES + CODE_ROWS * 4 && TILES * TILE == CODED_TILE, "a stage has one line of codes for each row");
 };
 
@@ -151,7 +151,7 @@ KERNEL(128, 1, quantise_rows, CodedRowsParams) {
     __syncthreads();
     most = max(max(largest[0], largest[1]), max(largest[2], largest[3])) << 16;
     // Of a row that is not finite, no result is: codes alone would hide it.
-    const float scale = most < 0x7f800000 ? e4m3_scale(__uint_as_float(most)) : __uint_as_float(0x7fffffff);
+    const float scale = most < 0x7f800000 ? code_scale(__uint_as_float(most), E4M3_LARGEST, 4) : __uint_as_float(0x7fffffff);
     if (threadIdx.x == 0) p.scales[to] = scale;
     for (int i = threadIdx.x; i < pieces; i += blockDim.x) {
         const uint4 low = piece(2 * i), high = piece(2 * i + 1);

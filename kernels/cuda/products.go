@@ -15,7 +15,7 @@ const (
 	portableWidth = 128 // rows of a tile of the portable prefill product
 	fastWidth     = 256 // of the one for 9.0, at most
 	fastCodeWidth = 208 // likewise, of weights in codes
-	fastBothWidth = 160 // likewise, of weights and activations in codes
+	fastBothWidth = 192 // likewise, of weights and activations in codes
 )
 
 // image is activations [rows, K] in bfloat16 tiles, or in codes.
@@ -195,7 +195,7 @@ func (d *Device) tileWidths(w *weight) []int {
 	case !d.fast():
 		return []int{portableWidth}
 	case d.bothCoded(w):
-		return []int{portableWidth, fastBothWidth}
+		return []int{portableWidth, 160, fastBothWidth}
 	case w.coded != nil:
 		return []int{portableWidth, 160, 192, fastCodeWidth}
 	}

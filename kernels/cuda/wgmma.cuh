@@ -248,3 +248,13 @@ template <> __device__ __forceinline__ void wgmma_e4m3_rows<160, false>(float (&
                  : OUTS_160 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<192, true>(float (&d)[96], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {" REGS_192 "}, {%96, %97, %98, %99}, %100, 1, 1, 1;"
+                 : OUTS_192 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<192, false>(float (&d)[96], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {" REGS_192 "}, {%96, %97, %98, %99}, %100, 0, 1, 1;"
+                 : OUTS_192 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+

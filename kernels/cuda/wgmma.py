@@ -40,7 +40,7 @@ for n, t in [(n, 0) for n in (16, 32, 64, 96, 128, 160, 192, 208, 224, 256)] + [
     print(f'    asm volatile("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{" REGS_{n} "}}, {{{a}}}, %{r+4}, 1, 1, 1, {t};"')
     print(f'                 : OUTS_{n} : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));')
     print("}\n")
-for n, keep in [(n, keep) for n in (16, 32, 64, 96, 128, 160) for keep in (True, False)]:
+for n, keep in [(n, keep) for n in (16, 32, 64, 96, 128, 160, 192) for keep in (True, False)]:
     r = n // 2
     a = ", ".join(f"%{r+i}" for i in range(4))
     print(f"template <> __device__ __forceinline__ void wgmma_e4m3_rows<{n}, {str(keep).lower()}>(float (&d)[{r}], const uint32_t (&a)[4], uint64_t b) {{")
