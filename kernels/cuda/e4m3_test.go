@@ -118,7 +118,11 @@ func TestCodedActivationsSameBits(t *testing.T) {
 	r := rand.New(rand.NewPCG(33, 34))
 	var together []piece
 	var texts [][]int32
-	for _, n := range []int{37, 2, 161, 20} {
+	prompts := []int{37, 2, 161, 20}
+	if testing.Short() {
+		prompts = prompts[:2] // takes long on a software GPU
+	}
+	for _, n := range prompts {
 		texts = append(texts, randomTokens(r, n, 1000))
 		together = append(together, piece{&sequence{}, texts[len(texts)-1]})
 	}
@@ -200,13 +204,7 @@ func TestCodedActivationsRefused(t *testing.T) {
 	if _, err := cuda.New(cuda.Options{Activations: kernels.Int4}); err == nil || !strings.Contains(err.Error(), "want BF16 or F8_E4M3, got INT4") {
 		t.Errorf("INT4: %v", err)
 	}
-	dev, err := cuda.New(cuda.Options{Activations: kernels.F8E4M3})
-	if errors.Is(err, cuda.ErrActivations) {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	defer dev.Close()
+	dev := openGPU(t, cuda.Options{Activations: kernels.F8E4M3})
 	for cols, fits := range map[int]bool{64: false, 192: false, 256: true, 0: true} {
 		spec := kernels.WeightSpec{Names: []string{"odd"}, Parts: []int{8}, K: 512, Experts: 1, Coding: kernels.Coding{Format: kernels.F8E4M3, Rows: 1, Cols: cols, Scale: kernels.BF16}}
 		if _, err := dev.NewWeight(spec); (err == nil) != fits || err != nil && !strings.Contains(err.Error(), fmt.Sprintf("odd: activations in F8_E4M3: want scales for a multiple of 128 inputs or all of them, got %d", cols)) {
