@@ -186,7 +186,7 @@ func (a *app) openFitting(cfg *model.Config, weights func(ranks int) (int64, err
 			return nil, cmp.Or(short, err)
 		}
 		g := *o
-		if short = fit(cfg, gpu, bytes, a.kvFormat(true), &g); short == nil {
+		if short = fit(cfg, gpu, bytes, a.kvFormat(true), a.activations(), &g); short == nil {
 			*o = g
 			return gpu, nil
 		}
@@ -200,7 +200,7 @@ const gpuReserve = 768 << 20
 
 // fit shares out a GPU's free memory: the weights and the workspace must fit, keys and values get what is asked for, or
 // what the whole context needs, or what is left.
-func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o *engine.Options) error {
+func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys, activations kernels.Format, o *engine.Options) error {
 	free, total, err := gpu.Memory()
 	if err != nil {
 		return failed(err, "cannot ask the GPU for its memory", "无法查询 GPU 显存")
@@ -208,7 +208,7 @@ func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o
 	o.StepTokens = min(gpuStepTokens, max(cfg.Context, 512))
 	o.PageTokens = gpuPageTokens
 	o.LockThread = true
-	work := workspace(cfg, o.StepTokens) + gpuReserve
+	work := workspace(cfg, o.StepTokens, activations) + gpuReserve
 	if cfg.Vision != nil {
 		o.PictureBytes = gpuPictureBytes
 		work += visionWorkspace(cfg.Vision, cfg.Dim) + gpuPictureBytes
@@ -264,8 +264,7 @@ func gib(n int64) string { return strconv.FormatFloat(float64(n)/(1<<30), 'f', 2
 
 // workspace bounds what the GPU's stages keep between them for steps of so many rows, buffer by buffer: float32 sums count
 // 4 bytes a value, bfloat16 images 2.
-func workspace(c *model.Config, rows int) int64 {
-	const tileColumns = 128
+func workspace(c *model.Config, rows int, activations kernels.Format) int64 {
 	attn := (c.Heads + 2*c.KVHeads) * c.HeadDim
 	ffn := 0
 	for l := range c.Layers {
@@ -273,8 +272,11 @@ func workspace(c *model.Config, rows int) int64 {
 	}
 	perRow := 4*c.Dim + 2*c.Dim + // x, h
 		4*attn + 2*2*c.Heads*c.HeadDim + // projections, q and z
-		2*2*c.Dim + 2*2*ffn + 2*4*c.Dim + // gathered rows, two activations, two outputs
-		max(ffn, c.Heads*c.HeadDim, c.Dim) + tileColumns + 4 // codes of one of these, whole lines of them, if --activations asks for them
+		2*2*c.Dim + 2*2*ffn + 2*4*c.Dim // gathered rows, two activations, two outputs
+	if activations == kernels.F8E4M3 {
+		const line = 128
+		perRow += max(ffn, c.Heads*c.HeadDim, c.Dim) + line + 4 // codes of what a product reads, in whole lines, and scales
+	}
 	head := 64 * 4 * 4 * c.Vocab // logits, adjusted ones, two lists of ids
 	decode := 64 * 8 * 4 * (3*c.Dim + attn)
 	const staging = 6 * 16 << 20

@@ -117,7 +117,7 @@ func (a *app) lead(ctx context.Context, d *described, weights func(ranks int) (i
 		leader.Close()
 		return nil, together(err)
 	}
-	if err := fit(d.config, dev, bytes, a.kvFormat(true), o); err != nil {
+	if err := fit(d.config, dev, bytes, a.kvFormat(true), a.activations(), o); err != nil {
 		dev.Close()
 		return nil, err
 	}
