@@ -27,8 +27,8 @@ var e4m3Codings = []kernels.Coding{
 
 // e4m3Bounds are those of prefill. Both devices multiply the same codes where a tap has set the rows.
 //
-// sum is what the tensor cores may add to a product's error: nothing on the software GPU. Those of 9.0 align the 32 products of an
-// instruction and the sum before it to the largest, and cut what lies 13 bits below it. A cut is off by a third of
+// e is how far a product may be off. The software GPU has the numbers' own sums. Tensor cores of 9.0, as far as is known, align the 32 products
+// of an instruction and the sum before it to the largest, and cut what lies 13 bits below it, towards 0. A cut is off by a third of
 // its square in the mean square: of 128 columns, which are then added in float32, by √(4·33/3)·2⁻¹³ of a number that is at most twice the
 // largest summand. That is taken for the norm of the sum, which it exceeds where one product or the sum itself outweighs the others, so
 // that errors of sums are at most √44·2⁻¹² of it.

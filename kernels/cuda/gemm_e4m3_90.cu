@@ -102,12 +102,11 @@ __device__ __forceinline__ void multiply(const typename W::Params &p, Shared &s,
     promote();
     if (block >= p.blocks) return;
     const float *scales = p.act_scales + tile.row + lane_id() % 4 * 2; // what lies behind the rows is not stored
+    float2 of_rows[N / 8]; // all on their way before the first is used
 #pragma unroll
-    for (int j = 0; j < N / 8; j++) {
-        const float2 each = *(const float2 *)(scales + 8 * j);
+    for (int j = 0; j < N / 8; j++) of_rows[j] = *(const float2 *)(scales + 8 * j);
 #pragma unroll
-        for (int i = 0; i < 4; i++) acc[4 * j + i] *= i % 2 ? each.y : each.x;
-    }
+    for (int i = 0; i < N / 2; i++) acc[i] *= i % 2 ? of_rows[i / 4].y : of_rows[i / 4].x;
     store<N, EPILOGUE, 2>(p, tile, block, acc);
 }
 
