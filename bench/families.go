@@ -95,7 +95,7 @@ var productFamilies = map[string]string{
 }
 
 // familyResults adds what each family took in one of n steps, against the larger of its two bounds: what it reads and writes
-// at the bandwidth, and what it computes at the peak. Without known peaks operations count where there are any.
+// at the bandwidth, and what it computes at the peak.
 func (r *Report) familyResults(name string, times []KernelTime, n int, by map[string]work) {
 	sums := map[string]KernelTime{}
 	for _, t := range times {
@@ -110,16 +110,6 @@ func (r *Report) familyResults(name string, times []KernelTime, n int, by map[st
 		if took <= 0 || w == (work{}) {
 			continue
 		}
-		x := Result{Name: name + "/family=" + f, Launches: sums[f].Launches / n}
-		if w.flops > 0 && (r.Peaks == nil || w.flops/r.Peaks.GFlops >= w.bytes/r.Peaks.ReadGBs) {
-			x.Flops = int64(w.flops)
-		} else {
-			x.Bytes = int64(w.bytes)
-		}
-		x = newResult(x, []time.Duration{took})
-		if r.Peaks != nil {
-			x.compare(r.Peaks)
-		}
-		r.Results = append(r.Results, x)
+		r.bounded(Result{Name: name + "/family=" + f, Launches: sums[f].Launches / n}, w, took)
 	}
 }

@@ -31,6 +31,8 @@ type StepOptions struct {
 	Encodings  int            // of one repetition, one enqueued behind the other; default 1
 	Ranks      int            // GPUs that share the model, whose peaks add up; default 1
 
+	Stages bool // also measure what each stage adds to steps of the smallest batch and to prompts
+
 	// KernelTimes gives what each kernel took since it was last asked, with launches measured one by one. The device's steps
 	// are slower then: families of kernels are reported, not steps. nil: the other way round.
 	KernelTimes func() []KernelTime
@@ -143,6 +145,8 @@ type steps struct {
 	free   []kernels.Page // of the chunked group
 	left   []kernels.Page // of chunks that the step under way leaves
 	random *rand.Rand
+
+	forward func(kernels.Device) // in place of Model.Forward: steps without answers; nil: none
 }
 
 // sequence is a text in progress: its pages by group, those of the chunked group for the chunk that it is in.
@@ -237,7 +241,11 @@ func (s *steps) add(b *kernels.Batch, q *sequence, ids []int32) {
 
 func (s *steps) run(b *kernels.Batch) ([]kernels.Out, error) {
 	b.KV = s.kv
-	r := <-s.dev.Step(b, func() { s.Forward(s.dev) })
+	forward := s.Forward
+	if s.forward != nil {
+		forward, b.Want = s.forward, nil
+	}
+	r := <-s.dev.Step(b, func() { forward(s.dev) })
 	s.free, s.left = append(s.free, s.left...), nil
 	return r.Outs, r.Err
 }
@@ -309,7 +317,7 @@ const familySteps = 10
 
 func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch, depth int) error {
 	const piece = 8192 // of prompts
-	s, err := newSteps(o, batch, depth+max((o.Repeat+1)*(o.Steps+1), familySteps)+8, min(depth, piece))
+	s, err := newSteps(o, batch, depth+max((o.Repeat+1)*(o.Steps+1), familySteps)+o.stageSteps()+8, min(depth, piece))
 	if err != nil {
 		return err
 	}
@@ -380,8 +388,28 @@ func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch,
 		x.OverLayer = (float64(x.Median) - 1e9*bytes/(r.Peaks.ReadGBs*1e9)) / 1e3 / float64(s.Config.Layers)
 	}
 	r.Results = append(r.Results, x)
-	return nil
+	if !o.Stages || batch != slices.Min(o.Batches) {
+		return nil
+	}
+	one, at := *s.Config, positions()
+	one.Layers = 1
+	return r.stageResults(ctx, o, s, name, stageWork(DecodeBytes(s.Config, at, experts, o.Widths), nil), stageWork(DecodeBytes(&one, at, 0, o.Widths), nil), func() (time.Duration, error) {
+		begin := time.Now()
+		for range o.stageSteps() {
+			if err := s.step(list, nil); err != nil {
+				return 0, err
+			}
+		}
+		took := time.Since(begin) / time.Duration(o.stageSteps())
+		for i, q := range list { // the same positions for every stage; their pages are there
+			q.pos = at[i]
+		}
+		return took, nil
+	})
 }
+
+// stageSteps is how many decoding steps one repetition takes where the cost of stages is measured.
+func (o *StepOptions) stageSteps() int { return min(o.Steps, 32) }
 
 func (r *Report) prefill(ctx context.Context, o *StepOptions, name string, n int) error {
 	s, err := newSteps(o, 1, n, n)
@@ -420,5 +448,19 @@ func (r *Report) prefill(ctx context.Context, o *StepOptions, name string, n int
 		x.Percent = 100 * flops / (r.Peaks.GFlops * 1e9) / (float64(x.Median) / 1e9)
 	}
 	r.Results = append(r.Results, x)
-	return nil
+	if !o.Stages {
+		return nil
+	}
+	one := *s.Config
+	one.Layers = 1
+	bytes := func(c *model.Config) map[string]float64 {
+		distinct := 0
+		for l := range c.Layers {
+			if c.IsMoE(l) {
+				distinct += min(c.Experts, n)
+			}
+		}
+		return DecodeBytes(c, nil, distinct, o.Widths)
+	}
+	return r.stageResults(ctx, o, s, name, stageWork(bytes(s.Config), PrefillFlops(s.Config, n)), stageWork(bytes(&one), PrefillFlops(&one, n)), op)
 }

@@ -162,19 +162,7 @@ func TestFamilyResults(t *testing.T) {
 
 // The whole run on the CPU device, on a small shape; a device agrees with itself.
 func TestRunSteps(t *testing.T) {
-	cfg, err := model.ParseConfig([]byte(`{"model_type": "llama4_text", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
-		"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 32, "intermediate_size_mlp": 64, "num_local_experts": 4, "num_experts_per_tok": 1,
-		"interleave_moe_layer_step": 2, "vocab_size": 500, "attention_chunk_size": 64, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
-		"use_qk_norm": true, "attn_temperature_tuning": true, "floor_scale": 64, "attn_scale": 0.1, "rope_theta": 500000, "hidden_act": "silu"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	dev := cpu.New(cpu.Options{Threads: 2})
-	defer dev.Close()
-	m, err := model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, dev := tiny(t)
 	worst, err := VerifySteps(dev, dev, m, m, 16, kernels.BF16)
 	if err != nil || worst != 0 {
 		t.Errorf("a device beside itself: want no difference, got %g, %v", worst, err)

@@ -20,6 +20,10 @@
 // neither allocate nor read results back, and they do not branch on device data. What a step needs to know is in its
 // Batch; what a stage needs to know is in its layer description (Attn, MoE, Dense, Head), which package model builds
 // once from the configuration. No rule of the model is decided here.
+//
+// Where a checkpoint's codes are sorted by the groups of their inputs, a layer description has an Order [D]: the normalised row is made
+// with column j from column Order[j] of x, and Norm and all matrices that read the row have their columns so. Everything else, and
+// what taps see, keeps the model's own order.
 package kernels
 
 // Device runs stages. Between Step's begin and end a device belongs to one goroutine. The first error of a step is kept
@@ -68,6 +72,8 @@ type Attn struct {
 	QKV  Weight // parts q [H·Hd, D], k [KvH·Hd, D], v [KvH·Hd, D]
 	Out  Weight // [D, H·Hd]
 
+	Order []int32 // [D] of the normalised row, and of the columns of Norm and QKV; nil: that of x
+
 	Heads, KVHeads, HeadDim int
 	Eps                     float32
 	RoPE                    []float64    // [Hd/2] inverse frequencies of the adjacent pairs (2i, 2i+1); nil: no rotation
@@ -81,21 +87,23 @@ type Temperature struct{ Scale, Floor float64 }
 // MoE describes a feed-forward layer of routed experts (top-1) and one shared expert.
 type MoE struct {
 	Layer        int
-	Norm         Weight // [1, D]
-	Router       Weight // [E, D]
-	GateUp       Weight // E experts, parts gate [F, D], up [F, D]
-	Down         Weight // E experts, [D, F]
-	SharedGateUp Weight // parts gate [F, D], up [F, D]
-	SharedDown   Weight // [D, F]
+	Norm         Weight  // [1, D]
+	Router       Weight  // [E, D]
+	GateUp       Weight  // E experts, parts gate [F, D], up [F, D]
+	Down         Weight  // E experts, [D, F]
+	SharedGateUp Weight  // parts gate [F, D], up [F, D]
+	SharedDown   Weight  // [D, F]
+	Order        []int32 // [D] of the normalised row, and of the columns of Norm, Router, GateUp and SharedGateUp; nil: that of x
 	Eps          float32
 }
 
 // Dense describes a feed-forward layer without experts.
 type Dense struct {
 	Layer  int
-	Norm   Weight // [1, D]
-	GateUp Weight // parts gate [F, D], up [F, D]
-	Down   Weight // [D, F]
+	Norm   Weight  // [1, D]
+	GateUp Weight  // parts gate [F, D], up [F, D]
+	Down   Weight  // [D, F]
+	Order  []int32 // [D] of the normalised row, and of the columns of Norm and GateUp; nil: that of x
 	Eps    float32
 }
 

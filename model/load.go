@@ -111,6 +111,7 @@ func (m *Model) resolve(ckpt *safetensors.Checkpoint) (*resolved, error) {
 			}
 		}
 	}
+	r.arrange(found.rows)
 	r.skip()
 	if q := m.Config.Quantization; q != nil && r.coded == "" && len(r.faults) == 0 {
 		r.fault(&ConfigError{File: "config.json", Key: "quantization_config", Want: "quantised tensors (" + q.Method + ")", Got: "plain ones only"})
@@ -181,7 +182,7 @@ func (w weight) put(dev kernels.Device) (n int64, err error) {
 			if dst == nil {
 				continue
 			}
-			m, err := w.matrix(s)
+			m, err := w.matrix(expert, s)
 			if err != nil {
 				return n, err
 			}
@@ -196,14 +197,23 @@ func (w weight) put(dev kernels.Device) (n int64, err error) {
 	return n, err
 }
 
-// matrix reads a matrix in the coding of its weight.
-func (w weight) matrix(s source) (kernels.Matrix, error) {
+// matrix reads a matrix in the coding of its weight, and in its orders.
+func (w weight) matrix(expert int, s source) (kernels.Matrix, error) {
 	m, err := s.read()
-	switch {
-	case err != nil || m.Coding == w.spec.Coding:
+	if err != nil {
 		return m, err
+	}
+	rows, cols := w.orders(expert)
+	switch {
+	case m.Coding == w.spec.Coding:
+		if s.order != nil {
+			cols = s.order
+		}
+		return m.Arranged(rows, cols), nil
+	case s.group != nil:
+		return widenScattered(m, s.group).Arranged(rows, cols), nil
 	case m.Format.Quantised():
-		return widen(m), nil
+		return widen(m).Arranged(rows, cols), nil
 	}
 	q, err := kernels.Quantise(m, w.spec.Coding)
 	if err != nil {

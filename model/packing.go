@@ -64,9 +64,6 @@ func (r *reader) module(name string, n, k int, plain func() *source) *source {
 	}
 	if s != nil {
 		s.module, s.share, s.stored = name, 1, s.coding
-		if s.reason != AsStored {
-			s.coding = kernels.Coding{}
-		}
 	}
 	return s
 }
@@ -245,8 +242,7 @@ func (r *reader) compressed(name string, n, k int) (*source, error) {
 		s.coding.Zeros = true
 		s.tensors = append(s.tensors, zeros)
 	}
-	order, err := r.order(s, name+".weight_g_idx", k, groups)
-	if err != nil {
+	if err := r.groups(s, name+".weight_g_idx", k, groups); err != nil {
 		return nil, err
 	}
 	coding := s.coding
@@ -264,45 +260,36 @@ func (r *reader) compressed(name string, n, k int) (*source, error) {
 				}
 			}
 		}
-		return scattered(m, order), nil
+		return m, nil
 	}
 	return s, nil
 }
 
-// order reads the group of every input. It is nil where groups are runs of inputs, as is usual; otherwise the module becomes
-// numbers.
-func (r *reader) order(s *source, name string, k, groups int) ([]int, error) {
+// groups reads the group of every input, where groups are not runs of inputs, as is usual.
+func (r *reader) groups(s *source, name string, k, groups int) error {
 	if !r.has(name) {
-		return nil, nil
+		return nil
 	}
 	t := r.take(name, "")
 	s.tensors = append(s.tensors, t)
 	if !slices.Equal(t.Shape, []int{k}) {
-		return nil, bad(t, fmt.Sprintf("[%d]", k))
+		return bad(t, fmt.Sprintf("[%d]", k))
 	}
-	order, err := integers(t)
+	values, err := integers(t)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	runs := true
-	for i, g := range order {
+	runs, group := true, make([]int32, k)
+	for i, g := range values {
 		if g < 0 || g >= groups {
-			return nil, &TensorError{Tensor: name, File: t.File, Want: fmt.Sprintf("groups from 0 to %d", groups-1), Got: fmt.Sprintf("%d at %d", g, i)}
+			return &TensorError{Tensor: name, File: t.File, Want: fmt.Sprintf("groups from 0 to %d", groups-1), Got: fmt.Sprintf("%d at %d", g, i)}
 		}
-		runs = runs && g == i/(k/groups)
+		runs, group[i] = runs && g == i/(k/groups), int32(g)
 	}
-	if runs {
-		return nil, nil
+	if !runs {
+		s.group, s.order = group, sortedInputs(group, groups)
 	}
-	s.reason = ActivationOrder
-	return order, nil
-}
-
-func scattered(m kernels.Matrix, order []int) kernels.Matrix {
-	if order == nil {
-		return m
-	}
-	return widenScattered(m, order)
+	return nil
 }
 
 // word is number i of a tensor of I32.

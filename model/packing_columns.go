@@ -15,8 +15,7 @@ func (r *reader) gptq(name string, w *safetensors.Tensor, n, k int) (*source, er
 	if s == nil {
 		return nil, err
 	}
-	order, err := r.order(s, name+".g_idx", k, groups)
-	if err != nil {
+	if err := r.groups(s, name+".g_idx", k, groups); err != nil {
 		return nil, err
 	}
 	less := r.quant == nil || r.quant.stored1
@@ -34,10 +33,7 @@ func (r *reader) gptq(name string, w *safetensors.Tensor, n, k int) (*source, er
 			}
 			return z
 		})
-		if err != nil {
-			return m, err
-		}
-		return scattered(m, order), nil
+		return m, err
 	}
 	return s, nil
 }

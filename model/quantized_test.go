@@ -134,13 +134,12 @@ type kind struct {
 	config map[string]any
 	choose func(string) pack
 	notes  map[model.Reason]int // modules of each
-	quant  kernels.Format       // of the experts on the device; BF16: plain
+	quant  kernels.Format       // of the experts on the device, unless the notes say otherwise; BF16: plain
 }
 
 func kinds() []kind {
 	bf16 := safetensors.BF16
-	const linears, expertModules = 4*4 + 2*3 + 2*3*(1+wExperts), 2 * 3 * wExperts
-	return []kind{
+	return append(orderKinds(), []kind{
 		{"experts one by one", nil, only(nil), nil, kernels.BF16},
 		{"fp8 channel, experts", compressedConfig("float-quantized", floatWeights("channel")), only(packFP8(1, 0, bf16, ".weight_scale", false), experts), nil, kernels.F8E4M3},
 		{"fp8 channel, feed-forward and attention", compressedConfig("float-quantized", floatWeights("channel")), only(packFP8(1, 0, safetensors.F32, ".weight_scale", true), feedForward), nil, kernels.F8E4M3},
@@ -148,19 +147,17 @@ func kinds() []kind {
 		{"fp8 block", compressedConfig("float-quantized", floatWeights("block")), only(packFP8(128, 128, bf16, ".weight_scale", false), feedForward), nil, kernels.F8E4M3},
 		{"fp8 block of 64, inverse", map[string]any{"quant_method": "fp8", "weight_block_size": []int{64, 64}}, only(packFP8(64, 64, safetensors.F32, ".weight_scale_inv", false), feedForward), nil, kernels.F8E4M3},
 		{"fp8 without a word in config.json", nil, only(packFP8(1, 0, bf16, ".weight_scale", false), feedForward, "lm_head", "embed"), nil, kernels.F8E4M3},
-		{"packed, groups of 128", compressedConfig("pack-quantized", intWeights(128, true)), only(packPacked(128, false, false), feedForward), nil, kernels.Int4},
-		{"packed, groups of 32, zeros", compressedConfig("pack-quantized", intWeights(32, false)), only(packPacked(32, true, false), feedForward, "embed"), nil, kernels.Int4},
-		{"packed, act-order", compressedConfig("pack-quantized", intWeights(32, true)), only(packPacked(32, false, true), experts), map[model.Reason]int{model.ActivationOrder: expertModules}, kernels.BF16},
-		{"gptq", gptqConfig("gptq", 32, false), only(packGPTQ(32, true, false, -1), feedForward), nil, kernels.Int4},
-		{"gptq symmetric", gptqConfig("gptq", 64, true), only(packGPTQ(64, false, false, -1), experts), nil, kernels.Int4},
-		{"gptq of the second format", gptqConfig("gptq_v2", 32, false), only(packGPTQ(32, true, false, 0), feedForward), nil, kernels.Int4},
-		{"gptq, act-order", gptqConfig("gptq", 32, false), only(packGPTQ(32, true, true, -1), feedForward), map[model.Reason]int{model.ActivationOrder: linears}, kernels.BF16},
+		{"packed, groups of 128", compressedConfig("pack-quantized", intWeights(128, true)), only(packPacked(128, false, nil), feedForward), nil, kernels.Int4},
+		{"packed, groups of 32, zeros", compressedConfig("pack-quantized", intWeights(32, false)), only(packPacked(32, true, nil), feedForward, "embed"), nil, kernels.Int4},
+		{"gptq", gptqConfig("gptq", 32, false), only(packGPTQ(32, true, nil, -1), feedForward), nil, kernels.Int4},
+		{"gptq symmetric", gptqConfig("gptq", 64, true), only(packGPTQ(64, false, nil, -1), experts), nil, kernels.Int4},
+		{"gptq of the second format", gptqConfig("gptq_v2", 32, false), only(packGPTQ(32, true, nil, 0), feedForward), nil, kernels.Int4},
 		{"awq", map[string]any{"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": true, "version": "gemm"}, only(packAWQ(64), feedForward), nil, kernels.Int4},
 		{"nf4", map[string]any{"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}, only(packBlocks(false), feedForward), nil, kernels.Table4},
 		{"nf4, scales quantised", map[string]any{"quant_method": "bitsandbytes", "_load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}, only(packBlocks(true), feedForward), nil, kernels.Table4},
 		{"mixed formats", compressedConfig("mixed-precision", floatWeights("channel"), intWeights(128, true)), func(name string) pack {
 			if strings.Contains(name, experts) {
-				return packPacked(128, false, false)
+				return packPacked(128, false, nil)
 			}
 			return only(packFP8(1, 0, bf16, ".weight_scale", false), attention)(name)
 		}, nil, kernels.Int4},
@@ -170,7 +167,7 @@ func kinds() []kind {
 			}
 			return only(packFP8(1, 0, bf16, ".weight_scale", false), experts, "k_proj", "router")(name)
 		}, map[model.Reason]int{model.MixedParts: 2*3*(wExperts-1) + 4, model.PlainRouter: 2}, kernels.BF16},
-	}
+	}...)
 }
 
 // Every kind of checkpoint: what the device holds is what the writer wrote, bit for bit (rounded to BF16 where a module is kept so,
@@ -207,11 +204,16 @@ func TestQuantisedCheckpoints(t *testing.T) {
 						want[i] = bf16(v)
 					}
 				}
+				want = w.arranged(m.Model, name, widened)
 				if i := firstDifference(numbers(t, got), want); i >= 0 {
 					t.Fatalf("%s: [%d, %d] differs: got %v, want %v", name, i/got.K, i%got.K, numbers(t, got)[i], want[i])
 				}
-				if strings.Contains(name, experts) && got.Format != k.quant {
-					t.Errorf("%s: %v on the device, want %v", name, got.Format, k.quant)
+				format := k.quant
+				if widened[name] {
+					format = kernels.BF16
+				}
+				if strings.Contains(name, experts) && got.Format != format {
+					t.Errorf("%s: %v on the device, want %v", name, got.Format, format)
 				}
 			}
 			logits := newStepper(t, m).step([]piece{{&sequence{}, tokens}})

@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -25,6 +26,9 @@ type written struct {
 	tensors []safetensors.Tensor
 	values  map[string][]float32 // of each module [N, K]: what it is worth
 	shapes  map[string][2]int
+	groups  map[string][]int // of each input, by a name for modules that share them (scatter)
+	group   map[string][]int // the same by module, where groups are scattered
+	uneven  bool             // scattered groups differ in size
 }
 
 // Sizes that 128 divides, experts and dense layers, RoPE and NoPE.
@@ -48,7 +52,8 @@ func newWritten(t *testing.T, quantization map[string]any) *written {
 	if quantization != nil {
 		config["quantization_config"] = quantization
 	}
-	return &written{r: rand.New(rand.NewPCG(11, 12)), config: config, values: map[string][]float32{}, shapes: map[string][2]int{}}
+	return &written{r: rand.New(rand.NewPCG(11, 12)), config: config, values: map[string][]float32{}, shapes: map[string][2]int{},
+		groups: map[string][]int{}, group: map[string][]int{}}
 }
 
 // pack stores a module [n, k] under its name and gives what its elements are worth.
@@ -242,8 +247,11 @@ type grouped struct {
 	group  []int
 }
 
-// drawGrouped draws codes; scales have 8 significant bits, so that BF16 and F16 both hold them. scattered mixes the groups.
-func (w *written) drawGrouped(n, k, size int, zeros, scattered bool) *grouped {
+// scatter names what modules share the groups of their inputs with, which are mixed then (act-order). nil: groups are runs.
+type scatter func(name string) string
+
+// drawGrouped draws codes; scales have 8 significant bits, so that BF16 and F16 both hold them.
+func (w *written) drawGrouped(name string, n, k, size int, zeros bool, mix scatter) *grouped {
 	if size == 0 {
 		size = k
 	}
@@ -251,8 +259,18 @@ func (w *written) drawGrouped(n, k, size int, zeros, scattered bool) *grouped {
 	for j := range k {
 		g.group[j] = j / size
 	}
-	if scattered {
-		w.r.Shuffle(k, func(a, b int) { g.group[a], g.group[b] = g.group[b], g.group[a] })
+	if mix != nil {
+		shared := mix(name)
+		if w.groups[shared] == nil {
+			w.r.Shuffle(k, func(a, b int) { g.group[a], g.group[b] = g.group[b], g.group[a] })
+			if w.uneven {
+				at := slices.IndexFunc(g.group, func(v int) bool { return v != 0 })
+				g.group[at] = 0
+			}
+			w.groups[shared] = g.group
+		}
+		g.group = w.groups[shared]
+		w.group[name] = g.group
 	}
 	for range n {
 		codes, scales, zs := make([]int, k), make([]float32, k/size), make([]int, k/size)
@@ -270,14 +288,10 @@ func (w *written) drawGrouped(n, k, size int, zeros, scattered bool) *grouped {
 	return g
 }
 
-func (g *grouped) values(scattered bool) (out []float32) {
+func (g *grouped) values() (out []float32) {
 	for n, codes := range g.codes {
 		for k, c := range codes {
-			v := float32(c-g.zeros[n][g.group[k]]) * g.scales[n][g.group[k]]
-			if scattered { // kept as BF16
-				v = bf16(v)
-			}
-			out = append(out, v)
+			out = append(out, float32(c-g.zeros[n][g.group[k]])*g.scales[n][g.group[k]])
 		}
 	}
 	return out
@@ -299,9 +313,9 @@ func half(v float32) uint16 {
 }
 
 // packPacked is pack-quantized of compressed-tensors.
-func packPacked(size int, zeros, scattered bool) pack {
+func packPacked(size int, zeros bool, mix scatter) pack {
 	return func(w *written, name string, n, k int) []float32 {
-		g := w.drawGrouped(n, k, size, zeros, scattered)
+		g := w.drawGrouped(name, n, k, size, zeros, mix)
 		groups := len(g.scales[0])
 		words := make([]uint32, n*k/8)
 		var scales []float32
@@ -322,17 +336,17 @@ func packPacked(size int, zeros, scattered bool) pack {
 		if zeros {
 			w.add(name+".weight_zero_point", safetensors.I32, []int{(n + 7) / 8, groups}, wordBytes(points))
 		}
-		if scattered {
+		if mix != nil {
 			w.add(name+".weight_g_idx", safetensors.I32, []int{k}, g.order())
 		}
-		return g.values(scattered)
+		return g.values()
 	}
 }
 
 // packGPTQ: stored is what a zero of z is stored as, less z.
-func packGPTQ(size int, zeros, scattered bool, stored int) pack {
+func packGPTQ(size int, zeros bool, mix scatter, stored int) pack {
 	return func(w *written, name string, n, k int) []float32 {
-		g := w.drawGrouped(n, k, size, zeros, scattered)
+		g := w.drawGrouped(name, n, k, size, zeros, mix)
 		groups := len(g.scales[0])
 		words, points, scales := make([]uint32, k/8*n), make([]uint32, groups*(n/8)), make([]uint16, groups*n)
 		for i := range n {
@@ -348,13 +362,13 @@ func packGPTQ(size int, zeros, scattered bool, stored int) pack {
 		w.add(name+".qzeros", safetensors.I32, []int{groups, n / 8}, wordBytes(points))
 		w.add(name+".scales", safetensors.F16, []int{groups, n}, f16Bytes(scales))
 		w.add(name+".g_idx", safetensors.I32, []int{k}, g.order())
-		return g.values(scattered)
+		return g.values()
 	}
 }
 
 func packAWQ(size int) pack {
 	return func(w *written, name string, n, k int) []float32 {
-		g := w.drawGrouped(n, k, size, true, false)
+		g := w.drawGrouped(name, n, k, size, true, nil)
 		groups := len(g.scales[0])
 		words, points, scales := make([]uint32, k*n/8), make([]uint32, groups*n/8), make([]uint16, groups*n)
 		for first := 0; first < n; first += 8 {
@@ -372,7 +386,7 @@ func packAWQ(size int) pack {
 		w.add(name+".qweight", safetensors.I32, []int{k, n / 8}, wordBytes(words))
 		w.add(name+".qzeros", safetensors.I32, []int{groups, n / 8}, wordBytes(points))
 		w.add(name+".scales", safetensors.F16, []int{groups, n}, f16Bytes(scales))
-		return g.values(false)
+		return g.values()
 	}
 }
 

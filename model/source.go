@@ -16,7 +16,8 @@ type source struct {
 	module  string                // its name in the checkpoint, without .weight
 	coding  kernels.Coding        // as it is read
 	stored  kernels.Coding        // as the checkpoint has it: the same, unless it becomes numbers on reading
-	reason  Reason                // why codes become numbers on loading, if they do
+	group   []int32               // of every input, where the groups of a scale are scattered (act-order) and are not sorted; nil: they are runs
+	order   []int32               // of the inputs in which they are runs; nil: as stored, or in none
 	tensors []*safetensors.Tensor // all that it is made of, the weight first
 	share   int                   // sources that the tensors are divided among: experts of a fused one
 	read    func() (kernels.Matrix, error)
@@ -35,7 +36,7 @@ type Reason uint8
 
 const (
 	AsStored        Reason = iota
-	ActivationOrder        // groups of inputs are scattered (act-order)
+	ActivationOrder        // groups of inputs are scattered (act-order), and cannot be sorted
 	MixedParts             // of one weight, not all matrices are quantised, or not in the same way
 	PlainRouter            // a router is never quantised
 	SkippedScales          // scales of activations or of keys and values: weights alone are quantised here
@@ -214,10 +215,7 @@ func (r *reader) settle(w *weight) {
 		reason = AsStored
 	}
 	for _, s := range all {
-		switch {
-		case s.reason != AsStored:
-			r.note(s.reason, s.module)
-		case reason != AsStored && s.coding.Format.Quantised():
+		if reason != AsStored && s.coding.Format.Quantised() {
 			r.note(reason, s.module)
 		}
 	}
@@ -262,7 +260,7 @@ func widen(m kernels.Matrix) kernels.Matrix {
 }
 
 // widenScattered is widen for inputs whose group is given for each, [K].
-func widenScattered(m kernels.Matrix, group []int) kernels.Matrix {
+func widenScattered(m kernels.Matrix, group []int32) kernels.Matrix {
 	out := kernels.Matrix{Format: kernels.BF16, N: m.N, K: m.K, Data: make([]byte, 2*m.N*m.K)}
 	row, scales, zeros := make([]float32, m.K), make([]float32, m.K), make([]uint8, m.K)
 	_, groups := m.Coding.Grid(m.N, m.K)
@@ -271,9 +269,9 @@ func widenScattered(m kernels.Matrix, group []int) kernels.Matrix {
 	one.Coding.Rows, one.Coding.Cols = 1, 1
 	for n := range m.N {
 		for k, g := range group {
-			scales[k], zeros[k] = m.Scales[n*groups+g], 8
+			scales[k], zeros[k] = m.Scales[n*groups+int(g)], 8
 			if m.Zeros != nil {
-				zeros[k] = m.Zeros[n*groups+g]
+				zeros[k] = m.Zeros[n*groups+int(g)]
 			}
 		}
 		one.Data = m.Data[n*m.K/2:]

@@ -26,6 +26,8 @@ type weight struct {
 	spec    kernels.WeightSpec
 	tensors []Tensor
 	sources [][]source // [part][expert] of a checkpoint, once they were found
+	columns *[]int32   // the order of the normalised row that it reads (a norm: makes), where the layer keeps it; nil: it reads another
+	outputs [][]int32  // the order of each expert's outputs; nil: as stored
 	std     float64    // deviation of random values in place of a checkpoint's (LoadDummy); 0: all values are 1
 }
 
@@ -65,24 +67,24 @@ func (m *Model) table(names layout) []weight {
 		a := &l.Attn
 		heads, kv := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
 		rows = append(rows,
-			vector(&a.Norm, "norms", c.Dim, prefix+"input_layernorm.weight"),
-			parts(&a.QKV, "attention", kernels.Outputs, c.Dim, []int{heads, kv, kv}, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight").whole(c.HeadDim),
+			vector(&a.Norm, "norms", c.Dim, prefix+"input_layernorm.weight").ordered(&a.Order),
+			parts(&a.QKV, "attention", kernels.Outputs, c.Dim, []int{heads, kv, kv}, attn+"q_proj.weight", attn+"k_proj.weight", attn+"v_proj.weight").whole(c.HeadDim).ordered(&a.Order),
 			matrix(&a.Out, "attention", kernels.Inputs, heads, c.Dim, attn+"o_proj.weight").whole(c.HeadDim).random(added/math.Sqrt(float64(heads))))
 		f, norm := c.FFNDim(i), prefix+"post_attention_layernorm.weight"
 		if d := l.Dense; d != nil {
 			rows = append(rows,
-				vector(&d.Norm, "norms", c.Dim, norm),
-				pairs(parts(&d.GateUp, "dense feed-forward", kernels.Outputs, c.Dim, []int{f, f}, ffn+"gate_proj.weight", ffn+"up_proj.weight")),
+				vector(&d.Norm, "norms", c.Dim, norm).ordered(&d.Order),
+				pairs(parts(&d.GateUp, "dense feed-forward", kernels.Outputs, c.Dim, []int{f, f}, ffn+"gate_proj.weight", ffn+"up_proj.weight")).ordered(&d.Order),
 				matrix(&d.Down, "dense feed-forward", kernels.Inputs, f, c.Dim, ffn+"down_proj.weight").random(downGain*added/math.Sqrt(float64(f))))
 			continue
 		}
 		e, shared := l.MoE, ffn+"shared_expert."
 		rows = append(rows,
-			vector(&e.Norm, "norms", c.Dim, norm),
-			matrix(&e.Router, "router", kernels.Replicated, c.Dim, c.Experts, ffn+"router.weight"),
-			pairs(experts(&e.GateUp, kernels.Outputs, c.Experts, c.Dim, []int{f, f}, ffn+"experts.gate_up_proj")),
+			vector(&e.Norm, "norms", c.Dim, norm).ordered(&e.Order),
+			matrix(&e.Router, "router", kernels.Replicated, c.Dim, c.Experts, ffn+"router.weight").ordered(&e.Order),
+			pairs(experts(&e.GateUp, kernels.Outputs, c.Experts, c.Dim, []int{f, f}, ffn+"experts.gate_up_proj")).ordered(&e.Order),
 			experts(&e.Down, kernels.Inputs, c.Experts, f, []int{c.Dim}, ffn+"experts.down_proj").random(downGain*added/math.Sqrt(float64(f))),
-			pairs(parts(&e.SharedGateUp, "shared expert", kernels.Outputs, c.Dim, []int{f, f}, shared+"gate_proj.weight", shared+"up_proj.weight")),
+			pairs(parts(&e.SharedGateUp, "shared expert", kernels.Outputs, c.Dim, []int{f, f}, shared+"gate_proj.weight", shared+"up_proj.weight")).ordered(&e.Order),
 			matrix(&e.SharedDown, "shared expert", kernels.Inputs, f, c.Dim, shared+"down_proj.weight").random(downGain*added/math.Sqrt(float64(f))))
 	}
 	rows = append(rows, vector(&m.Head.Norm, "norms", c.Dim, names.text+"norm.weight"))
@@ -167,6 +169,12 @@ func (w weight) random(std float64) weight {
 // whole says that ranks have all or nothing of a head of so many outputs (or inputs).
 func (w weight) whole(head int) weight {
 	w.spec.Whole = head
+	return w
+}
+
+// ordered says where the layer keeps the order of the normalised row that the weight reads or makes.
+func (w weight) ordered(order *[]int32) weight {
+	w.columns = order
 	return w
 }
 

@@ -52,7 +52,7 @@ func Quantise(ctx context.Context, ckpt *safetensors.Checkpoint, c *Config, dir 
 				name, n, k := row.linear(part, expert), row.spec.Parts[part], row.spec.K
 				tensors = append(tensors, packedTensors(name, row.spec.Coding, n, k)...)
 				jobs = append(jobs, func() (int64, error) {
-					m, err := row.matrix(s)
+					m, err := row.matrix(expert, s)
 					if err != nil {
 						return 0, err
 					}

@@ -48,6 +48,6 @@ for what, t in theirs.items():
     if what.startswith("torch."):
         print(f"{what:36}{t['ms'] * 1e3:10.1f} µs{t['tflops']:9.0f} TFLOP/s")
 for x in report["results"]:
-    if "/family=" in x["name"]:
+    if "/family=" in x["name"] or "/stage=" in x["name"]:
         print(f"{x['name']:44}{x['median_ns'] / 1e3:10.1f} µs {x['rate']:10.0f} {x['unit']:8}{x.get('percent', 0):6.1f} %")
 PY

@@ -23,6 +23,9 @@ type outcome struct {
 func command(t *testing.T, stdin string, vars []string, args ...string) outcome {
 	t.Helper()
 	env := map[string]string{"LANG": "en_US.UTF-8", "HOME": t.TempDir()}
+	if device := os.Getenv("CHULENGO_TEST_DEVICE"); device != "" { // what tests run the demo checkpoint on: package demotest
+		env["CHULENGO_DEVICE"] = device
+	}
 	for _, v := range vars {
 		name, value, _ := strings.Cut(v, "=")
 		env[name] = value

@@ -96,7 +96,7 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.Device, o.DeviceName, o.KernelTimes = dev, dev.Name(), times
+		o.Device, o.DeviceName, o.KernelTimes, o.Stages = dev, dev.Name(), times, gpu
 		if report, err = a.benchDevice(ctx, o, cfg, files, dummy, report); err != nil {
 			return nil, err
 		}

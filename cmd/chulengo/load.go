@@ -186,7 +186,7 @@ func (a *app) noteLoad(n model.Note) {
 	count, first := len(n.Modules), n.Modules[0]
 	switch n.Reason {
 	case model.ActivationOrder:
-		a.note("%d modules become bfloat16: their groups are in the order of activations (act-order), such as %s", "%d 个模块转为 bfloat16：其分组按激活排序（act-order），如 %s", count, first)
+		a.note("%d modules become bfloat16: their groups are in the order of activations (act-order), in which their inputs cannot be, such as %s", "%d 个模块转为 bfloat16：其分组按激活排序（act-order），而其输入无法按此次序排列，如 %s", count, first)
 	case model.MixedParts:
 		a.note("%d modules become bfloat16: what they are stored with is quantised otherwise or not at all, such as %s", "%d 个模块转为 bfloat16：与之同组的矩阵量化方式不同或未量化，如 %s", count, first)
 	case model.PlainRouter:

@@ -40,6 +40,9 @@ func start(t *testing.T, args ...string) *process {
 	t.Helper()
 	p := &process{Cmd: exec.Command(os.Args[0], args...), lines: make(chan string, 1000)}
 	p.Env = append(os.Environ(), "CHULENGO_TEST_MAIN=1", "LC_ALL=en_US.UTF-8", "HOME="+t.TempDir(), "XDG_DATA_HOME=")
+	if device := os.Getenv("CHULENGO_TEST_DEVICE"); device != "" {
+		p.Env = append(p.Env, "CHULENGO_DEVICE="+device)
+	}
 	p.Stdout = &p.out
 	pipe, err := p.StderrPipe()
 	if err == nil {

@@ -45,8 +45,8 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 	}
 	x := xa.(*act)
 	d.tap(l.Layer, kernels.HookResidPre, x)
-	n := d.normRows(&d.work.norm, x, l.Norm, l.Eps)
-	d.tap(l.Layer, kernels.HookAttnNorm, n)
+	n := d.normRows(&d.work.norm, x, l.Norm, l.Order, l.Eps)
+	d.tapOrdered(l.Layer, kernels.HookAttnNorm, n, l.Order)
 
 	t := len(d.batch.Token)
 	q := d.work.q.resize(t, l.Heads*l.HeadDim)
@@ -202,11 +202,20 @@ func (d *Device) AttnOut(l *kernels.Attn, xa, za kernels.Act) {
 	d.tap(l.Layer, kernels.HookResidMid, x)
 }
 
-// normRows is the RMS norm of every row of x times the weight.
-func (d *Device) normRows(into, x *act, w kernels.Weight, eps float32) *act {
+// normRows is the RMS norm of every row of x, in an order [D] (nil: as it is), times the weight, which has that order.
+func (d *Device) normRows(into, x *act, w kernels.Weight, order []int32, eps float32) *act {
 	n := into.resize(len(x.data)/x.width, x.width)
 	g := weightOf(w).vector
-	d.eachRow(x, func(i int) { rmsNorm(n.row(i), x.row(i), g, eps) })
+	d.eachRow(x, func(i int) {
+		y, from := n.row(i), x.row(i)
+		if order != nil {
+			for j, k := range order {
+				y[j] = from[k]
+			}
+			from = y
+		}
+		rmsNorm(y, from, g, eps)
+	})
 	return n
 }
 

@@ -206,11 +206,26 @@ func (d *Device) check(b *kernels.Batch) error {
 }
 
 // tap runs the step's taps at one point over a, whose row i is batch row i. It is the only place that knows taps.
-func (d *Device) tap(layer int, hook kernels.Hook, a *act) {
+func (d *Device) tap(layer int, hook kernels.Hook, a *act) { d.tapOrdered(layer, hook, a, nil) }
+
+// tapOrdered is tap for rows in an order [columns]; taps see them in the model's own.
+func (d *Device) tapOrdered(layer int, hook kernels.Hook, a *act, order []int32) {
 	for i := range d.batch.Taps {
 		if t := &d.batch.Taps[i]; t.At == (kernels.Point{Layer: layer, Hook: hook}) {
 			for j, row := range t.Rows {
-				d.tapRow(t, j, a.row(int(row)))
+				x := a.row(int(row))
+				if order == nil {
+					d.tapRow(t, j, x)
+					continue
+				}
+				own := make([]float32, len(x))
+				for at, column := range order {
+					own[column] = x[at]
+				}
+				d.tapRow(t, j, own)
+				for at, column := range order {
+					x[at] = own[column]
+				}
 			}
 		}
 	}

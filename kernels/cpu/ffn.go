@@ -22,8 +22,8 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (h, r kernels.Act) {
 	}
 	x := xa.(*act)
 	t := len(d.batch.Token)
-	n := d.normRows(&d.work.h, x, l.Norm, l.Eps)
-	d.tap(l.Layer, kernels.HookFFNNorm, n)
+	n := d.normRows(&d.work.h, x, l.Norm, l.Order, l.Eps)
+	d.tapOrdered(l.Layer, kernels.HookFFNNorm, n, l.Order)
 	experts := weightOf(l.Router).spec.Parts[0]
 	logits := d.work.logits.resize(t, experts)
 	d.part(logits, n, 0, l.Router, 0, 0)
@@ -94,7 +94,7 @@ func (d *Device) Experts(l *kernels.MoE, xa, ha, ra kernels.Act) {
 			out[i] = gate * v
 		}
 	})
-	d.tap(l.Layer, kernels.HookExpertIn, in)
+	d.tapOrdered(l.Layer, kernels.HookExpertIn, in, l.Order)
 	sorted := d.work.sorted.resize(t, h.width)
 	d.eachRow(sorted, func(i int) { copy(sorted.row(i), in.row(r.order[i])) })
 
@@ -137,8 +137,8 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 	}
 	x := xa.(*act)
 	t, f := len(d.batch.Token), weightOf(l.GateUp).spec.Parts[0]
-	h := d.normRows(&d.work.h, x, l.Norm, l.Eps)
-	d.tap(l.Layer, kernels.HookFFNNorm, h)
+	h := d.normRows(&d.work.h, x, l.Norm, l.Order, l.Eps)
+	d.tapOrdered(l.Layer, kernels.HookFFNNorm, h, l.Order)
 	d.roundRows(h, l.GateUp, nil)
 	gateUp := d.work.gateUp.resize(t, 2*f)
 	d.part(gateUp, h, 0, l.GateUp, 0, 0)

@@ -61,12 +61,13 @@ func (d *Device) Embed(table kernels.Weight) kernels.Act {
 	return x
 }
 
-// norm resolves what is pending and normalises a phase's rows.
-func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, eps float32) (image, normParams) {
+// norm resolves what is pending and normalises a phase's rows, in an order [D] of columns (nil: as they are), which w has.
+func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, order []int32, eps float32) (image, normParams) {
 	h := d.imageOf(p, name, p.lines, x.d)
+	h.place = d.placesOf(order)
 	n := normParams{
 		x: x.of(p), pending: x.due(p), rows: p.decodeCount(), weight: d.weightOf(w).data, image: h.at,
-		lines: int32(h.lines), d: int32(x.d), tiles: int32(h.tiles), eps: eps,
+		lines: int32(h.lines), d: int32(x.d), tiles: int32(h.tiles), eps: eps, place: h.place,
 	}
 	d.joinPeers(p, x, &n)
 	if p.decode {
@@ -82,12 +83,49 @@ func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, eps 
 func (d *Device) normRows(p *phase, x *residual, n *normParams) {
 	switch slices := d.slices(p, x); {
 	case slices > 0:
-		launch(d, "norm_slices", p.grid*slices, 1, 0, n)
+		launch(d, n.kernel("norm_slices"), p.grid*slices, 1, 0, n)
 	case p.decode:
-		launch(d, "rms_norm", p.grid, 1, 4*x.d, n)
+		launch(d, n.kernel("rms_norm"), p.grid, 1, 4*x.d, n)
 	default:
-		launch(d, "norm_rows", p.grid, 1, 4*x.d, n)
+		launch(d, n.kernel("norm_rows"), p.grid, 1, 4*x.d, n)
 	}
+}
+
+// kernel is the one of a name that writes rows in the norm's order.
+func (n *normParams) kernel(name string) string {
+	if n.place != 0 {
+		return name + "_ordered"
+	}
+	return name
+}
+
+// placesOf is where each column of x lies in rows that have an order, [D] int32 on the device; 0: where it is.
+func (d *Device) placesOf(order []int32) ptr {
+	if order == nil || d.err != nil {
+		return 0
+	}
+	at, known := d.places[&order[0]]
+	if known {
+		return at
+	}
+	if d.gpu.capturing {
+		d.fail("norm: an order that no step before this one had, while a graph is captured")
+		return 0
+	}
+	places := make([]int32, len(order))
+	for j, column := range order {
+		places[column] = int32(j)
+	}
+	at, err := d.gpu.alloc(4 * len(places))
+	if err == nil {
+		err = d.gpu.copyInNow(at, bytesOf(places))
+	}
+	if err != nil {
+		d.fail("norm: %w", err)
+		return 0
+	}
+	d.places[&order[0]] = at
+	return at
 }
 
 const (
@@ -145,7 +183,7 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 	q := &queries{}
 	w := d.weightOf(l.QKV)
 	for i, p := range d.phases {
-		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
+		h, n := d.norm(p, "h", x, l.Norm, l.Order, l.Eps)
 		if p.decode {
 			n.arrivals, n.arrivalsLd = d.arrivals(), int32(l.KVHeads)
 		}

@@ -69,7 +69,7 @@ func gpuSide(b *testing.B, config map[string]any, o cuda.Options, tokens int) (*
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { kv.Close() })
-	return &side{m, dev, kv, p}, dev
+	return &side{Model: m, dev: dev, kv: kv, p: p}, dev
 }
 
 // weightBytes is what one decoding step reads of the weights when so many distinct experts are chosen over all layers.

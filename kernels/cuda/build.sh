@@ -4,7 +4,7 @@
 #   build.sh env        print the environment in which `go build -tags cuda` works, for eval
 # nvcc (12.4 to 13) is taken from NVCC or the PATH; where there is none, the compiler and the headers are fetched as Python
 # packages (pip's configured mirror is honoured) into the folder toolkit, which git ignores. Register spills, local memory
-# and serialised wgmma are errors.
+# and serialised wgmma are errors. With IMAGES=DIR the images go there: to see what another compiler (nvcc124.sh) makes of them.
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
 toolkit=$here/toolkit
@@ -31,16 +31,17 @@ if [ "$1" = env ]; then
     exit 0
 fi
 
-mkdir -p "$here/image/test"
+images=${IMAGES:-$here/image}
+mkdir -p "$images/test"
 newest=$(ls -t "$here"/*.cuh "$here/build.sh" | head -1)
 for source in "$here"/*.cu "$here"/testdata/*.cu; do
     family=$(basename "$source" .cu)
     case $source in */testdata/*) family=test/$family ;; esac # images for tests alone
-    image=$here/image/$family.fatbin
+    image=$images/$family.fatbin
     if [ -e "$image" ] && [ "$image" -nt "$source" ] && [ "$image" -nt "$newest" ]; then continue; fi
     targets="-gencode=arch=compute_90a,code=sm_90a"
     case $family in *90) ;; *) targets="$targets -gencode=arch=compute_80,code=[sm_80,compute_80]" ;; esac
-    log=$here/image/$family.log
+    log=$images/$family.log
     rm -f "$image"
     if ! "$nvcc" -std=c++17 -O3 $targets -Xptxas -v,-warn-spills,-warn-lmem-usage -fatbin -o "$image.new" "$source" >"$log" 2>&1; then
         cat "$log" >&2

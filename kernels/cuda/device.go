@@ -48,6 +48,7 @@ type Device struct {
 	decodeSplits int                      // and for its splits
 
 	ropes  map[*float64]ptr    // frequencies on the device
+	places map[*int32]ptr      // orders of normalised rows, turned round (placesOf)
 	counts map[int]expertCount // of each layer with a router
 
 	turnsOf map[turnsKey]ptr // of the vision tower's heads
@@ -111,7 +112,7 @@ func New(o Options) (*Device, error) {
 		g.close()
 		return nil, err
 	}
-	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, counts: map[int]expertCount{},
+	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, places: map[*int32]ptr{}, counts: map[int]expertCount{},
 		turnsOf: map[turnsKey]ptr{}, ran: map[string]int{}}
 	d.loader = newLoader(g)
 	g.serial = o.NoOverlap

@@ -18,7 +18,8 @@
 //	stream/gemm, twice                           x += shared(h) + expert(gate·h)
 //	norm → stream → sample_slices → sample_gather → sample_rows   answers
 //
-// In decode with few rows, a row is normed and routed by several blocks, a slice of 640 columns each (slice.cuh).
+// In decode with few rows, a row is normed and routed by several blocks, a slice of 640 columns each (slice.cuh). Where a layer's
+// description has an Order, kernels of their own (norm_rows_ordered and so on) write the normalised row in it, and one block routes it.
 //
 // In decode, what a stage adds to x stays in slots (partial sums over splits of K; the shared and the routed expert
 // apart) until the next norm reads it. Every sum has an order that depends on the matrix and the position alone, so a

@@ -121,7 +121,8 @@ func TestTappedDecode(t *testing.T) {
 }
 
 // Three hundred steps with buckets that change: graphs whose kernels overlap, over a workspace that is NaN before every step,
-// give the answers of kernels launched one after the other, and leave the same keys and values behind.
+// give the answers of kernels launched one after the other, the log-probability of every id among them, which a graph gives and no tap
+// would show, and leave the same keys and values behind.
 func TestManySteps(t *testing.T) {
 	steps := 300
 	if testing.Short() {
@@ -129,6 +130,8 @@ func TestManySteps(t *testing.T) {
 	}
 	p := dummyPair(t, fastConfig(), cuda.Options{Poison: true})
 	q := dummyPair(t, fastConfig(), cuda.Options{NoGraphs: true, NoOverlap: true})
+	vocab := int32(p.gpu.Config.Vocab)
+	p.gpu.top, q.gpu.top = vocab, vocab
 	spec := p.gpu.Config.KVSpec(kernels.BF16, pageTokens)
 	for g := range kernels.Groups { // what is not written must not differ
 		zeros := make([]byte, spec.PageBytes(g))
@@ -159,6 +162,9 @@ func TestManySteps(t *testing.T) {
 		}
 		outs, want := p.gpu.run(t, a, true, nil), q.gpu.run(t, b, true, nil)
 		for j, i := range rows {
+			if len(want[j].Top) != int(vocab) {
+				t.Fatalf("step %d row %d: want %d log-probabilities, got %d", step, j, vocab, len(want[j].Top))
+			}
 			if !sameOut(outs[j], want[j]) {
 				t.Fatalf("step %d row %d of %d: %+v, one after the other %+v", step, j, len(rows), outs[j], want[j])
 			}

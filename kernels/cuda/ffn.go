@@ -37,12 +37,13 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 		to.expert, to.gate = d.mem(p.name+"expert", 4*d.capacity(p)), d.mem(p.name+"gate", 4*d.capacity(p))
 		params := routeParams{router: router.data, logits: d.floats(p, "router", p.rows, router.rows), expert: to.expert, gate: to.gate,
 			counts: d.expertCounts(l.Layer, experts), status: d.status(), count: int32(p.rows), experts: int32(experts), ld: int32(router.rows)}
-		h.at[i], params.norm = d.norm(p, "h", x, l.Norm, l.Eps)
+		h.at[i], params.norm = d.norm(p, "h", x, l.Norm, l.Order, l.Eps)
 		if p.decode {
 			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
+			to.scaled.place = h.at[i].place
 			if !d.open {
 				to.normed = d.counter()
-				params.normed, to.normers = to.normed, p.grid*max(d.routeSlices(p, x, experts), 1)
+				params.normed, to.normers = to.normed, p.grid*max(d.routeSlices(p, x, experts, h.at[i]), 1)
 			}
 			params.scaled = to.scaled.at
 			d.routeDecode(p, l, x, h.at[i], params)
@@ -90,9 +91,10 @@ func (d *Device) ExpertRows() ([][]uint64, error) {
 	return rows, nil
 }
 
-// routeSlices is how many blocks route a decode row together; 0: one has the row for itself, as it must where taps look in between.
-func (d *Device) routeSlices(p *phase, x *residual, experts int) int {
-	if n := d.slices(p, x); !d.open && n*experts <= maxParts {
+// routeSlices is how many blocks route a decode row together; 0: one has the row for itself, as it must where taps look in between, and where
+// a block's columns of x lie all over the row h.
+func (d *Device) routeSlices(p *phase, x *residual, experts int, h image) int {
+	if n := d.slices(p, x); !d.open && h.place == 0 && n*experts <= maxParts {
 		return n
 	}
 	return 0
@@ -100,14 +102,14 @@ func (d *Device) routeSlices(p *phase, x *residual, experts int) int {
 
 // routeDecode: everything in one launch, except where taps look in between.
 func (d *Device) routeDecode(p *phase, l *kernels.MoE, x *residual, h image, params routeParams) {
-	if n := d.routeSlices(p, x, int(params.experts)); n > 0 {
+	if n := d.routeSlices(p, x, int(params.experts), h); n > 0 {
 		params.steps, params.parts = routeNorm|routeLogits|routeChoose|routeScale, d.zeroed("decode.parts", 8*maxDecodeRows*n*int(params.experts))
 		launch(d, "route_slices", p.grid*n, 1, 4*n*int(params.experts), &params)
 		return
 	}
 	step := func(steps int32) {
 		params.steps = steps
-		launch(d, "route_rows", p.grid, 1, 4*x.d+lineBytes*h.tiles, &params)
+		launch(d, params.norm.kernel("route_rows"), p.grid, 1, 4*x.d+lineBytes*h.tiles, &params)
 	}
 	if !d.open {
 		step(routeNorm | routeLogits | routeChoose | routeScale)
@@ -125,7 +127,7 @@ func (d *Device) routeDecode(p *phase, l *kernels.MoE, x *residual, h image, par
 
 // routePrefill: the router is a product like any other.
 func (d *Device) routePrefill(p *phase, l *kernels.MoE, x *residual, h image, router *weight, params routeParams) {
-	launch(d, "norm_rows", p.grid, 1, 4*x.d, &params.norm)
+	launch(d, params.norm.kernel("norm_rows"), p.grid, 1, 4*x.d, &params.norm)
 	d.tapImage(p, l.Layer, kernels.HookFFNNorm, h, x.d)
 	d.gemm("store", router, h, p.rows, gemmParams{out: params.logits, ld: params.ld})
 	d.tapFloats(p, l.Layer, kernels.HookRouterLogits, params.logits, int(params.ld), int(params.experts))
@@ -223,6 +225,7 @@ func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, 
 	width := int32(min(d.expertTileWidth(gateUp, p.rows), d.expertTileWidth(down, p.rows)))
 	places := ceil(p.rows, 16)*16 + 16*min(experts, p.rows) // every expert begins at a multiple of 16
 	sorted := d.imageOf(p, "sorted", places, x.d)
+	sorted.place = h.place
 	tokenOf := d.mem(p.name+"tokenOf", 4*grow(places))
 	tiles := d.mem(p.name+"tiles", 12*(grow(p.rows)/portableWidth+experts+1))
 	count := d.mem(p.name+"tileCount", 4)
@@ -284,7 +287,7 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 	x, gateUp, down := xa.(*residual), d.weightOf(l.GateUp), d.weightOf(l.Down)
 	f := ceil(gateUp.spec.Parts[0], tile) * tile
 	for _, p := range d.phases {
-		h, n := d.norm(p, "h", x, l.Norm, l.Eps)
+		h, n := d.norm(p, "h", x, l.Norm, l.Order, l.Eps)
 		d.normRows(p, x, &n)
 		if p.decode {
 			x.settle()

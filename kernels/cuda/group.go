@@ -117,10 +117,13 @@ func (g *Group) shareBlocks(sms int) int {
 	return 2 * sms
 }
 
-// Step implements kernels.Device. If ranks fail, the error is that of the first one that does not merely miss another.
+// Step implements kernels.Device. If ranks fail, the error is that of the first one with the gravest.
 func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	done := make(chan kernels.Result, 1)
 	taps, err := g.prepare(b, forward)
+	if err == nil {
+		err = g.finishPictures(b)
+	}
 	if err != nil {
 		done <- kernels.Result{Err: err}
 		return done
@@ -170,7 +173,7 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	})
 	r := results[0]
 	for _, other := range results {
-		if other.Err != nil && (r.Err == nil || strings.Contains(r.Err.Error(), missed)) {
+		if gravity(other.Err) > gravity(r.Err) {
 			r = kernels.Result{Err: other.Err}
 		}
 	}
@@ -183,6 +186,20 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 
 // missed is what the errors of ranks have in common that waited for another one in vain.
 const missed = "want sums of the other GPUs"
+
+// gravity orders the errors of ranks by how near they are to the cause: a rank that fails is missed by others, and what one that misses
+// others goes on with need not be numbers.
+func gravity(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errNotFinite):
+		return 1
+	case strings.Contains(err.Error(), missed):
+		return 2
+	}
+	return 3
+}
 
 // all runs f for every rank at the same time, each on its thread.
 func (g *Group) all(f func(rank int, d *Device)) {
@@ -323,21 +340,39 @@ func (g *Group) makeLogits(head *cutWeight) {
 // logitsLd is the width of the first rank's rows of logits.
 func (g *Group) logitsLd(head *cutWeight) int { return ceil(head.spec.Parts[0], tile) * tile }
 
-// Encode implements kernels.Viewer. The picture's rows lie on one rank; the others read them there, so that it must be done.
+// Encode implements kernels.Viewer. The picture's rows lie on one rank; the others read them there, so that its kernels must have ended.
 func (g *Group) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, error) {
 	g.viewer = g.ranks[g.viewing]
 	g.viewing = (g.viewing + 1) % len(g.ranks)
-	whole := *p
-	whole.InPieces = false
-	picture, err := g.viewer.Encode(&whole, forward)
-	if err != nil {
+	made, err := g.viewer.Encode(p, forward)
+	if err != nil || p.InPieces { // the last of them is waited for
+		return made, err
+	}
+	if err := made.(*picture).wait(); err != nil {
+		made.Release()
 		return nil, err
 	}
-	defer g.viewer.gpu.enter()()
-	if err := g.viewer.gpu.sync(); err != nil {
-		return nil, err
+	return made, nil
+}
+
+// finishPictures has the pictures that a step shows done: other ranks than theirs read them, too.
+func (g *Group) finishPictures(b *kernels.Batch) error {
+	for _, shown := range b.Pictures {
+		p, ok := shown.Picture.(*picture)
+		if !ok || p.dev == nil || p.settled {
+			continue // there, or what Device.check says is wrong
+		}
+		leave := p.dev.gpu.enter()
+		err := p.dev.complete(p)
+		leave()
+		if err == nil {
+			err = p.wait()
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return picture, nil
+	return nil
 }
 
 // The stages of the vision tower run at once, on the rank that encodes.

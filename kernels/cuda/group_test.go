@@ -188,10 +188,10 @@ func testGroupSilence(t *testing.T, way cuda.Way) {
 	g := newGroup(t, cuda.Options{Patience: 700 * time.Millisecond, Way: way})
 	q := &sequence{}
 	g.run(t, []piece{{q, []int32{1, 2, 3}}}, nil)
-	for _, tokens := range [][]int32{{4, 5}, {6}, {7}} { // prefill, decode launched and captured
+	for i, tokens := range [][]int32{{4, 5}, {6}, {7}, {8, 9}, {10}} { // prefill, decode launched and captured; then it is the first rank that is slow
 		slow := true
 		g.dev.Delay(func(rank int) {
-			if rank == 1 && slow {
+			if (rank == 1) == (i < 3) && slow {
 				time.Sleep(2 * time.Second) // much more than its patience, which a step of a busy software GPU must not exhaust
 			}
 		})
@@ -206,6 +206,17 @@ func testGroupSilence(t *testing.T, way cuda.Way) {
 		}
 		slow = false
 		g.run(t, pieces, nil)
+	}
+}
+
+// A rank that misses another goes on with what need not be numbers: that it missed it is the error, not what came of it.
+func TestGroupMissedIsTheReason(t *testing.T) {
+	for range 5 {
+		g := newGroup(t, cuda.Options{Patience: time.Microsecond})
+		r := <-g.side.dev.Step(g.batch([]piece{{&sequence{}, make([]int32, 40)}}), func() { g.Forward(g.side.dev) })
+		if r.Err != nil && !strings.Contains(r.Err.Error(), "want sums of the other GPUs") {
+			t.Errorf("want an error about the other GPU, got %v", r.Err)
+		}
 	}
 }
 

@@ -53,6 +53,7 @@ type side struct {
 	dev kernels.Device
 	kv  kernels.KV
 	p   *pair
+	top int32 // alternatives that every row asks for; at least 3
 }
 
 // pair is the same model on the CPU and on the GPU, with the same pages.
@@ -193,7 +194,7 @@ func pairOfPages(t testing.TB, cfg *model.Config, o cuda.Options, pageTokens int
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { kv.Close() })
-		return &side{m, dev, kv, p}
+		return &side{Model: m, dev: dev, kv: kv, p: p}
 	}
 	gpu := openRanks(t, o)
 	p.cpu, p.gpu = make(host), make(gpu)
@@ -251,7 +252,7 @@ func (s *side) batch(pieces []piece) *kernels.Batch {
 		for i, id := range x.tokens {
 			b.Token = append(b.Token, id)
 			b.Pos = append(b.Pos, int32(q.pos+i))
-			b.Want = append(b.Want, kernels.Want{Row: int32(row + i), Score: id, Top: 3, Sample: &kernels.Sampler{}})
+			b.Want = append(b.Want, kernels.Want{Row: int32(row + i), Score: id, Top: max(3, s.top), Sample: &kernels.Sampler{}})
 		}
 	}
 	return b

@@ -141,7 +141,7 @@ func dummySide(t testing.TB, cfg *model.Config, dev kernels.Device) *side {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { kv.Close() })
-	return &side{m, dev, kv, p}
+	return &side{Model: m, dev: dev, kv: kv, p: p}
 }
 
 // Two processes have the same bits as two GPUs of one: prompts, decoding, taps, pictures, and pages on their way to the host.

@@ -37,18 +37,22 @@ type kernel struct {
 
 // table lists the entry points. Opening a device holds it against what the driver loaded.
 var table = map[string]kernel{
-	"embed_rows":  {"norm", 256, 0},
-	"norm_rows":   {"norm", 512, maxWidth * 4},
-	"rms_norm":    {"norm", 512, maxWidth * 4},
-	"norm_slices": {"norm", routeSlice / 4, 0},
-	"sum_slots":   {"norm", 256, 0},
-	"add_rows":    {"norm", 256, 0},
+	"embed_rows":          {"norm", 256, 0},
+	"norm_rows":           {"norm", 512, maxWidth * 4},
+	"rms_norm":            {"norm", 512, maxWidth * 4},
+	"norm_slices":         {"norm", routeSlice / 4, 0},
+	"norm_rows_ordered":   {"norm", 512, maxWidth * 4},
+	"rms_norm_ordered":    {"norm", 512, maxWidth * 4},
+	"norm_slices_ordered": {"norm", routeSlice / 4, 0},
+	"sum_slots":           {"norm", 256, 0},
+	"add_rows":            {"norm", 256, 0},
 
-	"route_rows":   {"route", 512, maxWidth * 6},
-	"route_slices": {"route", 512, maxParts * 4},
-	"choose_rows":  {"route", 256, 0},
-	"sort_rows":    {"route", 1024, 0},
-	"gather_rows":  {"route", 128, 0},
+	"route_rows":         {"route", 512, maxWidth * 6},
+	"route_rows_ordered": {"route", 512, maxWidth * 6},
+	"route_slices":       {"route", 512, maxParts * 4},
+	"choose_rows":        {"route", 256, 0},
+	"sort_rows":          {"route", 1024, 0},
+	"gather_rows":        {"route", 128, 0},
 
 	"rope_table":       {"rope", 128, 0},
 	"rope_append":      {"rope", 128, 0},

@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"errors"
 	"unsafe"
 
 	"chulengo/kernels"
@@ -195,6 +196,9 @@ func (d *Device) addPending(x *residual) {
 	x.settle()
 }
 
+// errNotFinite is what a step ends in that computed values which are no numbers.
+var errNotFinite = errors.New("want finite")
+
 // collect waits for the step and reads its answers.
 func (d *Device) collect() {
 	if d.err != nil {
@@ -224,7 +228,7 @@ func (d *Device) collect() {
 		d.missed()
 		return
 	case status[0]&1 != 0:
-		d.fail("router: want finite scores, got one that is not a number")
+		d.fail("router: %w scores, got one that is not a number", errNotFinite)
 		return
 	case status[0]&2 != 0:
 		d.fail("router: want experts that there are, got another from a tap")
@@ -240,13 +244,13 @@ func (d *Device) collect() {
 		a := answers[i]
 		switch a.status {
 		case sampleNotFinite:
-			d.fail("row %d: want finite logits, got others", want.Row)
+			d.fail("row %d: %w logits, got others", want.Row, errNotFinite)
 			return
 		case sampleNothingAllowed:
 			d.fail("row %d: sampling: want an id that may be drawn, got none after bias and mask", want.Row)
 			return
 		case sampleNotFiniteAdjusted:
-			d.fail("row %d: sampling: want finite logits after penalties and bias, got others", want.Row)
+			d.fail("row %d: sampling: %w logits after penalties and bias, got others", want.Row, errNotFinite)
 			return
 		}
 		out.Token, out.LogProb, out.Score = a.token, a.logProb, a.score

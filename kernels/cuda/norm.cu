@@ -30,38 +30,41 @@ KERNEL(256, 1, embed_rows, EmbedParams) {
 }
 
 // norm_rows: writes the normalised rows. One block a row, D floats of shared memory.
-KERNEL(NORM_THREADS, 3, norm_rows, NormParams) {
-    DYNAMIC_SHARED(memory);
-    __shared__ float scratch[MAX_GROUPS];
-    griddep_launch();
-    const NormWeight weight = norm_weight(p);
-    const NormRow at = norm_find(p, blockIdx.x);
-    griddep_wait();
-    norm_row<false>(p, at, weight, (float *)memory, nullptr, scratch);
-}
-
 // rms_norm: adds what is pending to the residual first.
-KERNEL(NORM_THREADS, 1, rms_norm, NormParams) {
-    DYNAMIC_SHARED(memory);
-    __shared__ float scratch[MAX_GROUPS];
-    griddep_launch();
-    const NormWeight weight = norm_weight(p);
-    const NormRow at = norm_find(p, blockIdx.x);
-    griddep_wait();
-    for (int i = threadIdx.x; p.arrivals && i < p.arrivals_ld; i += NORM_THREADS) p.arrivals[blockIdx.x * p.arrivals_ld + i] = 0;
-    norm_row<true>(p, at, weight, (float *)memory, nullptr, scratch);
-}
-
 // norm_slices is rms_norm with a block for each slice of each row.
-KERNEL(SLICE_VECTORS, 2, norm_slices, NormParams) {
-    __shared__ float groups[MAX_GROUPS];
-    griddep_launch();
-    const Slice at(p);
-    const float4 weight = slice_weight(p, at);
-    griddep_wait();
-    for (int i = threadIdx.x; p.arrivals && at.slice == 0 && i < p.arrivals_ld; i += SLICE_VECTORS) p.arrivals[at.row * p.arrivals_ld + i] = 0;
-    norm_slice(p, at, weight, groups, nullptr);
-}
+// Each of them, and for rows whose columns are written in an order (NormParams::place), which needs registers.
+#define NORM_KERNELS(SUFFIX, ORDERED) \
+    KERNEL(NORM_THREADS, ORDERED ? 1 : 3, norm_rows##SUFFIX, NormParams) { \
+        DYNAMIC_SHARED(memory); \
+        __shared__ float scratch[MAX_GROUPS]; \
+        griddep_launch(); \
+        const NormWeight weight = norm_weight(p); \
+        const NormRow at = norm_find(p, blockIdx.x); \
+        griddep_wait(); \
+        norm_row<false, ORDERED>(p, at, weight, (float *)memory, nullptr, scratch); \
+    } \
+    KERNEL(NORM_THREADS, 1, rms_norm##SUFFIX, NormParams) { \
+        DYNAMIC_SHARED(memory); \
+        __shared__ float scratch[MAX_GROUPS]; \
+        griddep_launch(); \
+        const NormWeight weight = norm_weight(p); \
+        const NormRow at = norm_find(p, blockIdx.x); \
+        griddep_wait(); \
+        for (int i = threadIdx.x; p.arrivals && i < p.arrivals_ld; i += NORM_THREADS) p.arrivals[blockIdx.x * p.arrivals_ld + i] = 0; \
+        norm_row<true, ORDERED>(p, at, weight, (float *)memory, nullptr, scratch); \
+    } \
+    KERNEL(SLICE_VECTORS, 2, norm_slices##SUFFIX, NormParams) { \
+        __shared__ float groups[MAX_GROUPS]; \
+        griddep_launch(); \
+        const Slice at(p); \
+        const float4 weight = slice_weight<ORDERED>(p, at); \
+        griddep_wait(); \
+        for (int i = threadIdx.x; p.arrivals && at.slice == 0 && i < p.arrivals_ld; i += SLICE_VECTORS) p.arrivals[at.row * p.arrivals_ld + i] = 0; \
+        norm_slice<ORDERED>(p, at, weight, groups, nullptr); \
+    }
+
+NORM_KERNELS(, false)
+NORM_KERNELS(_ordered, true)
 
 struct SumParams {
     Slots slots;

@@ -39,6 +39,7 @@ struct NormParams {
     const u32 *step;     // of slices (slice.cuh): the number of the step,
     u64 *squares;        // [rows][MAX_GROUPS] sums on their way between blocks,
     u32 number;          // and which norm of the step this is
+    const int *place;    // [D] of kernels that are ORDERED: column c of x is column place[c] of the row, as weight has them
 };
 
 constexpr int NORM_THREADS = 512;
@@ -135,10 +136,12 @@ __device__ __forceinline__ uint2 *norm_place(const NormParams &p, int row, int i
 }
 
 // norm_row does one row with the whole block of NORM_THREADS. values [D] and h, bfloat16 [tiles·64] of the normalised row, are
-// shared memory; scratch [MAX_GROUPS], too. D is a multiple of 4. Without PENDING nothing is due.
+// shared memory; scratch [MAX_GROUPS], too. D is a multiple of 4. Without PENDING nothing is due. ORDERED, the columns change places on
+// their way into shared memory, after the sum of squares, whose order stays.
 //
 // A block works alone on its row, so nothing but latency counts in decode: all loads of a pass leave before the first is used.
-template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const NormWeight &weight, float *values, uint2 *h, float *scratch) {
+template <bool PENDING, bool ORDERED = false>
+__device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const NormWeight &weight, float *values, uint2 *h, float *scratch) {
     const int row = at.row;
     if (at.source < 0) {
         for (int i = threadIdx.x; p.image && i < p.tiles * 8; i += NORM_THREADS) {
@@ -175,7 +178,12 @@ template <bool PENDING> __device__ __forceinline__ void norm_row(const NormParam
             if (lane_id() == 0 && i < vectors) scratch[i / WARP] = squares;
             if (i >= vectors) continue;
             if (pending) x[i] = v[j];
-            ((float4 *)values)[i] = v[j];
+            if constexpr (ORDERED) {
+                const int4 to = ((const int4 *)p.place)[i];
+                values[to.x] = v[j].x, values[to.y] = v[j].y, values[to.z] = v[j].z, values[to.w] = v[j].w;
+            } else {
+                ((float4 *)values)[i] = v[j];
+            }
         }
     }
     if (!p.image) return;

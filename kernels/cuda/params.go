@@ -122,6 +122,7 @@ type normParams struct {
 	step, squares   ptr
 	number          uint32
 	_               int32
+	place           ptr
 }
 
 type sumParams struct {
@@ -385,6 +386,7 @@ type checkParams struct {
 
 type tapParams struct {
 	data, rows, buf ptr
+	place           ptr
 	ld              uint64
 	by              float32
 	from, to        int32

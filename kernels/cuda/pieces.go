@@ -52,8 +52,21 @@ func (p *picture) Continue() (done bool, err error) {
 	if d == nil {
 		return false, errors.New("kernels/cuda: picture: want one that was not released")
 	}
-	defer d.gpu.enter()()
-	return d.proceed(p, pieceWork)
+	leave := d.gpu.enter()
+	done, err = d.proceed(p, pieceWork)
+	leave()
+	if done && err == nil && d.group != nil {
+		err = p.wait()
+	}
+	return done, err
+}
+
+// wait returns when the kernels enqueued so far have ended: all of the picture's, so that other GPUs may read it.
+func (p *picture) wait() error {
+	defer p.dev.gpu.enter()()
+	err := p.dev.gpu.sync()
+	p.settled = err == nil
+	return err
 }
 
 // proceed enqueues stages of a picture until they come to so much work.

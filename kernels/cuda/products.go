@@ -23,6 +23,7 @@ type image struct {
 	at     ptr
 	lines  int // R
 	tiles  int // along K
+	place  ptr // column c of the value is column place[c]; 0: c
 	scales ptr // [R] of lines of e4m3 codes, which have the columns of two tiles; 0: bfloat16
 }
 

@@ -4,11 +4,9 @@
 
 // route_rows (decode): one block a row; D floats and tiles·64 bfloat16 of shared memory. Each warp has its experts. Pieces of a warp's
 // first expert go into registers before the row is there, the others into the cache. The shared expert, which needs no choice,
-// begins when every row is normed: `normed` says so before this kernel ends.
-KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
-    DYNAMIC_SHARED(memory);
-    __shared__ float scratch[MAX_GROUPS], logits[MAX_ROUTER_EXPERTS];
-    __shared__ Choice chosen;
+// begins when every row is normed: `normed` says so before this kernel ends. ORDERED, the router has the columns of the normalised row.
+template <bool ORDERED>
+__device__ __forceinline__ void route_rows_of(const RouteParams &p, u8 *memory, float *scratch, float *logits, Choice &chosen) {
     griddep_launch();
     constexpr int AHEAD = 2; // slices of an expert on their way
     const NormParams &n = p.norm;
@@ -28,7 +26,7 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     const NormWeight weight = norm_weight(n);
     const bool there = row < *n.rows;
     griddep_wait();
-    if (p.steps & ROUTE_NORM) norm_row<true>(n, NormRow{row, there ? row : -1}, weight, (float *)memory, (uint2 *)h, scratch);
+    if (p.steps & ROUTE_NORM) norm_row<true, ORDERED>(n, NormRow{row, there ? row : -1}, weight, (float *)memory, (uint2 *)h, scratch);
     else
         for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
     if (p.normed) fence_proxy_async_global();
@@ -60,6 +58,17 @@ KERNEL(NORM_THREADS, 1, route_rows, RouteParams) {
     for (int i = threadIdx.x; p.steps & ROUTE_SCALE && i < pieces; i += NORM_THREADS)
         *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) = scaled_piece(h[i], chosen.gate);
 }
+
+#define ROUTE_ROWS(NAME, ORDERED) \
+    KERNEL(NORM_THREADS, 1, NAME, RouteParams) { \
+        DYNAMIC_SHARED(memory); \
+        __shared__ float scratch[MAX_GROUPS], logits[MAX_ROUTER_EXPERTS]; \
+        __shared__ Choice chosen; \
+        route_rows_of<ORDERED>(p, memory, scratch, logits, chosen); \
+    }
+
+ROUTE_ROWS(route_rows, false)
+ROUTE_ROWS(route_rows_ordered, true)
 
 // route_slices is route_rows with all of its steps and a block for each slice of each row; slices·E floats of shared memory. Each warp has its
 // experts; the slice's pieces of its first one are in registers before the row is there.

@@ -47,8 +47,9 @@ __device__ __forceinline__ float4 slice_due(const NormParams &n, const Slice &at
 }
 
 // norm_slice adds what is due to the slice of x and writes it normed to the image and to h, [ROUTE_SLICE] of bfloat16 in shared memory (null:
-// nobody reads it). weight: of the thread's vector. groups [MAX_GROUPS] is shared memory.
-__device__ __forceinline__ void norm_slice(const NormParams &n, const Slice &at, float4 weight, float *groups, uint2 *h) {
+// nobody reads it). weight: of the thread's vector. groups [MAX_GROUPS] is shared memory. ORDERED, its columns go where they belong in the image,
+// and h is null.
+template <bool ORDERED = false> __device__ __forceinline__ void norm_slice(const NormParams &n, const Slice &at, float4 weight, float *groups, uint2 *h) {
     float4 v = make_float4(0, 0, 0, 0);
     float r = 0;
     if (at.there) {
@@ -70,9 +71,24 @@ __device__ __forceinline__ void norm_slice(const NormParams &n, const Slice &at,
         r = norm_scale(n, groups);
     }
     if (!at.image) return;
+    if constexpr (ORDERED) {
+        if (at.there && at.column) {
+            const int4 to = ((const int4 *)n.place)[at.vector];
+            const auto put = [&](int column, float value) { *(bf16 *)(n.image + image_at(n.R, at.row, column)) = __float2bfloat16_rn(value); };
+            put(to.x, v.x * r * weight.x), put(to.y, v.y * r * weight.y), put(to.z, v.z * r * weight.z), put(to.w, v.w * r * weight.w);
+            return;
+        }
+    }
     const uint2 packed = at.there && at.column ? norm_pack(v, r, weight) : make_uint2(0, 0);
     *norm_place(n, at.row, at.vector) = packed;
     if (h) h[threadIdx.x] = packed;
 }
 
-__device__ __forceinline__ float4 slice_weight(const NormParams &n, const Slice &at) { return at.column ? ((const float4 *)n.weight)[at.vector] : make_float4(0, 0, 0, 0); }
+template <bool ORDERED = false> __device__ __forceinline__ float4 slice_weight(const NormParams &n, const Slice &at) {
+    if (!at.column) return make_float4(0, 0, 0, 0);
+    if constexpr (ORDERED) {
+        const int4 to = ((const int4 *)n.place)[at.vector];
+        return make_float4(n.weight[to.x], n.weight[to.y], n.weight[to.z], n.weight[to.w]);
+    }
+    return ((const float4 *)n.weight)[at.vector];
+}

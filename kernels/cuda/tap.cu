@@ -8,6 +8,7 @@ struct TapParams {
     void *data;
     const int *rows;  // [grid.x] rows of data; negative: not here
     float *buf;       // [grid.x, to - from]
+    const int *place; // [columns] column c of the value is column place[c] of data; null: c
     u64 ld;           // elements of a row; lines of an image
     float by;
     int from, to;     // columns
@@ -22,9 +23,10 @@ KERNEL(256, 1, tap_rows, TapParams) {
     if (row < 0) return;
     for (int c = p.from + threadIdx.x; c < p.to; c += blockDim.x) {
         float *buf = p.buf + u64(blockIdx.x) * (p.to - p.from) + (c - p.from);
-        float *f = (float *)p.data + u64(row) * p.ld + c;
-        int *n = (int *)p.data + u64(row) * p.ld + c;
-        bf16 *h = p.kind == TAP_IMAGE ? (bf16 *)((u8 *)p.data + image_at(int(p.ld), row, c)) : (bf16 *)p.data + u64(row) * p.ld + c;
+        const int at = p.place ? p.place[c] : c;
+        float *f = (float *)p.data + u64(row) * p.ld + at;
+        int *n = (int *)p.data + u64(row) * p.ld + at;
+        bf16 *h = p.kind == TAP_IMAGE ? (bf16 *)((u8 *)p.data + image_at(int(p.ld), row, at)) : (bf16 *)p.data + u64(row) * p.ld + at;
         float v = p.kind == TAP_FLOAT ? *f : p.kind == TAP_INT ? float(*n) : __bfloat162float(*h);
         switch (p.op) {
         case TAP_CAPTURE: *buf = v; continue;

@@ -71,21 +71,29 @@ func (d *Device) readTaps() func() {
 	}
 }
 
-// tapAt runs the step's taps at one point over a phase's rows of a value with `width` columns.
-func (d *Device) tapAt(p *phase, layer int, hook kernels.Hook, kind int, data ptr, ld, width int) {
+// tapped is a value that taps look at: rows of `width` columns, of which column c lies at place[c] (0: c).
+type tapped struct {
+	kind      int // of tapFloat and so on
+	data      ptr
+	ld, width int
+	place     ptr
+}
+
+// tapAt runs the step's taps at one point over a phase's rows of a value.
+func (d *Device) tapAt(p *phase, layer int, hook kernels.Hook, v tapped) {
 	if !d.open {
 		return
 	}
 	for i := range d.taps {
 		if t := &d.taps[i]; t.At == (kernels.Point{Layer: layer, Hook: hook}) {
-			d.runTap(t, t.rows[p.index()], kind, data, ld, width)
+			d.runTap(t, t.rows[p.index()], v)
 		}
 	}
 }
 
 // runTap applies one tap to the rows listed on the device.
-func (d *Device) runTap(t *placedTap, rows ptr, kind int, data ptr, ld, width int) {
-	from, to := 0, width
+func (d *Device) runTap(t *placedTap, rows ptr, v tapped) {
+	from, to, width := 0, v.width, v.width
 	if t.Cols != [2]int32{} {
 		from, to = int(t.Cols[0]), int(t.Cols[1])
 		if from < 0 || to > width || from >= to {
@@ -102,24 +110,28 @@ func (d *Device) runTap(t *placedTap, rows ptr, kind int, data ptr, ld, width in
 		return
 	}
 	t.used = true
-	launch(d, "tap_rows", len(t.Rows), 1, 0, &tapParams{data: data, rows: rows, buf: t.buf, ld: uint64(ld), by: t.By,
-		from: int32(from), to: int32(to), op: int32(t.Op), kind: int32(kind)})
+	launch(d, "tap_rows", len(t.Rows), 1, 0, &tapParams{data: v.data, rows: rows, buf: t.buf, place: v.place, ld: uint64(v.ld), by: t.By,
+		from: int32(from), to: int32(to), op: int32(t.Op), kind: int32(v.kind)})
 }
 
 func (d *Device) tapFloats(p *phase, layer int, hook kernels.Hook, data ptr, ld, width int) {
-	d.tapAt(p, layer, hook, tapFloat, data, ld, width)
+	d.tapAt(p, layer, hook, tapped{kind: tapFloat, data: data, ld: ld, width: width})
 }
 
 func (d *Device) tapBF16(p *phase, layer int, hook kernels.Hook, data ptr, width int) {
-	d.tapAt(p, layer, hook, tapBF16, data, width, width)
+	d.tapAt(p, layer, hook, tapped{kind: tapBF16, data: data, ld: width, width: width})
 }
 
 func (d *Device) tapInts(p *phase, layer int, hook kernels.Hook, data ptr) {
-	d.tapAt(p, layer, hook, tapInt, data, 1, 1)
+	d.tapAt(p, layer, hook, tapped{kind: tapInt, data: data, ld: 1, width: 1})
 }
 
 func (d *Device) tapImage(p *phase, layer int, hook kernels.Hook, a image, width int) {
-	d.tapAt(p, layer, hook, tapImage, a.at, a.lines, width)
+	d.tapAt(p, layer, hook, a.tapped(width))
+}
+
+func (a image) tapped(width int) tapped {
+	return tapped{kind: tapImage, data: a.at, ld: a.lines, width: width, place: a.place}
 }
 
 // tapResidual is a tap of x, which first must be whole.
@@ -161,7 +173,7 @@ func (d *Device) tapSorted(p *phase, layer int, hook kernels.Hook, a image, toke
 				rows[j] = place[local]
 			}
 		}
-		d.runTap(t, d.tapRows(rows), tapImage, a.at, a.lines, width)
+		d.runTap(t, d.tapRows(rows), a.tapped(width))
 	}
 }
 
@@ -190,7 +202,7 @@ func (d *Device) tapWanted(hook kernels.Hook, first, n, kind int, data ptr, ld, 
 				}
 			}
 		}
-		d.runTap(t, d.tapRows(rows), kind, data, ld, width)
+		d.runTap(t, d.tapRows(rows), tapped{kind: kind, data: data, ld: ld, width: width})
 	}
 }
 

@@ -39,6 +39,7 @@ type picture struct {
 	at          ptr
 	host        []byte // where it lies if ranks meet in the host's memory
 	rows, width int
+	settled     bool // in a group: other ranks may read it
 }
 
 func (p *picture) Rows() int    { return p.rows }
@@ -192,7 +193,7 @@ func (d *Device) tapView(layer int, hook kernels.Hook, kind int, data ptr, perTi
 				rows[j] = -1
 			}
 		}
-		d.runTap(t, d.tapRows(rows), kind, data, ld, width)
+		d.runTap(t, d.tapRows(rows), tapped{kind: kind, data: data, ld: ld, width: width})
 	}
 }
 

@@ -395,62 +395,71 @@ func (s *side) shownRows(t testing.TB, picture kernels.Picture) []float32 {
 // A picture in pieces, with steps between them, has the rows of one that was encoded at once; whoever shows it early, or encodes
 // another one, gets all of it.
 func TestVisionInPieces(t *testing.T) {
-	for _, portable := range []bool{false, true} {
-		p := dummyPair(t, towerConfig(2, 88, 4, 2, 3, 3), cuda.Options{Portable: portable, Poison: true})
-		s, viewer := p.gpu, p.gpu.dev.(kernels.Viewer)
-		pixels := randomPixels(s.Config.Vision, kernels.BF16, rand.New(rand.NewPCG(15, 16)), 13)
-		whole := s.see(t, pixels)
-		want := s.shownRows(t, whole)
-		whole.Release()
-		pixels.InPieces = true
-		begin := func() kernels.Unfinished {
-			picture, err := s.See(viewer, pixels)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return picture.(kernels.Unfinished)
-		}
-		proceed := func(x kernels.Unfinished) bool {
-			done, err := x.Continue()
-			if err != nil {
-				t.Fatal(err)
-			}
-			return done
-		}
-		same := func(what string, x kernels.Picture) {
-			t.Helper()
-			if !slices.Equal(s.shownRows(t, x), want) {
-				t.Errorf("portable=%v: %s: other rows", portable, what)
-			}
-			x.Release()
-		}
-		x, pieces, decode := begin(), 1, &sequence{}
-		for !proceed(x) {
-			pieces++
-			s.run(t, []piece{{decode, []int32{7}}}, false, nil)
-		}
-		if pieces < 2 {
-			t.Errorf("portable=%v: want several pieces of %d tiles, got %d", portable, pixels.Tiles, pieces)
-		}
-		if !proceed(x) {
-			t.Errorf("portable=%v: not done after the last piece", portable)
-		}
-		same("in pieces", x)
-		x = begin()
-		proceed(x)
-		same("shown early", x)
-		x = begin()
-		proceed(x)
-		y := begin()
-		same("beside another one", x)
-		same("after another one", y)
-		begin().Release()
-		x = begin()
-		proceed(x)
-		x.Release()
-		if _, err := x.Continue(); err == nil {
-			t.Errorf("portable=%v: released: want an error", portable)
-		}
-		same("after some that were released", begin())
+	t.Run("fast", func(t *testing.T) { testInPieces(t, cuda.Options{Poison: true}) })
+	t.Run("portable", func(t *testing.T) { testInPieces(t, cuda.Options{Portable: true, Poison: true}) })
+	for _, way := range []cuda.Way{cuda.ByPeers, cuda.ByHost} { // the other rank reads what one has encoded
+		t.Run(fmt.Sprint("group by ", way), func(t *testing.T) {
+			onRanks(t, 2)
+			testInPieces(t, cuda.Options{Way: way})
+		})
 	}
+}
+
+func testInPieces(t *testing.T, o cuda.Options) {
+	p := dummyPair(t, towerConfig(2, 88, 4, 2, 3, 3), o)
+	s, viewer := p.gpu, p.gpu.dev.(kernels.Viewer)
+	pixels := randomPixels(s.Config.Vision, kernels.BF16, rand.New(rand.NewPCG(15, 16)), 13)
+	whole := s.see(t, pixels)
+	want := s.shownRows(t, whole)
+	whole.Release()
+	pixels.InPieces = true
+	begin := func() kernels.Unfinished {
+		picture, err := s.See(viewer, pixels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return picture.(kernels.Unfinished)
+	}
+	proceed := func(x kernels.Unfinished) bool {
+		done, err := x.Continue()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done
+	}
+	same := func(what string, x kernels.Picture) {
+		t.Helper()
+		if !slices.Equal(s.shownRows(t, x), want) {
+			t.Errorf("%s: other rows", what)
+		}
+		x.Release()
+	}
+	x, pieces, decode := begin(), 1, &sequence{}
+	for !proceed(x) {
+		pieces++
+		s.run(t, []piece{{decode, []int32{7}}}, false, nil)
+	}
+	if pieces < 2 {
+		t.Errorf("want several pieces of %d tiles, got %d", pixels.Tiles, pieces)
+	}
+	if !proceed(x) {
+		t.Errorf("not done after the last piece")
+	}
+	same("in pieces", x)
+	x = begin()
+	proceed(x)
+	same("shown early", x)
+	x = begin()
+	proceed(x)
+	y := begin()
+	same("beside another one", x)
+	same("after another one", y)
+	begin().Release()
+	x = begin()
+	proceed(x)
+	x.Release()
+	if _, err := x.Continue(); err == nil {
+		t.Errorf("released: want an error")
+	}
+	same("after some that were released", begin())
 }

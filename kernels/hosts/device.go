@@ -181,7 +181,9 @@ func putTogether(b *kernels.Batch, answers []*message) {
 // Encode implements kernels.Viewer: every process encodes the picture for itself.
 func (d *Device) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, error) {
 	d.ids++
-	sent := *p
+	whole := *p
+	whole.InPieces = false // every piece would be a message
+	sent := whole
 	sent.Taps = nil
 	for _, t := range p.Taps {
 		if t.Op != kernels.Capture { // what looks changes nothing
@@ -192,7 +194,7 @@ func (d *Device) Encode(p *kernels.Pixels, forward func()) (kernels.Picture, err
 		return nil, err
 	}
 	id := d.ids
-	own, err := d.Local.Encode(p, forward)
+	own, err := d.Local.Encode(&whole, forward)
 	_, other := d.leader.hear()
 	if err == nil {
 		err = other

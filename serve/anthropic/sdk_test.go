@@ -11,52 +11,31 @@ import (
 	"testing"
 	"time"
 
-	"chulengo/demo"
 	"chulengo/engine"
-	"chulengo/kernels/cpu"
-	"chulengo/model"
-	"chulengo/safetensors"
 	"chulengo/serve"
+	"chulengo/serve/internal/demotest"
 	"chulengo/serve/internal/fake"
-	"chulengo/tokenizer"
 )
 
 // patience bounds the run of a client.
 const patience = time.Minute
 
-// demoSite is a server with the embedded checkpoint on the CPU.
+// demoSite is a server with the demo checkpoint.
 func demoSite(t *testing.T) string {
 	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	config, err := model.LoadConfig(demo.FS())
-	must(err)
-	generation, err := model.LoadGeneration(demo.FS(), config)
-	must(err)
-	tok, err := tokenizer.Load(demo.FS())
-	must(err)
-	weights, err := safetensors.Open(demo.FS())
-	must(err)
-	device := cpu.New(cpu.Options{})
-	m, err := model.Load(context.Background(), weights, config, device, model.LoadOptions{})
-	must(err)
-	e, err := engine.New(engine.ForModel(m, generation), engine.ForTokenizer(tok), device, engine.Options{Context: 1024})
-	must(err)
+	d := demotest.Load(t)
+	d.Start(t, engine.Options{Context: 1024})
 	server, err := serve.New(serve.Options{})
-	must(err)
-	info := serve.ModelInfo{Name: demo.Name, Context: e.Context(), Sampling: engine.Defaults(generation), StopIDs: generation.EOS}
-	server.SetReady(serve.NewBackend(info, tok, tok.NativeTemplate(), e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := d.Info()
+	info.Pictures = nil
+	server.SetReady(d.Backend(info))
 	web := httptest.NewServer(server.Handler())
 	t.Cleanup(func() {
 		web.Close()
 		server.Close()
-		e.Close()
-		device.Close()
-		weights.Close()
 	})
 	return web.URL
 }

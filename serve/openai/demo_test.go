@@ -9,44 +9,20 @@ import (
 	"sync"
 	"testing"
 
-	"chulengo/demo"
 	"chulengo/engine"
-	"chulengo/kernels/cpu"
-	"chulengo/model"
-	"chulengo/safetensors"
 	"chulengo/serve"
+	"chulengo/serve/internal/demotest"
 	"chulengo/tokenizer"
 )
 
-// demoModel is the embedded checkpoint on the CPU, with its engine.
+// demoModel is the demo checkpoint with its engine.
 func demoModel(t *testing.T) (serve.Backend, *tokenizer.Tokenizer, *engine.Engine) {
 	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	config, err := model.LoadConfig(demo.FS())
-	must(err)
-	generation, err := model.LoadGeneration(demo.FS(), config)
-	must(err)
-	tok, err := tokenizer.Load(demo.FS())
-	must(err)
-	weights, err := safetensors.Open(demo.FS())
-	must(err)
-	device := cpu.New(cpu.Options{})
-	m, err := model.Load(context.Background(), weights, config, device, model.LoadOptions{})
-	must(err)
-	e, err := engine.New(engine.ForModel(m, generation), engine.ForTokenizer(tok), device, engine.Options{Context: 1024})
-	must(err)
-	t.Cleanup(func() {
-		e.Close()
-		device.Close()
-		weights.Close()
-	})
-	info := serve.ModelInfo{Name: demo.Name, Context: e.Context(), Sampling: engine.Defaults(generation), StopIDs: generation.EOS}
-	return serve.NewBackend(info, tok, tok.NativeTemplate(), e), tok, e
+	d := demotest.Load(t)
+	d.Start(t, engine.Options{Context: 1024})
+	info := d.Info()
+	info.Pictures = nil
+	return d.Backend(info), d.Tokenizer, d.Engine
 }
 
 // TestDemo runs the real thing through the API.
@@ -156,7 +132,7 @@ func TestDemo(t *testing.T) {
 		}
 		for i := range want {
 			// One was read token by token, the other at once: kernels of another class, the same within rounding.
-			if g, w := got[len(got)-len(want)+i].(float64), want[i].(float64); math.Abs(g-w) > 1e-3*(1+math.Abs(w)) {
+			if g, w := got[len(got)-len(want)+i].(float64), want[i].(float64); math.Abs(g-w) > demotest.Rounding()*(1+math.Abs(w)) {
 				t.Errorf("token %d: %v in the prompt, %v in the answer", i, g, w)
 			}
 		}

@@ -1,58 +1,27 @@
 package ui_test
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/chromedp/chromedp"
 
-	"chulengo/demo"
 	"chulengo/engine"
 	"chulengo/internal/recorded"
-	"chulengo/kernels/cpu"
-	"chulengo/model"
-	"chulengo/safetensors"
 	"chulengo/serve"
-	"chulengo/tokenizer"
+	"chulengo/serve/internal/demotest"
 )
 
-// demoReady serves the embedded checkpoint on the CPU.
+// demoReady serves the demo checkpoint.
 func demoReady(t *testing.T) *server {
 	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	config, err := model.LoadConfig(demo.FS())
-	must(err)
-	generation, err := model.LoadGeneration(demo.FS(), config)
-	must(err)
-	tok, err := tokenizer.Load(demo.FS())
-	must(err)
-	pictures, err := model.LoadPictures(demo.FS(), config, tok.Special)
-	must(err)
-	weights, err := safetensors.Open(demo.FS())
-	must(err)
-	device := cpu.New(cpu.Options{})
-	m, err := model.Load(context.Background(), weights, config, device, model.LoadOptions{})
-	must(err)
-	e, err := engine.New(engine.ForModel(m, generation), engine.ForTokenizer(tok), device, engine.Options{})
-	must(err)
-	t.Cleanup(func() {
-		e.Close()
-		device.Close()
-		weights.Close()
-	})
-	sampling := engine.Defaults(generation)
-	sampling.Temperature = 0 // what was recorded is greedy
-	info := serve.ModelInfo{Pictures: engine.NewPictureReader(pictures), Name: demo.Name, Display: demo.Name, Demo: true, Context: e.Context(),
-		Sampling: sampling, StopIDs: generation.EOS}
-	s := start(t, info, nil) // ends before the engine does
-	s.SetReady(serve.NewBackend(info, tok, tok.NativeTemplate(), e))
+	d := demotest.Load(t)
+	d.Start(t, engine.Options{})
+	info := d.Info()
+	info.Sampling.Temperature = 0 // what was recorded is greedy
+	s := start(t, info, nil)      // ends before the engine does
+	s.SetReady(d.Backend(info))
 	return s
 }
 

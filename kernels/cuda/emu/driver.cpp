@@ -6,7 +6,8 @@
 //
 // The environment changes what is played: CHULENGO_EMU_DEVICES (number of GPUs, 1), CHULENGO_EMU_VERSION (13000),
 // CHULENGO_EMU_MEMORY (MiB, 4096), CHULENGO_EMU_SMS (multiprocessors, 2), CHULENGO_EMU_FAIL_LAUNCH (the n-th launch fails),
-// CHULENGO_EMU_FAIL_ALLOC (the n-th allocation of device memory finds none), CHULENGO_EMU_PEERS (0: GPUs do not reach each other's memory).
+// CHULENGO_EMU_FAIL_ALLOC (the n-th allocation of device memory finds none), CHULENGO_EMU_PEERS (0: GPUs do not reach each other's memory),
+// CHULENGO_EMU_PATIENCE (times as long as kernels say that they wait for another GPU, 1).
 // If one GPU is lost, all are.
 #include "emu.h"
 
@@ -141,7 +142,7 @@ int finish(Stream *s, Hold &hold) {
     while (drain(s), !s->queue.empty() && !sticky) {
         emu::Rest &rest = s->queue.front().rest;
         if (!s->parked) break; // it waits for an event that nobody will record
-        const auto limit = s->parked_at + std::chrono::nanoseconds(rest.patience);
+        const auto limit = s->parked_at + std::chrono::nanoseconds(rest.patience) * setting("CHULENGO_EMU_PATIENCE", 1);
         if (changed.wait_until(hold, limit) == std::cv_status::timeout && s->parked) rest.expired = true, s->parked = false;
     }
     return sticky;
