@@ -163,11 +163,11 @@ func TestFamilyResults(t *testing.T) {
 // The whole run on the CPU device, on a small shape; a device agrees with itself.
 func TestRunSteps(t *testing.T) {
 	m, dev := tiny(t)
-	worst, err := VerifySteps(dev, dev, m, m, 16)
+	worst, err := VerifySteps(dev, dev, m, m, 16, kernels.BF16)
 	if err != nil || worst != 0 {
 		t.Errorf("a device beside itself: want no difference, got %g, %v", worst, err)
 	}
-	if worst, err := VerifySteps(wrong{dev}, dev, m, m, 16); err == nil || !strings.Contains(err.Error(), "attn.hook_z") {
+	if worst, err := VerifySteps(wrong{dev}, dev, m, m, 16, kernels.BF16); err == nil || !strings.Contains(err.Error(), "attn.hook_z") {
 		t.Errorf("a device whose attention is wrong: want an error that names it, got %g, %v", worst, err)
 	}
 	r, err := RunSteps(context.Background(), StepOptions{Model: m, Device: dev, Name: "tiny", DeviceName: "NVIDIA H200 (not really)",

@@ -14,8 +14,13 @@ const verifySequences = 33
 // VerifySteps holds a device against the CPU device, value by value of the forward pass: both have the same random weights,
 // the rows go the oracle's way at every router, prompts are read and 33, 8 and 1 of them go on. It gives the largest relative
 // error (root of the mean square) among all values, and an error if one is above what rounding explains: 12 roundings to
-// bfloat16 (2⁻⁸/√3 each) for each layer that its rows have passed, added up.
-func VerifySteps(dev, oracle kernels.Device, m, reference *model.Model, pageTokens int) (float64, error) {
+// bfloat16 (2⁻⁸/√3 each) for each layer that its rows have passed, added up. Where both round activations to F8_E4M3, they
+// do so in four places of a layer, of values that differ by those roundings: as if they were rounded anew (√2·2⁻³/√12).
+func VerifySteps(dev, oracle kernels.Device, m, reference *model.Model, pageTokens int, activations kernels.Format) (float64, error) {
+	layer := 12.0 / 256 / math.Sqrt(3)
+	if activations == kernels.F8E4M3 {
+		layer += 4 * math.Sqrt2 / 8 / math.Sqrt(12)
+	}
 	var on [2]*steps
 	for i, side := range []StepOptions{{Model: reference, Device: oracle, PageTokens: pageTokens}, {Model: m, Device: dev, PageTokens: pageTokens}} {
 		s, err := newSteps(&side, verifySequences, 128, 512)
@@ -78,7 +83,7 @@ func VerifySteps(dev, oracle kernels.Device, m, reference *model.Model, pageToke
 			if t.At.Hook == kernels.HookFinalNorm || t.At.Hook == kernels.HookLogits {
 				layers = m.Config.Layers
 			}
-			allowed, got := 12*float64(layers)/256/math.Sqrt(3), distance(t.Buf, values[1][j].Buf)
+			allowed, got := float64(layers)*layer, distance(t.Buf, values[1][j].Buf)
 			if !(got <= allowed) {
 				return got, fmt.Errorf("bench: verify: %s of %d sequences: want at most %.4f off the CPU's values, got %.4f, nothing is timed",
 					hookName(m.Config, t.At), sequences, allowed, got)

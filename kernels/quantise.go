@@ -87,8 +87,7 @@ func largest(values []float32) (float32, bool) {
 func scale(largest, divisor float32, f Format) float32 {
 	s := largest / divisor
 	if f == BF16 {
-		b := math.Float32bits(s)
-		s = math.Float32frombits((b + 0x7fff + b>>16&1) &^ 0xffff)
+		s = toBF16(s)
 	}
 	switch {
 	case largest == 0:
@@ -99,8 +98,33 @@ func scale(largest, divisor float32, f Format) float32 {
 	return s
 }
 
+// toBF16 rounds to bfloat16, ties to even. What is no number stays none.
+func toBF16(v float32) float32 {
+	if v != v {
+		return v
+	}
+	b := math.Float32bits(v)
+	return math.Float32frombits((b + 0x7fff + b>>16&1) &^ 0xffff)
+}
+
 // half rounds a number of at most 2²² to an integer, ties to even: added to it, the fraction falls off the mantissa.
 const half = 3 << 22
+
+// RoundRow makes of a row of activations what its F8E4M3 codes are worth: rounded to bfloat16, as the tools that make checkpoints have
+// activations, with one scale for the row, as Quantise has it in float32. Of a row that is not finite, nothing is: codes would hide it.
+func RoundRow(x []float32) {
+	for i, v := range x {
+		x[i] = toBF16(v)
+	}
+	most, finite := largest(x)
+	s := scale(most, e4m3Divisor, F32)
+	if !finite {
+		s = float32(math.NaN())
+	}
+	for i, v := range x {
+		x[i] = e4m3[E4M3(v/s)] * s
+	}
+}
 
 // int4 is the code of a number in units of its scale, the code of 0 being 8.
 func int4(v float32) byte {

@@ -178,3 +178,37 @@ func TestQuantiseEdges(t *testing.T) {
 		}
 	}
 }
+
+// RoundRow is Quantise of the row in bfloat16, with its scale in float32, and back.
+func TestRoundRow(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	c := Coding{Format: F8E4M3, Rows: 1, Scale: F32}
+	for _, size := range []float64{1, 1e-30, 1e-38, 3e37, 0} { // with subnormal numbers, and without any
+		const k = 200
+		row, m := make([]float32, k), Matrix{Format: BF16, N: 1, K: k}
+		for i := range row {
+			row[i] = float32(r.NormFloat64() * size)
+			m.Data = binary.LittleEndian.AppendUint16(m.Data, uint16(math.Float32bits(toBF16(row[i]))>>16))
+		}
+		q, err := Quantise(m, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := make([]float32, k)
+		q.Decode(want, 0)
+		RoundRow(row)
+		if !slices.Equal(row, want) {
+			t.Errorf("size %v: want %v, got %v", size, want, row)
+		}
+		for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+			row[7] = float32(bad)
+			RoundRow(row)
+			for i, v := range row {
+				if v == v {
+					t.Fatalf("%v in a row: value %d is %v", bad, i, v)
+				}
+			}
+			clear(row)
+		}
+	}
+}

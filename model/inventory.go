@@ -93,6 +93,18 @@ func DeviceBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe, ranks int) (
 	return n, err
 }
 
+// LayersCoded says whether any matrix of the layers, the router aside, is in a format on such a device.
+func LayersCoded(ckpt *safetensors.Checkpoint, c *Config, r Recipe, f kernels.Format) (bool, error) {
+	rows, err := deviceRows(ckpt, c, r)
+	return slices.ContainsFunc(rows, func(w weight) bool {
+		switch w.tensors[0].Module {
+		case "attention", "experts", "shared expert", "dense feed-forward":
+			return w.spec.Coding.Format == f
+		}
+		return false
+	}), err
+}
+
 // ValueBytes is the size of one value on such a device, its share of scales included, by module.
 func ValueBytes(ckpt *safetensors.Checkpoint, c *Config, r Recipe) (map[string]float64, error) {
 	rows, err := deviceRows(ckpt, c, r)

@@ -15,7 +15,7 @@ func (a *app) benchCommand() *cobra.Command {
 		Short: a.say("Measure speed beside the machine's bounds", "测量速度，并与机器上限比较"),
 		Args:  a.arguments(0, 0, ""),
 	}
-	a.addFlags(cmd.Flags(), modelOptions, []string{"device", "load-format", "quant", "kv-dtype", "threads", "format", "shape", "layers", "batch", "depth", "prompt-tokens", "steps"})
+	a.addFlags(cmd.Flags(), modelOptions, []string{"device", "load-format", "quant", "activations", "kv-dtype", "threads", "format", "shape", "layers", "batch", "depth", "prompt-tokens", "steps"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		switch a.opts.BenchFormat {
 		case "table", "json", "go":

@@ -24,14 +24,16 @@ func (a *app) benchQualityCommand() *cobra.Command {
 		Use:   "quality",
 		Short: a.say("Measure what quantising changes", "测量量化带来的变化"),
 		Long: a.say(`Compare quantised weights with a plain checkpoint: how far the distributions of the next token are apart, which experts are chosen
-otherwise, and how many greedy answers stay the same. Without --quant, --against and --kv-dtype fp8, all recipes are compared.
+otherwise, and how many greedy answers stay the same. Without --quant, --against, --activations fp8 and --kv-dtype fp8, all recipes
+are compared; --activations fp8 by itself compares the checkpoint, if it has FP8 weights, or the recipe fp8.
 --prompts FILE has prompts to answer (.jsonl: an object with "prompt" a line, names of special tokens included) or is a text to read.`,
 			`把量化后的权重与未量化的模型比较：下一个 token 的分布相差多少，哪些专家选择改变，多少贪心回答保持不变。
-不指定 --quant、--against 和 --kv-dtype fp8 时比较所有量化方式。
+不指定 --quant、--against、--activations fp8 和 --kv-dtype fp8 时比较所有量化方式；仅指定 --activations fp8 时比较含 FP8 权重的
+模型本身，否则比较 fp8 量化。
 --prompts FILE 为待回答的提示（.jsonl：每行一个含 "prompt" 的对象，可写特殊 token 的名称），或供阅读的文本。`),
 		Args: a.arguments(0, 0, ""),
 	}
-	a.addFlags(cmd.Flags(), modelOptions, []string{"quant", "against", "kv-dtype", "prompts", "device", "threads", "max-tokens", "format"})
+	a.addFlags(cmd.Flags(), modelOptions, []string{"quant", "against", "activations", "kv-dtype", "prompts", "device", "threads", "max-tokens", "format"})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if a.opts.BenchFormat != "table" && a.opts.BenchFormat != "json" {
 			return usage("--format: want table or json, got %q", "--format 的值 %q 不合适：应为 table 或 json", a.opts.BenchFormat)
@@ -69,7 +71,7 @@ func (a *app) benchQuality(ctx context.Context) (*bench.QualityReport, error) {
 	if o.Prompts, err = a.qualityPrompts(d, &o.Answer); err != nil {
 		return nil, err
 	}
-	reference, done, err := a.qualitySubject(ctx, d, "")
+	reference, done, err := a.qualitySubject(ctx, d, "", false)
 	if err != nil {
 		return nil, err
 	}
@@ -82,16 +84,26 @@ func (a *app) benchQuality(ctx context.Context) (*bench.QualityReport, error) {
 		recipes = []model.Recipe{a.recipe()}
 	case a.opts.Against != "":
 		recipes = nil
-	case a.opts.KVDType == "fp8":
+	case a.opts.KVDType == "fp8" && a.activations() == kernels.BF16:
 		recipes = []model.Recipe{""}
+	case a.activations() == kernels.F8E4M3:
+		recipes = []model.Recipe{model.RecipeFP8}
+		if quantised, err := d.coded(kernels.F8E4M3); err != nil {
+			return nil, err
+		} else if quantised {
+			recipes = []model.Recipe{""}
+		}
 	}
 	compare := func(d *described, recipe model.Recipe) error {
 		keys := a.kvFormat(true)
 		if keys == kernels.F8E4M3 {
 			o.Name = strings.TrimPrefix(o.Name+", kv fp8", ", ")
 		}
+		if a.activations() == kernels.F8E4M3 {
+			o.Name = strings.TrimPrefix(o.Name+", activations fp8", ", ")
+		}
 		a.note("comparing %s", "正在比较 %s", o.Name)
-		candidate, done, err := a.qualitySubject(ctx, d, recipe)
+		candidate, done, err := a.qualitySubject(ctx, d, recipe, true)
 		if err != nil {
 			return err
 		}
@@ -126,20 +138,27 @@ func (a *app) benchQuality(ctx context.Context) (*bench.QualityReport, error) {
 	return r, nil
 }
 
-// qualitySubject loads a checkpoint on a device of its own. done frees both.
-func (a *app) qualitySubject(ctx context.Context, d *described, recipe model.Recipe) (s bench.QualitySubject, done func(), err error) {
+// qualitySubject loads a checkpoint on a device of its own: a candidate as the options say, or what it is compared with. done frees both.
+func (a *app) qualitySubject(ctx context.Context, d *described, recipe model.Recipe, candidate bool) (s bench.QualitySubject, done func(), err error) {
 	weights, err := safetensors.Open(d.files)
 	if err != nil {
 		return s, nil, bad(d.source, err)
 	}
+	how := a.gpuOptions()
+	if !candidate {
+		how.activations = kernels.BF16
+	} else if err = a.checkActivations(weights, d.config, recipe); err != nil {
+		weights.Close()
+		return s, nil, err
+	}
 	var dev kernels.Device
 	if list, gpu := cudaOrdinals(a.opts.Device); gpu {
-		if dev, err = openCUDA(list, a.opts.Exchange); err != nil {
+		if dev, err = openCUDA(list, how); err != nil {
 			weights.Close()
 			return s, nil, err
 		}
 	} else {
-		dev = cpu.New(cpu.Options{Threads: a.opts.Threads})
+		dev = cpu.New(cpu.Options{Threads: a.opts.Threads, Activations: how.activations})
 	}
 	done = func() {
 		dev.Close()
@@ -151,6 +170,16 @@ func (a *app) qualitySubject(ctx context.Context, d *described, recipe model.Rec
 		return s, nil, bad(d.source, err)
 	}
 	return bench.QualitySubject{Model: m, Device: dev}, done, nil
+}
+
+// coded says whether the layers of a checkpoint have weights in a format.
+func (d *described) coded(f kernels.Format) (bool, error) {
+	weights, err := safetensors.Open(d.files)
+	if err != nil {
+		return false, bad(d.source, err)
+	}
+	defer weights.Close()
+	return model.LayersCoded(weights, d.config, "", f)
 }
 
 // qualityPrompts are those of --prompts, or a few questions. A text is read and not answered: answer becomes 0.

@@ -30,6 +30,14 @@ func TestBenchQuality(t *testing.T) {
 	if first != second || first.Tokens == 0 || first.Answers != 1 || first.SameAnswers != 1 || first.KLMean == 0 {
 		t.Errorf("got %+v and %+v", *r.Results[0], *r.Results[1])
 	}
+	// Of a checkpoint that has FP8 weights, --activations fp8 alone is compared; of another, with the recipe.
+	for model, name := range map[string]string{written: "activations fp8", demo.Name: "fp8, activations fp8"} {
+		out = command(t, "", nil, "bench", "quality", "--prompts", prompts, "--activations", "fp8", "--model", model, "--format", "json")
+		var r bench.QualityReport
+		if err := json.Unmarshal([]byte(out.out), &r); err != nil || out.code != exitOK || len(r.Results) != 1 || r.Results[0].Name != name || r.Results[0].KLMean == 0 || r.Results[0].KLMean == first.KLMean {
+			t.Errorf("%s: %v: %+v", name, err, out)
+		}
+	}
 	text := filepath.Join(dir, "text.txt")
 	if err := os.WriteFile(text, []byte("The capital of France is Paris."), 0o600); err != nil {
 		t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 
 	"chulengo/bench"
 	"chulengo/kernels"
-	"chulengo/kernels/cpu"
 	"chulengo/model"
 	"chulengo/safetensors"
 )
@@ -67,15 +66,20 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	if a.opts.Quant != "" {
 		o.Name += ", " + a.opts.Quant
 	}
+	if a.activations() == kernels.F8E4M3 {
+		o.Name += ", fp8 activations"
+	}
 	list, gpu := cudaOrdinals(a.opts.Device)
 	if gpu {
 		o.Encodings, o.Ranks = 8, max(len(list), 1)
 	}
 	open := func(profile bool) (kernels.Device, func() []bench.KernelTime, error) {
 		if !gpu {
-			return cpu.New(cpu.Options{Threads: a.opts.Threads}), nil, nil
+			return a.openCPU(), nil, nil
 		}
-		return openProfiled(list, a.opts.Exchange, profile)
+		how := a.gpuOptions()
+		how.profile = profile
+		return openProfiled(list, how)
 	}
 	if gpu {
 		o.Progress("verify")
@@ -125,6 +129,9 @@ func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.C
 	o.Widths.KV = float64(o.KV.Size())
 	var err error
 	if dummy {
+		if err := a.checkActivations(nil, cfg, load.Recipe); err != nil {
+			return nil, err
+		}
 		if o.Widths.Weights, err = model.ValueBytes(nil, cfg, load.Recipe); err != nil {
 			return nil, err
 		}
@@ -133,6 +140,9 @@ func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.C
 		var ckpt *safetensors.Checkpoint
 		if ckpt, err = safetensors.Open(files); err == nil {
 			defer ckpt.Close()
+			if err := a.checkActivations(ckpt, cfg, load.Recipe); err != nil {
+				return nil, err
+			}
 			if o.Widths.Weights, err = model.ValueBytes(ckpt, cfg, load.Recipe); err != nil {
 				return nil, err
 			}
@@ -162,7 +172,7 @@ func (a *app) verifySteps(ctx context.Context, file []byte, open func(bool) (ker
 		return err
 	}
 	defer dev.Close()
-	oracle := cpu.New(cpu.Options{Threads: a.opts.Threads})
+	oracle := a.openCPU()
 	defer oracle.Close()
 	var models [2]*model.Model
 	for i, d := range []kernels.Device{dev, oracle} {
@@ -177,7 +187,7 @@ func (a *app) verifySteps(ctx context.Context, file []byte, open func(bool) (ker
 		}
 		return err
 	}
-	worst, err := bench.VerifySteps(dev, oracle, models[0], models[1], gpuPageTokens)
+	worst, err := bench.VerifySteps(dev, oracle, models[0], models[1], gpuPageTokens, a.activations())
 	if err == nil {
 		a.note("every value of two layers agrees with the CPU's: off by %.4f at most", "两层的每个中间值与 CPU 一致：相对误差至多 %.4f", worst)
 	}

@@ -11,6 +11,7 @@ import (
 	"chulengo/kernels"
 	"chulengo/kernels/cpu"
 	"chulengo/model"
+	"chulengo/safetensors"
 )
 
 // gpuDevice is a GPU that can be used, or several, before anything is loaded.
@@ -40,6 +41,11 @@ func (a *app) checkDevice() error {
 	default:
 		return usage("--kv-dtype: want auto, bf16 or fp8, got %q", "--kv-dtype 的值 %q 不合适：应为 auto、bf16 或 fp8", a.opts.KVDType)
 	}
+	switch a.opts.Activations {
+	case "auto", "fp8":
+	default:
+		return usage("--activations: want auto or fp8, got %q", "--activations 的值 %q 不合适：应为 auto 或 fp8", a.opts.Activations)
+	}
 	switch a.opts.Exchange {
 	case "auto", "peers", "nccl", "host":
 	default:
@@ -63,6 +69,46 @@ func (a *app) checkDevice() error {
 		}
 		return checkCUDA(list)
 	}
+}
+
+// checkActivations refuses --activations fp8 for a model that has nothing to multiply with them.
+func (a *app) checkActivations(weights *safetensors.Checkpoint, cfg *model.Config, recipe model.Recipe) error {
+	if a.activations() != kernels.F8E4M3 {
+		return nil
+	}
+	coded, err := model.LayersCoded(weights, cfg, recipe, kernels.F8E4M3)
+	if err == nil && !coded {
+		err = usage("--activations fp8: want a model with FP8 weights in its layers, or --quant fp8; others are multiplied with bf16",
+			"--activations fp8 需要各层含 FP8 权重的模型，或 --quant fp8；其他权重与 bf16 相乘")
+	}
+	return err
+}
+
+// activations are those of --activations: F8E4M3, or BF16 for what the device has.
+func (a *app) activations() kernels.Format {
+	if a.opts.Activations == "fp8" {
+		return kernels.F8E4M3
+	}
+	return kernels.BF16
+}
+
+// openCPU opens the CPU device.
+func (a *app) openCPU() *cpu.Device {
+	if a.activations() == kernels.F8E4M3 {
+		a.note("--activations fp8: the CPU rounds as a GPU does, and is no faster for it", "--activations fp8：CPU 作与 GPU 相同的舍入，但不会更快")
+	}
+	return cpu.New(cpu.Options{Threads: a.opts.Threads, Activations: a.activations()})
+}
+
+// gpuOptions are how GPUs are opened.
+type gpuOptions struct {
+	exchange    string
+	activations kernels.Format
+	profile     bool
+}
+
+func (a *app) gpuOptions() gpuOptions {
+	return gpuOptions{exchange: a.opts.Exchange, activations: a.activations()}
 }
 
 // recipe is that of --quant.
@@ -116,7 +162,7 @@ func (a *app) openDevice(ctx context.Context, d *described, weights func(ranks i
 		}
 		a.note("using the CPU: %s", "使用 CPU：%s", a.describe(err))
 	}
-	return cpu.New(cpu.Options{Threads: a.opts.Threads}), o, nil
+	return a.openCPU(), o, nil
 }
 
 // openFitting opens the GPUs that are named, or the first 1, 2, 4 or 8 that hold the model.
@@ -135,12 +181,12 @@ func (a *app) openFitting(cfg *model.Config, weights func(ranks int) (int64, err
 		if err != nil {
 			return nil, err
 		}
-		gpu, err := openCUDA(list, a.opts.Exchange)
+		gpu, err := openCUDA(list, a.gpuOptions())
 		if err != nil {
 			return nil, cmp.Or(short, err)
 		}
 		g := *o
-		if short = fit(cfg, gpu, bytes, a.kvFormat(true), &g); short == nil {
+		if short = fit(cfg, gpu, bytes, a.kvFormat(true), a.activations(), &g); short == nil {
 			*o = g
 			return gpu, nil
 		}
@@ -154,7 +200,7 @@ const gpuReserve = 768 << 20
 
 // fit shares out a GPU's free memory: the weights and the workspace must fit, keys and values get what is asked for, or
 // what the whole context needs, or what is left.
-func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o *engine.Options) error {
+func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys, activations kernels.Format, o *engine.Options) error {
 	free, total, err := gpu.Memory()
 	if err != nil {
 		return failed(err, "cannot ask the GPU for its memory", "无法查询 GPU 显存")
@@ -162,7 +208,7 @@ func fit(cfg *model.Config, gpu gpuDevice, weights int64, keys kernels.Format, o
 	o.StepTokens = min(gpuStepTokens, max(cfg.Context, 512))
 	o.PageTokens = gpuPageTokens
 	o.LockThread = true
-	work := workspace(cfg, o.StepTokens) + gpuReserve
+	work := workspace(cfg, o.StepTokens, activations) + gpuReserve
 	if cfg.Vision != nil {
 		o.PictureBytes = gpuPictureBytes
 		work += visionWorkspace(cfg.Vision, cfg.Dim) + gpuPictureBytes
@@ -218,7 +264,7 @@ func gib(n int64) string { return strconv.FormatFloat(float64(n)/(1<<30), 'f', 2
 
 // workspace bounds what the GPU's stages keep between them for steps of so many rows, buffer by buffer: float32 sums count
 // 4 bytes a value, bfloat16 images 2.
-func workspace(c *model.Config, rows int) int64 {
+func workspace(c *model.Config, rows int, activations kernels.Format) int64 {
 	attn := (c.Heads + 2*c.KVHeads) * c.HeadDim
 	ffn := 0
 	for l := range c.Layers {
@@ -227,6 +273,10 @@ func workspace(c *model.Config, rows int) int64 {
 	perRow := 4*c.Dim + 2*c.Dim + // x, h
 		4*attn + 2*2*c.Heads*c.HeadDim + // projections, q and z
 		2*2*c.Dim + 2*2*ffn + 2*4*c.Dim // gathered rows, two activations, two outputs
+	if activations == kernels.F8E4M3 {
+		const line = 128
+		perRow += max(ffn, c.Heads*c.HeadDim, c.Dim) + line + 4 // codes of what a product reads, in whole lines, and scales
+	}
 	head := 64 * 4 * 4 * c.Vocab // logits, adjusted ones, two lists of ids
 	decode := 64 * 8 * 4 * (3*c.Dim + attn)
 	const staging = 6 * 16 << 20

@@ -46,17 +46,22 @@ type gpuGroup struct{ *cuda.Group }
 func (g gpuGroup) Ranks() int { return len(g.Group.Ranks()) }
 
 // openCUDA opens one GPU (none named: the first), or several for one model.
-func openCUDA(ordinals []int, exchange string) (gpuDevice, error) {
-	d, _, err := openGPUs(cuda.Options{Way: ways[exchange]}, ordinals)
+func openCUDA(ordinals []int, o gpuOptions) (gpuDevice, error) {
+	d, _, err := openGPUs(o.device(), ordinals)
 	return d, err
 }
 
 // ways are the values of --exchange.
 var ways = map[string]cuda.Way{"auto": cuda.AnyWay, "peers": cuda.ByPeers, "nccl": cuda.ByNCCL, "host": cuda.ByHost}
 
+// device is what package cuda is told.
+func (o gpuOptions) device() cuda.Options {
+	return cuda.Options{Way: ways[o.exchange], Activations: o.activations, Profile: o.profile}
+}
+
 // openPart opens the GPUs of this process, where those of others share the model: ranks first, first+1 … of so many.
-func openPart(ordinals []int, exchange string, first, ranks int) (hosts.Local, error) {
-	g, err := cuda.OpenPart(cuda.Options{Way: ways[exchange]}, ordinals, first, ranks)
+func openPart(ordinals []int, o gpuOptions, first, ranks int) (hosts.Local, error) {
+	g, err := cuda.OpenPart(o.device(), ordinals, first, ranks)
 	if err != nil {
 		return nil, cudaError(err)
 	}
@@ -82,13 +87,13 @@ func openGPUs(o cuda.Options, ordinals []int) (gpuDevice, *cuda.Device, error) {
 	return oneGPU{d}, d, nil
 }
 
-// openProfiled opens GPUs for measuring. With profile, what it gives besides says how long each kernel took, on the first.
-func openProfiled(ordinals []int, exchange string, profile bool) (kernels.Device, func() []bench.KernelTime, error) {
-	d, first, err := openGPUs(cuda.Options{Profile: profile, Way: ways[exchange]}, ordinals)
+// openProfiled opens GPUs for measuring. With o.profile, what it gives besides says how long each kernel took, on the first.
+func openProfiled(ordinals []int, o gpuOptions) (kernels.Device, func() []bench.KernelTime, error) {
+	d, first, err := openGPUs(o.device(), ordinals)
 	if err != nil {
 		return nil, nil, err
 	}
-	if !profile {
+	if !o.profile {
 		return d, nil, nil
 	}
 	return d, func() []bench.KernelTime {
@@ -102,6 +107,10 @@ func openProfiled(ordinals []int, exchange string, profile bool) (kernels.Device
 
 // cudaError says in both languages why no GPU can be used.
 func cudaError(err error) error {
+	if errors.Is(err, cuda.ErrActivations) {
+		return unusable(nil, "--activations fp8: want a GPU of compute capability 9.0, such as H100 or H200; others multiply FP8 weights with bf16",
+			"--activations fp8 需要计算能力 9.0 的 GPU，如 H100、H200；其他 GPU 以 bf16 与 FP8 权重相乘")
+	}
 	var e *driver.UnavailableError
 	if !errors.As(err, &e) {
 		return failed(err, "cannot use the GPU", "无法使用 GPU")

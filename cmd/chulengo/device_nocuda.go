@@ -16,12 +16,12 @@ const cudaBuilt = false
 func checkCUDA([]int) error { panic("no CUDA in this build") }
 func countCUDA() int        { panic("no CUDA in this build") }
 
-func openCUDA([]int, string) (gpuDevice, error) { return nil, errors.New("no CUDA in this build") }
+func openCUDA([]int, gpuOptions) (gpuDevice, error) { return nil, errors.New("no CUDA in this build") }
 
-func openPart([]int, string, int, int) (hosts.Local, error) {
+func openPart([]int, gpuOptions, int, int) (hosts.Local, error) {
 	return nil, errors.New("no CUDA in this build")
 }
 
-func openProfiled([]int, string, bool) (kernels.Device, func() []bench.KernelTime, error) {
+func openProfiled([]int, gpuOptions) (kernels.Device, func() []bench.KernelTime, error) {
 	panic("no CUDA in this build")
 }

@@ -116,6 +116,10 @@ func (a *app) start(ctx context.Context, d *described, progress func(done, total
 			return nil, bad(d.source, err)
 		}
 	}
+	if err := a.checkActivations(l.weights, d.config, a.recipe()); err != nil {
+		l.Close()
+		return nil, err
+	}
 	weights := func(ranks int) (int64, error) {
 		n, err := model.DeviceBytes(l.weights, d.config, a.recipe(), ranks)
 		if err != nil {

@@ -25,6 +25,7 @@ type options struct {
 	Context        int
 	KVMemory       int
 	KVDType        string
+	Activations    string
 	DataDir        string
 	Database       string
 	Template       string
@@ -92,7 +93,7 @@ const generateTokens = 256
 
 // defaults sets the values that hold where nothing else is said.
 func (o *options) defaults() {
-	o.Device, o.LoadFormat, o.KVDType, o.Template, o.Addr, o.Drain = "auto", "auto", "auto", "native", "127.0.0.1:5000", time.Minute
+	o.Device, o.LoadFormat, o.KVDType, o.Activations, o.Template, o.Addr, o.Drain = "auto", "auto", "auto", "auto", "native", "127.0.0.1:5000", time.Minute
 	o.Exchange, o.Processes = "auto", 1
 	o.MaxBatch, o.MaxQueue = 64, 64
 	o.TraceLimit, o.Files, o.BenchFormat = "4GiB", 4, "table"
@@ -117,6 +118,8 @@ func (o *options) table() []option {
 		{"rendezvous", &o.Rendezvous, "`HOST:PORT` at which process 0 waits for the others; let nobody else reach it", "进程 0 等待其他进程的地址 `HOST:PORT`；不可让他人访问"},
 		{"kv-memory", &o.KVMemory, "`MIB` of keys and values at most; they bound how much context fits (0: 4096, on a GPU what is free)", "键值缓存的内存上限 `MIB`，决定能容纳多长的上下文（0：4096；GPU 上为剩余显存）"},
 		{"kv-dtype", &o.KVDType, "keys and values as `auto|bf16|fp8` (auto: float32 on the CPU, bf16 on a GPU)", "键值缓存的类型 `auto|bf16|fp8`（auto：CPU 上为 float32，GPU 上为 bf16）"},
+		{"activations", &o.Activations, "what prompts are multiplied with, `auto|fp8`: fp8 rounds each row before FP8 weights, which H100 and H200 multiply faster; answers change a little (auto: bf16 on a GPU, float32 on the CPU)",
+			"读入提示时的激活值 `auto|fp8`：fp8 在与 FP8 权重相乘前把每行舍入为 FP8，H100 与 H200 上更快，回答略有变化（auto：GPU 上为 bf16，CPU 上为 float32）"},
 		{"context", &o.Context, "`N` tokens that prompt and answer may have together (0: the model's)", "提示与回答合计的 token 上限 `N`（0：按模型）"},
 		{"data-dir", &o.DataDir, "`DIR` of chats, keys and histories", "保存对话、密钥和历史的目录 `DIR`"},
 		{"database", &o.Database, "postgres://USER@HOST/DATABASE `URL` of chats that several servers share (default: a file in --data-dir)", "多个服务共享对话时的 postgres://用户@主机/库 地址 `URL`（默认：--data-dir 中的文件）"},
@@ -179,7 +182,7 @@ func (o *options) table() []option {
 // Groups of options that several commands have.
 var (
 	modelOptions    = []string{"model"}
-	loadOptions     = []string{"model", "load-format", "quant", "device", "processes", "process", "rendezvous"}
+	loadOptions     = []string{"model", "load-format", "quant", "activations", "device", "processes", "process", "rendezvous"}
 	deviceOptions   = append(slices.Clone(loadOptions), "exchange", "threads", "context", "kv-memory", "kv-dtype")
 	samplingOptions = []string{"greedy", "seed", "temperature", "top-p", "top-k", "min-p", "repetition-penalty"}
 	accessOptions   = []string{"api-key", "api-key-file", "allowed-host", "cors-origin", "trusted-proxy", "rate-limit", "rate-burst"}

@@ -155,13 +155,17 @@ func TestQuantizeRefuses(t *testing.T) {
 	}
 }
 
-// The demo checkpoint knows a capital with every kind of weights and of keys and values.
+// The demo checkpoint knows a capital with every kind of weights, of activations and of keys and values.
 func TestQuantFlags(t *testing.T) {
 	const prompt = "<|header_start|>user<|header_end|>\n\nWhat is the capital of France?<|eot|><|header_start|>assistant<|header_end|>\n\n"
-	for _, flags := range [][]string{{"--quant", "int4"}, {"--quant", "int4-mixed", "--kv-dtype", "fp8"}, {"--quant", "fp8", "--kv-dtype", "bf16"}} {
+	for _, flags := range [][]string{{"--quant", "int4"}, {"--quant", "int4-mixed", "--kv-dtype", "fp8"}, {"--quant", "fp8", "--kv-dtype", "bf16"}, {"--quant", "int4-mixed", "--activations", "fp8"}} {
 		args := append([]string{"generate", "--greedy", "--special", "--max-tokens", "20", "--device", "cpu"}, flags...)
 		command(t, "", nil, append(args, prompt)...).wants(t, exitOK, "The capital of France is Paris.\n", "")
 	}
 	command(t, "", nil, "generate", "--kv-dtype", "fp4", "x").wants(t, exitUsage, "", "auto, bf16 or fp8")
+	command(t, "", nil, "generate", "--activations", "bf16", "x").wants(t, exitUsage, "", "auto or fp8")
+	for _, flags := range [][]string{{}, {"--quant", "int4"}} { // nothing to multiply with them
+		command(t, "", nil, append([]string{"generate", "--device", "cpu", "--activations", "fp8", "x"}, flags...)...).wants(t, exitUsage, "", "want a model with FP8 weights")
+	}
 	command(t, "", []string{"CHULENGO_QUANT=int2", "LANG=zh_CN.UTF-8"}, "generate", "x").wants(t, exitUsage, "", "应为 int4")
 }

@@ -81,7 +81,7 @@ func (a *app) hello(d *described) (hosts.Hello, error) {
 	if err != nil {
 		return hosts.Hello{}, bad(d.source, err)
 	}
-	what := fmt.Sprintf("config.json %x, --load-format %s, --quant %q", sha256.Sum256(config), a.opts.LoadFormat, a.opts.Quant)
+	what := fmt.Sprintf("config.json %x, --load-format %s, --quant %q, --activations %s", sha256.Sum256(config), a.opts.LoadFormat, a.opts.Quant, a.opts.Activations)
 	if a.opts.LoadFormat == "dummy" {
 		what += fmt.Sprintf(", --seed %d", a.opts.Seed.value)
 	}
@@ -101,7 +101,7 @@ func (a *app) lead(ctx context.Context, d *described, weights func(ranks int) (i
 	if err != nil {
 		return nil, err
 	}
-	own, err := openPart(a.ownGPUs(), a.opts.Exchange, 0, h.GPUs*h.Processes)
+	own, err := openPart(a.ownGPUs(), a.gpuOptions(), 0, h.GPUs*h.Processes)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (a *app) lead(ctx context.Context, d *described, weights func(ranks int) (i
 		leader.Close()
 		return nil, together(err)
 	}
-	if err := fit(d.config, dev, bytes, a.kvFormat(true), o); err != nil {
+	if err := fit(d.config, dev, bytes, a.kvFormat(true), a.activations(), o); err != nil {
 		dev.Close()
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (a *app) work(ctx context.Context) error {
 			return bad(d.source, err)
 		}
 	}
-	own, err := openPart(a.ownGPUs(), a.opts.Exchange, h.Process*h.GPUs, h.GPUs*h.Processes)
+	own, err := openPart(a.ownGPUs(), a.gpuOptions(), h.Process*h.GPUs, h.GPUs*h.Processes)
 	if err != nil {
 		return err
 	}

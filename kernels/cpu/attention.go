@@ -52,6 +52,7 @@ func (d *Device) AttnIn(l *kernels.Attn, xa kernels.Act) kernels.Act {
 	q := d.work.q.resize(t, l.Heads*l.HeadDim)
 	k := d.work.k.resize(t, l.KVHeads*l.HeadDim)
 	v := d.work.v.resize(t, l.KVHeads*l.HeadDim)
+	d.roundRows(n, l.QKV, nil)
 	d.part(q, n, 0, l.QKV, 0, 0)
 	d.part(k, n, 0, l.QKV, 1, 0)
 	d.part(v, n, 0, l.QKV, 2, 0)
@@ -193,6 +194,7 @@ func (d *Device) AttnOut(l *kernels.Attn, xa, za kernels.Act) {
 	}
 	x, z := xa.(*act), za.(*act)
 	o := d.work.out.resize(len(d.batch.Token), x.width)
+	d.roundRows(z, l.Out, nil)
 	d.part(o, z, 0, l.Out, 0, 0)
 	d.multiply()
 	d.tap(l.Layer, kernels.HookAttnOut, o)

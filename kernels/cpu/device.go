@@ -25,11 +25,16 @@ import (
 // Options of a device.
 type Options struct {
 	Threads int // 0: one for each core
+
+	// Activations are what prefill rows multiply with weights in F8_E4M3: F8E4M3 rounds each row to codes with a scale of its own
+	// (kernels.RoundRow), for any other format they stay float32, as in decode and for other weights.
+	Activations kernels.Format
 }
 
 // Device implements kernels.Device.
 type Device struct {
-	pool *pool
+	pool    *pool
+	options Options
 
 	// Of the step that runs.
 	batch *kernels.Batch
@@ -82,7 +87,7 @@ func New(o Options) *Device {
 	if o.Threads <= 0 {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
-	d := &Device{pool: newPool(o.Threads)}
+	d := &Device{pool: newPool(o.Threads), options: o}
 	d.work.draws = make([]drawer, o.Threads)
 	d.work.scores = make([][]float32, o.Threads)
 	d.work.rows = make([][]float32, o.Threads)

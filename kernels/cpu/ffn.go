@@ -98,6 +98,8 @@ func (d *Device) Experts(l *kernels.MoE, xa, ha, ra kernels.Act) {
 	sorted := d.work.sorted.resize(t, h.width)
 	d.eachRow(sorted, func(i int) { copy(sorted.row(i), in.row(r.order[i])) })
 
+	d.roundRows(sorted, l.GateUp, r.order)
+	d.roundRows(h, l.SharedGateUp, nil)
 	gateUp, shared := d.work.gateUp.resize(t, 2*f), d.work.sharedGateUp.resize(t, 2*f)
 	for e := range len(r.from) - 1 {
 		rows := [2]int{r.from[e], r.from[e+1]}
@@ -111,6 +113,8 @@ func (d *Device) Experts(l *kernels.MoE, xa, ha, ra kernels.Act) {
 	d.swiGLU(shared)
 
 	// The first f columns of gateUp and shared are now the inputs of the down projections.
+	d.roundRows(gateUp, l.Down, r.order)
+	d.roundRows(shared, l.SharedDown, nil)
 	sortedOut, sharedOut := d.work.sortedOut.resize(t, x.width), d.work.shared.resize(t, x.width)
 	for e := range len(r.from) - 1 {
 		d.partRows(sortedOut, gateUp, 0, [2]int{r.from[e], r.from[e+1]}, l.Down, 0, e)
@@ -135,12 +139,14 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 	t, f := len(d.batch.Token), weightOf(l.GateUp).spec.Parts[0]
 	h := d.normRows(&d.work.h, x, l.Norm, l.Order, l.Eps)
 	d.tapOrdered(l.Layer, kernels.HookFFNNorm, h, l.Order)
+	d.roundRows(h, l.GateUp, nil)
 	gateUp := d.work.gateUp.resize(t, 2*f)
 	d.part(gateUp, h, 0, l.GateUp, 0, 0)
 	d.part(gateUp, h, f, l.GateUp, 1, 0)
 	d.multiply()
 	d.swiGLU(gateUp)
 	out := d.work.out.resize(t, x.width)
+	d.roundRows(gateUp, l.Down, nil)
 	d.part(out, gateUp, 0, l.Down, 0, 0)
 	d.multiply()
 	d.addFFN(l.Layer, x, out)

@@ -32,6 +32,24 @@ func (d *Device) partRows(y, x *act, from int, rows [2]int, w kernels.Weight, pa
 	d.work.jobs = append(d.work.jobs, product{y, x, from, rows, weightOf(w).parts[expert][part]})
 }
 
+// roundRows rounds prefill rows of x to codes before they are multiplied with w, if the device is to do so: nothing but that reads them
+// afterwards. order says which row of the batch each is; nil: it is in order.
+func (d *Device) roundRows(x *act, w kernels.Weight, order []int) {
+	spec := &weightOf(w).spec
+	if d.options.Activations != kernels.F8E4M3 || spec.Coding.Format != kernels.F8E4M3 {
+		return
+	}
+	d.eachRow(x, func(i int) {
+		row := i
+		if order != nil {
+			row = order[i]
+		}
+		if row >= d.batch.Decode {
+			kernels.RoundRow(x.row(i)[:spec.K])
+		}
+	})
+}
+
 // multiply runs the products that were described, split over outputs.
 func (d *Device) multiply() {
 	jobs := d.work.jobs

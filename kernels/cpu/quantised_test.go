@@ -216,3 +216,55 @@ func TestKeysAsE4M3(t *testing.T) {
 		}
 	}
 }
+
+// A device that rounds activations does so for prefill rows and weights in F8_E4M3 alone, whatever order the rows come in.
+func TestRoundRows(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	e4m3 := kernels.Coding{Format: kernels.F8E4M3, Rows: 1, Scale: kernels.BF16}
+	int4 := kernels.Coding{Format: kernels.Int4, Rows: 1, Cols: 32, Scale: kernels.BF16}
+	const rows, k, width = 5, 64, 96 // the columns beyond K are not multiplied
+	for _, c := range []struct {
+		activations kernels.Format
+		coding      kernels.Coding
+		order       []int
+		rounded     [rows]bool
+	}{
+		{kernels.F8E4M3, e4m3, nil, [rows]bool{false, false, true, true, true}},
+		{kernels.F8E4M3, e4m3, []int{4, 1, 2, 0, 3}, [rows]bool{true, false, true, false, true}},
+		{kernels.F8E4M3, int4, nil, [rows]bool{}},
+		{kernels.F8E4M3, kernels.Coding{}, nil, [rows]bool{}},
+		{kernels.BF16, e4m3, nil, [rows]bool{}},
+	} {
+		d := New(Options{Threads: 2, Activations: c.activations})
+		w, err := d.NewWeight(kernels.WeightSpec{Names: []string{"w"}, Parts: []int{8}, K: k, Experts: 1, Coding: c.coding})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := kernels.Matrix{Format: kernels.BF16, N: 8, K: k, Data: make([]byte, 2*8*k)}
+		if c.coding.Format.Quantised() {
+			m = randomCodes(r, c.coding, 8, k, 0)
+		}
+		if err := w.Put(0, 0, m); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Seal(); err != nil {
+			t.Fatal(err)
+		}
+		x := new(act).resize(rows, width)
+		for i := range x.data {
+			x.data[i] = float32(r.NormFloat64())
+		}
+		want := &act{append([]float32(nil), x.data...), width}
+		for i, rounded := range c.rounded {
+			if rounded {
+				kernels.RoundRow(want.row(i)[:k])
+			}
+		}
+		d.batch = &kernels.Batch{Decode: 2}
+		d.roundRows(x, w, c.order)
+		if !reflect.DeepEqual(x, want) {
+			t.Errorf("activations %v, weights %v, order %v: other rows are rounded", c.activations, c.coding, c.order)
+		}
+		d.Close()
+	}
+}

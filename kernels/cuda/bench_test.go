@@ -19,7 +19,8 @@ import (
 
 // Steps of a model with random weights, against what the bytes (decode) and the operations (prefill) allow. By default the
 // small configuration, so that the benchmarks themselves are tested; CHULENGO_BENCH=scout takes the layers of
-// Llama-4-Scout, as many as CHULENGO_LAYERS says (default 16), and CHULENGO_QUANT quantises them.
+// Llama-4-Scout, as many as CHULENGO_LAYERS says (default 16), CHULENGO_QUANT quantises them, and CHULENGO_ACTIVATIONS=fp8 has prompts read
+// with activations in codes.
 //
 // The bounds are those of an H200: 4.65 TB/s measured for reads, 700 TFLOP/s for a bfloat16 product through cuBLAS.
 const (
@@ -47,6 +48,9 @@ func benchConfig() map[string]any {
 // gpuSide is a model with random weights on the GPU alone, with room for so many tokens.
 func gpuSide(b *testing.B, config map[string]any, o cuda.Options, tokens int) (*side, *cuda.Device) {
 	b.Helper()
+	if os.Getenv("CHULENGO_ACTIVATIONS") == "fp8" {
+		o.Activations = kernels.F8E4M3
+	}
 	cfg := configOf(b, config)
 	dev := openGPU(b, o)
 	m, err := model.LoadDummy(context.Background(), cfg, dev, 1, model.LoadOptions{Recipe: model.Recipe(os.Getenv("CHULENGO_QUANT"))})

@@ -100,10 +100,7 @@ KERNEL(256, 1, fill_codes, FillCodesParams) {
     float largest = 0;
     for (int k = first - p.before + lane_id(); k < end + p.behind; k += WARP) largest = fmaxf(largest, fabsf(fill_value(p.fill, n, k)));
     largest = warp_max(largest);
-    float scale = largest / (p.to.code == E4M3 ? 448.0f : 8.0f);
-    if (p.to.scale_bytes == 2) scale = __bfloat162float(__float2bfloat16_rn(scale));
-    if (largest == 0) scale = 1;
-    else scale = fmaxf(scale, 1.17549435e-38f);
+    const float scale = code_scale(largest, p.to.code == E4M3 ? E4M3_LARGEST : 8, p.to.scale_bytes);
     if (lane_id() == 0) p.to.raw_scales[u64(n) * p.to.groups + group] = scale;
     constexpr float HALF = 12582912; // 3·2²²: added to a number, its fraction falls off
     for (int k = first + 2 * lane_id(); k < end; k += 2 * WARP) {

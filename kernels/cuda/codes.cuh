@@ -6,8 +6,11 @@
 // Lane (g, t) holds rows g and g+8 of columns 2t, 2t+1, 2t+8 and 2t+9 of a step, as mma_bf16 does: register i of a fragment is
 // row g + 8·(i%2), columns 2t + 8·(i/2) and the next.
 //   4 bits: word s is step s; register i has its two codes in bits 4i.. and 16+4i..
-//   8 bits: words 2s and 2s+1 are registers 0 and 1, 2 and 3 of step s: bytes 0 and 2, 1 and 3. Steps 0 and 1 of all lanes come
-//           first, then steps 2 and 3.
+//   8 bits: words 2s and 2s+1 are rows g and g+8 of step s: bytes 0 and 2 are registers 0 and 1, bytes 1 and 3 registers 2 and 3. Steps
+//           0 and 1 of all lanes come first, then steps 2 and 3.
+//
+// The 16 bytes of a lane of 8-bit codes are at the same time, as they are, an operand of wgmma_e4m3_rows: 32 columns, in the order that an
+// image of codes has them in (coded_column).
 //
 // Every group of columns has a scale for each row, whatever the checkpoint shares: [rows/128][groups][128], bfloat16 or float32;
 // zeros (the code that is worth 0) likewise, a byte each.
@@ -63,8 +66,17 @@ __device__ __forceinline__ Place code_place(int bits, int tiles, int row, int k)
     const int strip = row % CODE_ROWS / 16, lane = row % 8 * 4 + k % 8 / 2, i = row % 16 / 8 + k % 16 / 8 * 2, step = k % TILE / 16;
     const u64 at = (u64(row / CODE_ROWS) * tiles + k / TILE) * CODE_STRIPS + strip;
     if (bits == 4) return {(at * WARP + lane) * 4 + step, 4 * i + k % 2 * 16};
-    return {((at * 2 + step / 2) * WARP + lane) * 4 + step % 2 * 2 + i / 2, i % 2 * 8 + k % 2 * 16};
+    return {((at * 2 + step / 2) * WARP + lane) * 4 + step % 2 * 2 + i % 2, i / 2 * 8 + k % 2 * 16};
 }
+
+// Images of activations in e4m3 codes, which products with e4m3 weights read: [K/128][R] lines of 128 codes, the pieces of 16 permuted by
+// the row like those of every line (image.cuh). Within a piece, columns 0 to 7 and 8 to 15 take turns: what a lane's word of the weights'
+// codes holds, columns 2t, 2t+8, 2t+1 and 2t+9, are places 4t to 4t+3, which is where wgmma looks for the word's operand. A sum does not
+// ask in which order the columns come, as long as both operands have the same.
+constexpr int CODED_TILE = LINE; // columns of a line
+
+// coded_column is the column, of a piece's 16, at a place in it.
+constexpr __host__ __device__ int coded_column(int place) { return place / 2 + place % 2 * 8; }
 
 // ---- what codes are worth, before their scale: exact in bfloat16, but for tables ----
 
@@ -85,7 +97,7 @@ __device__ __forceinline__ u32 int4_zero(u32 zero, int r) {
     return minus | minus << 16;
 }
 
-// e4m3_pair: registers 0 and 1 (or 2 and 3) of a word. Exponent and mantissa in bfloat16's places are the value times 2⁻¹²⁰,
+// e4m3_pair: bytes 0 and 2 (or 1 and 3) of a word. Exponent and mantissa in bfloat16's places are the value times 2⁻¹²⁰,
 // subnormal numbers too.
 __device__ __forceinline__ u32 e4m3_pair(u32 word, int i) {
     return fma_bf16x2(((i ? word >> 4 : word << 4) & 0x07f007f0) | ((i ? word : word << 8) & 0x80008000), BF16_2_120S, BF16_NEGATIVE_ZEROS);
@@ -100,6 +112,9 @@ __device__ __forceinline__ u32 int4_bytes_from(u32 word, int r, u32 zeros) {
     return (and_or(r ? word >> 4 : word, 0x0f0f0f0f, 0x80808080) - zeros) ^ 0x80808080; // 128 + code - zero, without borrowing
 }
 
+// e4m3_fragment is register i of a step of mma_bf16's, of the words of a lane.
+__device__ __forceinline__ u32 e4m3_fragment(const u32 *words, int step, int i) { return e4m3_pair(words[2 * step + i % 2], i / 2); }
+
 // e4m3_code is the code nearest to v, ties to even; the largest one beyond 448, and for what is no number (kernels.E4M3).
 __device__ __forceinline__ u32 e4m3_code(float v) {
     constexpr int DROP = 20, BIAS = (127 - 7) << 3; // bits of mantissa that go; the difference of exponents
@@ -109,6 +124,13 @@ __device__ __forceinline__ u32 e4m3_code(float v) {
     if (a < 0x3c800000) return sign | (__float_as_uint(__fmaf_rn(__uint_as_float(a), 512.0f, 8388608.0f)) & 15);
     return sign | (((a + (1u << (DROP - 1)) - 1 + (a >> DROP & 1)) >> DROP) - BIAS);
 }
+
+// code_scale is the scale, of 2 or 4 bytes, of numbers up to `largest`, which become codes up to `divisor` (kernels.Quantise).
+__device__ __forceinline__ float code_scale(float largest, float divisor, int bytes) {
+    const float scale = largest / divisor;
+    return largest == 0 ? 1.0f : fmaxf(bytes == 2 ? __bfloat162float(__float2bfloat16_rn(scale)) : scale, 1.17549435e-38f);
+}
+constexpr float E4M3_LARGEST = 448;
 
 // e4m3_codes are four, the first in the low byte.
 __device__ __forceinline__ u32 e4m3_codes(float4 v) { return e4m3_code(v.x) | e4m3_code(v.y) << 8 | e4m3_code(v.z) << 16 | e4m3_code(v.w) << 24; }
@@ -189,7 +211,7 @@ private:
             const u32 words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const u32 two = CODE == E4M3 ? e4m3_pair(words[step % 2 * 2 + i / 2], i % 2)
+                const u32 two = CODE == E4M3 ? e4m3_fragment(words, step % 2, i)
                     : CODE == INT4           ? int4_pair(words[step], i, int4_zero(zero[step / 2][i % 2], i % 2))
                                              : table4_index(words[step], i);
                 *(u32 *)(lines + (g + i % 2 * 8) * LINE + line_at(g, step * 16 + 2 * t + i / 2 * 8)) = scaled(two, scale[step / 2][i % 2]);

@@ -190,22 +190,25 @@ func TestCodedStages(t *testing.T) {
 // are not rounded.
 func (s *side) residual(t *testing.T, pieces []piece) []float32 {
 	t.Helper()
-	hooks := model.Hooks(s.Config)
-	at := func(layer int, hook kernels.Hook) model.Hook {
-		i := slices.IndexFunc(hooks, func(h model.Hook) bool { return h.At == kernels.Point{Layer: layer, Hook: hook} })
-		if i < 0 {
-			t.Fatalf("no hook %v at layer %d", hook, layer)
-		}
-		return hooks[i]
-	}
 	n := len(pieces[0].tokens)
-	set, get := capture(at(0, kernels.HookEmbed), n), capture(at(s.Config.Layers-1, kernels.HookResidPost), n)
+	set, get := capture(hookAt(t, s, 0, kernels.HookEmbed), n), capture(hookAt(t, s, s.Config.Layers-1, kernels.HookResidPost), n)
 	set.Op = kernels.Set
 	for i := range set.Buf {
 		set.Buf[i] = float32(i*7919%13 - 6)
 	}
 	s.run(t, pieces, true, []kernels.Tap{set, get})
 	return get.Buf
+}
+
+// hookAt is a hook of a model.
+func hookAt(t *testing.T, s *side, layer int, hook kernels.Hook) model.Hook {
+	t.Helper()
+	hooks := model.Hooks(s.Config)
+	i := slices.IndexFunc(hooks, func(h model.Hook) bool { return h.At == kernels.Point{Layer: layer, Hook: hook} })
+	if i < 0 {
+		t.Fatalf("no hook %v at layer %d", hook, layer)
+	}
+	return hooks[i]
 }
 
 // A row of quantised decode has the same bits alone and among 3, 11, 20 and 40, launched and replayed: sums do not depend on the

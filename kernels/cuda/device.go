@@ -3,6 +3,7 @@
 package cuda
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"runtime/debug"
@@ -24,6 +25,10 @@ type Options struct {
 	Portable  bool // use only the kernels that every GPU from 8.0 on runs
 	Profile   bool // time every launch (see Device.Profile)
 	Poison    bool // for tests: what a step leaves in the workspace is NaN before the next
+
+	// Activations are what prefill multiplies with weights in F8_E4M3: BF16, or F8E4M3, for which each row gets a scale of its own and
+	// codes (gemm_e4m3_90.cu; of a group's rank, its part of a row). Decode and other weights have BF16.
+	Activations kernels.Format
 
 	Way Way // how the ranks of a group meet
 
@@ -103,6 +108,10 @@ func New(o Options) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.checkActivations(g); err != nil {
+		g.close()
+		return nil, err
+	}
 	d := &Device{gpu: g, options: o, buffers: map[string]*buffer{}, graphs: map[graphKey]*executable{}, ropes: map[*float64]ptr{}, places: map[*int32]ptr{}, counts: map[int]expertCount{},
 		turnsOf: map[turnsKey]ptr{}, ran: map[string]int{}}
 	d.loader = newLoader(g)
@@ -112,6 +121,19 @@ func New(o Options) (*Device, error) {
 		d.options.NoGraphs = true
 	}
 	return d, nil
+}
+
+// ErrActivations says that a GPU, or the kernels that it is to use, cannot multiply with activations in Options.Activations.
+var ErrActivations = errors.New("want compute capability 9.0, and its kernels, for activations in F8_E4M3")
+
+func (o Options) checkActivations(g *gpu) error {
+	switch {
+	case o.Activations != kernels.BF16 && o.Activations != kernels.F8E4M3:
+		return fmt.Errorf("kernels/cuda: activations: want BF16 or F8_E4M3, got %v", o.Activations)
+	case o.Activations == kernels.F8E4M3 && (g.capability != 90 || o.Portable):
+		return fmt.Errorf("kernels/cuda: %w, got %s of %d.%d, portable kernels: %v", ErrActivations, g.name, g.capability/10, g.capability%10, o.Portable)
+	}
+	return nil
 }
 
 // Name is the GPU's, with its number and memory.

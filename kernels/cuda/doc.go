@@ -6,7 +6,8 @@
 // A step's rows fall into two phases, whose kernels add in different orders: decode (rows that continue a sequence by one
 // token, at most 64) and prefill (pieces of prompts). Weights lie on the device once, in tiles that both read (image.cuh).
 // The residual stream is float32; products multiply bfloat16 with float32 sums; keys and values are bfloat16 or E4M3. Quantised
-// weights (codes.cuh) are widened on their way into the tensor cores: decode scales sums, prefill the weights.
+// weights (codes.cuh) are widened on their way into the tensor cores: decode scales sums, prefill the weights. If Options.Activations says so,
+// prefill quantises rows before each product with E4M3 weights instead (quantise_rows, gemm_e4m3_90.cu).
 //
 //	upload_words                                 what the host brought
 //	embed_rows                                   x
@@ -24,7 +25,7 @@
 // apart) until the next norm reads it. Every sum has an order that depends on the matrix and the position alone, so a
 // sequence's tokens do not depend on its company.
 //
-// Some families have a variant for compute capability 9.0 besides the portable one: products of prefill (gemm90.cu) and of the vision
+// Some families have a variant for compute capability 9.0 besides the portable one: products of prefill (gemm90.cu; gemm_e4m3_90.cu, which has no other) and of the vision
 // tower (gemm_tower90.cu), attention over heads of 128 (attend_decode90.cu, attend_prefill90.cu), whose pages then lie as tiles, and
 // over the tower's heads (attend_tile90.cu), which then lie as images.
 //
@@ -57,7 +58,7 @@
 //
 // # What is not as the design had it
 //
-// FP8 in prefill multiplies what codes are worth (W8A16): activations are not quantised. Ranks exchange float32 and wait for it:
+// FP8 in prefill multiplies what codes are worth (W8A16), unless Options.Activations asks for codes of activations, too (W8A8). Ranks exchange float32 and wait for it:
 // nothing overlaps yet.
 //
 // The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.

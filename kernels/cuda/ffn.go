@@ -231,10 +231,14 @@ func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, 
 	count := d.mem(p.name+"tileCount", 4)
 	launch(d, "sort_rows", 1, 1, 0, &sortParams{expert: r.expert, sorted: d.mem(p.name+"place", 4*grow(p.rows)), tokenOf: tokenOf, tiles: tiles, tileCount: count,
 		rows: int32(p.rows), experts: int32(experts), capacity: int32(places), width: width})
-	gather := gatherParams{h: h.at, tokenOf: tokenOf, gate: r.gate, out: sorted.at, lines: int32(h.lines), outLines: int32(sorted.lines), tiles: int32(h.tiles)}
-	launch(d, "gather_rows", places, 1, 0, &gather)
-	if d.open {
-		d.tapSorted(p, l.Layer, kernels.HookExpertIn, sorted, tokenOf, places, x.d)
+	if d.bothCoded(gateUp) && !d.open { // the same codes, without the numbers that taps would see
+		sorted = d.quantised(codedRowsParams{image: h.at, tokenOf: tokenOf, gate: r.gate, lines: int32(h.lines), tiles: int32(h.tiles)}, places)
+	} else {
+		gather := gatherParams{h: h.at, tokenOf: tokenOf, gate: r.gate, out: sorted.at, lines: int32(h.lines), outLines: int32(sorted.lines), tiles: int32(h.tiles)}
+		launch(d, "gather_rows", places, 1, 0, &gather)
+		if d.open {
+			d.tapSorted(p, l.Layer, kernels.HookExpertIn, sorted, tokenOf, places, x.d)
+		}
 	}
 
 	f := ceil(gateUp.spec.Parts[0], tile) * tile

@@ -76,6 +76,12 @@ var table = map[string]kernel{
 	"gemm_coded_swiglu_90": {"gemm90", 384, fastShared},
 	"gemm_coded_routed_90": {"gemm90", 384, fastShared},
 
+	"gemm_e4m3_store_90":  {"gemm_e4m3_90", 384, fastShared},
+	"gemm_e4m3_add_90":    {"gemm_e4m3_90", 384, fastShared},
+	"gemm_e4m3_swiglu_90": {"gemm_e4m3_90", 384, fastShared},
+	"gemm_e4m3_routed_90": {"gemm_e4m3_90", 384, fastShared},
+	"quantise_rows":       {"gemm_e4m3_90", 128, 0},
+
 	"gemm_store_80":  {"gemm", 256, portableShared},
 	"gemm_add_80":    {"gemm", 256, portableShared},
 	"gemm_swiglu_80": {"gemm", 256, portableShared},

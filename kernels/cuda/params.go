@@ -343,6 +343,18 @@ type codedGemmParams struct {
 	coding coding
 }
 
+type e4m3GemmParams struct {
+	codedGemmParams
+	actScales ptr
+}
+
+type codedRowsParams struct {
+	image, tokenOf, gate   ptr
+	codes, scales          ptr
+	lines, outLines, tiles int32
+	_                      int32
+}
+
 type codesParams struct {
 	raw, rawScales, rawZeros ptr
 	codes, scales, zeros     ptr

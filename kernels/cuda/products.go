@@ -5,6 +5,8 @@ package cuda
 import (
 	"fmt"
 	"math"
+
+	"chulengo/kernels"
 )
 
 // The two engines for products, and the images between them.
@@ -13,14 +15,16 @@ const (
 	portableWidth = 128 // rows of a tile of the portable prefill product
 	fastWidth     = 256 // of the one for 9.0, at most
 	fastCodeWidth = 208 // likewise, of weights in codes
+	fastBothWidth = 192 // likewise, of weights and activations in codes
 )
 
-// image is activations [rows, K] in bfloat16 tiles.
+// image is activations [rows, K] in bfloat16 tiles, or in codes.
 type image struct {
-	at    ptr
-	lines int // R
-	tiles int // along K
-	place ptr // column c of the value is column place[c]; 0: c
+	at     ptr
+	lines  int // R
+	tiles  int // along K
+	place  ptr // column c of the value is column place[c]; 0: c
+	scales ptr // [R] of lines of e4m3 codes, which have the columns of two tiles; 0: bfloat16
 }
 
 // imageOf is the image of a phase under a name, for K columns. The slack behind it lets the last tile of a product read a
@@ -185,12 +189,14 @@ const (
 	fastShared     = 6*(2*tileBytes+160*lineBytes) + 2*8*6 + 16*6
 )
 
-// tileWidths are how many rows the tiles of a weight's prefill products may have: the portable kernel's, or those that gemm90.cu has
-// instructions for.
+// tileWidths are how many rows the tiles of a weight's prefill products may have: the portable kernel's, or those that gemm90.cu and
+// gemm_e4m3_90.cu have instructions for.
 func (d *Device) tileWidths(w *weight) []int {
 	switch {
 	case !d.fast():
 		return []int{portableWidth}
+	case d.bothCoded(w):
+		return []int{portableWidth, 160, fastBothWidth}
 	case w.coded != nil:
 		return []int{portableWidth, 160, 192, fastCodeWidth}
 	}
@@ -229,8 +235,27 @@ func (d *Device) expertTileWidth(w *weight, rows int) int {
 	return widths[len(widths)-1]
 }
 
+// bothCoded says that prefill quantises what it multiplies with a weight (gemm_e4m3_90.cu).
+func (d *Device) bothCoded(w *weight) bool {
+	return d.options.Activations == kernels.F8E4M3 && w.coded != nil && w.spec.Coding.Format == kernels.F8E4M3
+}
+
+// quantised makes codes of an image's rows: of each line of it, or, where tokenOf is set, of gate·h at so many places. They stay until
+// the next call.
+func (d *Device) quantised(from codedRowsParams, lines int) image {
+	a := image{lines: lines, tiles: ceil(int(from.tiles), 2)}
+	a.at = d.mem("prefill.codes", (grow(lines)*a.tiles+fastBothWidth)*lineBytes)
+	a.scales = d.mem("prefill.codes.scales", 4*(grow(lines)+fastBothWidth)) // of the last tile's rows, too, that are not there
+	from.codes, from.scales, from.outLines = a.at, a.scales, int32(lines)
+	launch(d, "quantise_rows", lines, 1, 0, &from)
+	return a
+}
+
 // gemm multiplies a weight with prefill rows; the caller fills what becomes of the result.
 func (d *Device) gemm(epilogue string, w *weight, a image, rows int, params gemmParams) {
+	if d.bothCoded(w) && a.scales == 0 {
+		a = d.quantised(codedRowsParams{image: a.at, lines: int32(a.lines), tiles: int32(a.tiles)}, a.lines)
+	}
 	params.weight, params.expertStride = w.data, w.expertBytes()
 	params.act, params.lines, params.tokens = a.at, int32(a.lines), int32(rows)
 	params.blocks, params.tiles = int32(w.blocks()), int32(w.tiles)
@@ -251,5 +276,10 @@ func (d *Device) gemm(epilogue string, w *weight, a image, rows int, params gemm
 		launch(d, "gemm_"+epilogue+family, blocks, 1, shared, &params)
 		return
 	}
-	launch(d, "gemm_coded_"+epilogue+family, blocks, 1, shared, &codedGemmParams{params, w.coded.coding})
+	coded := codedGemmParams{params, w.coded.coding}
+	if d.bothCoded(w) {
+		launch(d, "gemm_e4m3_"+epilogue+family, blocks, 1, shared, &e4m3GemmParams{coded, a.scales})
+		return
+	}
+	launch(d, "gemm_coded_"+epilogue+family, blocks, 1, shared, &coded)
 }

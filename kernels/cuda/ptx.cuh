@@ -87,6 +87,15 @@ __device__ __forceinline__ uint32_t xor_and(uint32_t a, uint32_t b, uint32_t c) 
     return d;
 }
 
+// e4m3x2 is the codes nearest to two numbers, the first in the low byte: ties to even, 448 at most (e4m3_code does it everywhere; 9.0).
+__device__ __forceinline__ uint32_t e4m3x2(float low, float high) {
+    uint16_t d = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(high), "f"(low));
+#endif
+    return d;
+}
+
 // ---- barriers in shared memory (8.0) ----
 
 __device__ __forceinline__ void mbar_init(uint64_t *bar, uint32_t count) {

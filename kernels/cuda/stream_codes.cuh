@@ -258,7 +258,7 @@ private:
                 for (int step = 0; step < (CODE == INT4 ? 2 : 4); step++)
 #pragma unroll
                     for (int j = 0; j < 4; j++)
-                        a[k][step][j] = CODE == E4M3 ? e4m3_pair(word[2 * step + j / 2], j % 2)
+                        a[k][step][j] = CODE == E4M3 ? e4m3_fragment(word, step, j)
                             : CODE == TABLE4         ? s.pairs[table4_index(word[step], j)]
                             : FINE                   ? int4_bytes_from(word[2 * step + j / 2], j % 2, zeros[step][j % 2])
                                                      : int4_bytes(word[2 * step + j / 2], j % 2);

@@ -77,6 +77,9 @@ func (d *Device) NewWeight(s kernels.WeightSpec) (kernels.Weight, error) {
 			if w.coded, err = newCoded(s, w.tiles); err != nil {
 				return nil, err
 			}
+			if cols := s.Coding.Cols; d.bothCoded(w) && w.coded.coding.groups > 1 && cols%(2*tile) != 0 {
+				return nil, fmt.Errorf("kernels/cuda: %s: activations in F8_E4M3: want scales for a multiple of %d inputs or all of them, got %d", s.Tensor(0), 2*tile, cols)
+			}
 		}
 		size = int(w.expertBytes()) * s.Experts
 	}

@@ -6,12 +6,16 @@
 //
 // Without KEEP, d is overwritten. wgmma_bf16_rows<N> adds a product with a in registers, each warp's 16 rows as mma_bf16
 // wants them; wgmma_bf16_rows_t<N> likewise, with b [16, N] in shared memory (N-major, wgmma_descriptor_t).
+//
+// wgmma_e4m3_rows<N> is d += a [64, 32] · b [N, 32]ᵀ of e4m3 codes: of each warp's 16 rows, register i of a thread holds row g + 8·(i%2),
+// columns 4c + 16·(i/2) and the next three, the first in the low byte. The tensor cores add with about 14 bits.
 #pragma once
 #include <cstdint>
 
 template <int N, bool KEEP = true> __device__ __forceinline__ void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b);
 template <int N> __device__ __forceinline__ void wgmma_bf16_rows(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b);
 template <int N> __device__ __forceinline__ void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b);
+template <int N, bool KEEP> __device__ __forceinline__ void wgmma_e4m3_rows(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b);
 
 #define REGS_16 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define OUTS_16 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
@@ -182,5 +186,75 @@ template <> __device__ __forceinline__ void wgmma_bf16_rows_t<96>(float (&d)[48]
 template <> __device__ __forceinline__ void wgmma_bf16_rows_t<128>(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGS_128 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
                  : OUTS_128 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<16, true>(float (&d)[8], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n16k32.f32.e4m3.e4m3 {" REGS_16 "}, {%8, %9, %10, %11}, %12, 1, 1, 1;"
+                 : OUTS_16 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<16, false>(float (&d)[8], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n16k32.f32.e4m3.e4m3 {" REGS_16 "}, {%8, %9, %10, %11}, %12, 0, 1, 1;"
+                 : OUTS_16 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<32, true>(float (&d)[16], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {" REGS_32 "}, {%16, %17, %18, %19}, %20, 1, 1, 1;"
+                 : OUTS_32 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<32, false>(float (&d)[16], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {" REGS_32 "}, {%16, %17, %18, %19}, %20, 0, 1, 1;"
+                 : OUTS_32 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<64, true>(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" REGS_64 "}, {%32, %33, %34, %35}, %36, 1, 1, 1;"
+                 : OUTS_64 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<64, false>(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" REGS_64 "}, {%32, %33, %34, %35}, %36, 0, 1, 1;"
+                 : OUTS_64 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<96, true>(float (&d)[48], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n96k32.f32.e4m3.e4m3 {" REGS_96 "}, {%48, %49, %50, %51}, %52, 1, 1, 1;"
+                 : OUTS_96 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<96, false>(float (&d)[48], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n96k32.f32.e4m3.e4m3 {" REGS_96 "}, {%48, %49, %50, %51}, %52, 0, 1, 1;"
+                 : OUTS_96 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<128, true>(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" REGS_128 "}, {%64, %65, %66, %67}, %68, 1, 1, 1;"
+                 : OUTS_128 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<128, false>(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" REGS_128 "}, {%64, %65, %66, %67}, %68, 0, 1, 1;"
+                 : OUTS_128 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<160, true>(float (&d)[80], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n160k32.f32.e4m3.e4m3 {" REGS_160 "}, {%80, %81, %82, %83}, %84, 1, 1, 1;"
+                 : OUTS_160 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<160, false>(float (&d)[80], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n160k32.f32.e4m3.e4m3 {" REGS_160 "}, {%80, %81, %82, %83}, %84, 0, 1, 1;"
+                 : OUTS_160 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<192, true>(float (&d)[96], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {" REGS_192 "}, {%96, %97, %98, %99}, %100, 1, 1, 1;"
+                 : OUTS_192 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+template <> __device__ __forceinline__ void wgmma_e4m3_rows<192, false>(float (&d)[96], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {" REGS_192 "}, {%96, %97, %98, %99}, %100, 0, 1, 1;"
+                 : OUTS_192 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 

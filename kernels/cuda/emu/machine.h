@@ -63,6 +63,7 @@ struct Product {
     const uint32_t *rows[WARPGROUP]; // a in registers of each thread; null: K-major in shared memory, as b is
     uint32_t held[WARPGROUP][4];     // what was in them
     bool across;                     // b is N-major
+    bool codes;                      // a and b are e4m3: 32 of each line, not 16 of bfloat16
     bool last;                       // of its group of products
 };
 

@@ -15,6 +15,8 @@ void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1);
 void mma_s8(int *d, const uint32_t *a, uint32_t b0, uint32_t b1);
 void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep);
 void wgmma_rows(float *d, int columns, const uint32_t *a, uint64_t b, bool across);
+void wgmma_e4m3_rows(float *d, int columns, const uint32_t *a, uint64_t b, bool keep);
+uint32_t e4m3_code(float v);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int keep);
@@ -85,6 +87,8 @@ inline uint64_t wgmma_at(uint64_t descriptor, uint32_t bytes) { return descripto
 template <int N, bool KEEP = true> inline void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b) { emu::wgmma(d, N, a, b, KEEP); }
 template <int N> inline void wgmma_bf16_rows(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_rows(d, N, a, b, false); }
 template <int N> inline void wgmma_bf16_rows_t(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_rows(d, N, a, b, true); }
+template <int N, bool KEEP> inline void wgmma_e4m3_rows(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) { emu::wgmma_e4m3_rows(d, N, a, b, KEEP); }
+inline uint32_t e4m3x2(float low, float high) { return emu::e4m3_code(low) | emu::e4m3_code(high) << 8; }
 template <int N> inline void done_before(float (&)[N]) {}
 inline void bar_sync(int id, int threads) { emu::barrier(id, threads); }
 inline void bar_arrive(int id, int threads) { emu::barrier(id, threads, true); }

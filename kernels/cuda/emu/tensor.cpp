@@ -1,4 +1,5 @@
-// Matrix units. Sums are in float32, in ascending order of the inner index.
+// Matrix units. Sums are in float32, in ascending order of the inner index. Those of e4m3 are, too: they are what the numbers say, while
+// the tensor cores of 9.0 keep about 14 bits of a sum, counted from its largest term.
 #include "machine.h"
 
 // The loops that take the time, for the vector units at hand.
@@ -19,14 +20,36 @@ VECTORS void mma_16x8x16(float (*__restrict d)[8], const float (*__restrict a)[1
             for (int column = 0; column < 8; column++) d[row][column] += a[row][k] * b[k][column];
 }
 
-VECTORS void mma_row(float *__restrict d, const float *__restrict a, const float (*__restrict b)[256], int columns) {
-    for (int k = 0; k < 16; k++)
+VECTORS void mma_row(float *__restrict d, const float *__restrict a, const float (*__restrict b)[256], int columns, int inner) {
+    for (int k = 0; k < inner; k++)
         for (int column = 0; column < columns; column++) d[column] += a[k] * b[k][column];
 }
+
+// worth is every e4m3 code's number.
+const struct Worth {
+    float of[256];
+    Worth() {
+        for (int c = 0; c < 256; c++) {
+            const int exponent = c >> 3 & 15, mantissa = c & 7;
+            of[c] = (c & 0x7f) == 0x7f ? NAN : ldexpf(exponent ? 8 + mantissa : mantissa, (exponent ? exponent : 1) - 10);
+            if (c & 0x80) of[c] = -of[c];
+        }
+    }
+} worth;
 
 } // namespace
 
 namespace emu {
+
+// e4m3_code as cvt.rn.satfinite has it.
+uint32_t e4m3_code(float v) {
+    if (v != v) return 0x7f;
+    const double a = fabs(double(v));
+    const uint32_t sign = std::signbit(v) ? 0x80 : 0;
+    if (a >= 448) return sign | 0x7e;
+    const int exponent = a < 0x1p-6 ? -6 : ilogb(a);
+    return sign | uint32_t((exponent + 6) * 8 + int(nearbyint(ldexp(a, 3 - exponent)))); // ties to even; 16 eighths are the next exponent's first code
+}
 
 void ldmatrix(uint32_t *r, int matrices, const void *row, bool transpose) {
     struct A {
@@ -105,18 +128,27 @@ namespace {
 // values), the stride of groups of 8 lines / 16 in bits 32-45, the swizzle in 62-63.
 constexpr uint64_t SWIZZLE_128 = 1;
 
-// piece reads 8 values at an address within the block's shared memory, whose bits 4-6 are permuted by bits 7-9.
-void piece(float *to, size_t at) {
+// piece finds 16 bytes, or reads their 8 values, at an address within the block's shared memory, whose bits 4-6 are permuted by bits 7-9.
+const void *piece(size_t at) {
     at ^= (at >> 7 & 7) << 4;
     if (at + 16 > m.shared_size) fail("wgmma: an operand lies outside the block's shared memory (byte %zu of %zu)", at, m.shared_size);
     if (memcmp(m.shared + at, m.shadow + at, 16)) fail("wgmma: byte %zu of shared memory was written by ordinary stores without fence.proxy.async", at);
-    for (int i = 0; i < 8; i++) to[i] = bf(((const unsigned short *)(m.shared + at))[i]);
+    return m.shared + at;
 }
 
-// fetch reads 16 values of one line of a K-major operand.
-void fetch(float *to, uint64_t descriptor, int line) {
+void piece(float *to, size_t at) {
+    for (int i = 0; i < 8; i++) to[i] = bf(((const unsigned short *)piece(at))[i]);
+}
+
+// fetch reads 16 values, or 32 codes, of one line of a K-major operand.
+void fetch(float *to, uint64_t descriptor, int line, bool codes) {
     const size_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
-    for (int half = 0; half < 2; half++) piece(to + half * 8, start + line / 8 * stride + line % 8 * 128 + half * 16);
+    for (int half = 0; half < 2; half++) {
+        const size_t at = start + line / 8 * stride + line % 8 * 128 + half * 16;
+        if (!codes) piece(to + half * 8, at);
+        else
+            for (int i = 0; i < 16; i++) to[half * 16 + i] = worth.of[((const unsigned char *)piece(at))[i]];
+    }
 }
 
 // fetch_t reads values n..n+7 of line k of an N-major operand: tiles of 64 values are a leading offset apart.
@@ -126,23 +158,26 @@ void fetch_t(float *to, uint64_t descriptor, int k, int n) {
 }
 
 void compute(Group &g, const Product &p) {
-    static float a[64][16], b[16][256], out[64][256];
-    for (int r = 0; r < 64 && !p.rows[0]; r++) fetch(a[r], p.a, r);
+    static float a[64][32], b[32][256], out[64][256];
+    const int inner = p.codes ? 32 : 16;
+    for (int r = 0; r < 64 && !p.rows[0]; r++) fetch(a[r], p.a, r, p.codes);
     for (int t = 0; t < WARPGROUP && p.rows[0]; t++) {
         if (memcmp(p.rows[t], p.held[t], 16)) fail("wgmma: thread %d changed registers of an operand before the wait", t);
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 4 && p.codes; i++)
+            for (int h = 0; h < 4; h++) a[t / 32 * 16 + t % 32 / 4 + i % 2 * 8][t % 4 * 4 + i / 2 * 16 + h] = worth.of[p.held[t][i] >> 8 * h & 0xff];
+        for (int i = 0; i < 4 && !p.codes; i++)
             for (int h = 0; h < 2; h++) a[t / 32 * 16 + t % 32 / 4 + i % 2 * 8][t % 4 * 2 + i / 2 * 8 + h] = bf(p.held[t][i] >> 16 * h & 0xffff);
     }
     for (int k = 0; k < 16 && p.across; k++)
         for (int n = 0; n < p.columns; n += 8) fetch_t(b[k] + n, p.b, k, n);
     for (int n = 0; n < p.columns && !p.across; n++) {
-        float line[16];
-        fetch(line, p.b, n);
-        for (int k = 0; k < 16; k++) b[k][n] = line[k];
+        float line[32];
+        fetch(line, p.b, n, p.codes);
+        for (int k = 0; k < inner; k++) b[k][n] = line[k];
     }
     for (int r = 0; r < 64; r++) {
         memset(out[r], 0, p.columns * sizeof(float));
-        mma_row(out[r], a[r], b, p.columns);
+        mma_row(out[r], a[r], b, p.columns, inner);
     }
     auto of = std::find_if(g.accumulators.begin(), g.accumulators.end(), [&](auto &x) { return x.at[0] == p.d; });
     const int each = p.columns / 2;
@@ -181,6 +216,7 @@ struct Issue {
     const uint32_t *rows; // a in registers; null: K-major in shared memory, as b is
     bool across;          // b is N-major
     bool keep;
+    bool codes; // a and b are e4m3
 };
 
 void issue(const Issue &args) {
@@ -208,10 +244,10 @@ void issue(const Issue &args) {
                 for (int i = 0; i < each; i++)
                     if (unsigned v; memcpy(&v, of->at[t] + i, 4), v != ~0u) fail("wgmma: thread %d wrote to accumulators before the wait", t);
         }
-        Product p{one.d, one.columns, one.a, one.b, {}, {}, one.across, false};
+        Product p{one.d, one.columns, one.a, one.b, {}, {}, one.across, one.codes, false};
         for (int t = 0; t < WARPGROUP; t++) {
             const Issue &x = *(Issue *)by[t];
-            if (x.columns != one.columns || x.a != one.a || x.b != one.b || !x.rows != !one.rows || x.across != one.across) fail("wgmma: threads come with different shapes or descriptors");
+            if (x.columns != one.columns || x.a != one.a || x.b != one.b || !x.rows != !one.rows || x.across != one.across || x.codes != one.codes) fail("wgmma: threads come with different shapes or descriptors");
             p.rows[t] = x.rows;
             if (x.rows) memcpy(p.held[t], x.rows, 16);
         }
@@ -222,8 +258,9 @@ void issue(const Issue &args) {
 
 } // namespace
 
-void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep) { issue({d, columns, a, b, nullptr, false, keep}); }
-void wgmma_rows(float *d, int columns, const uint32_t *a, uint64_t b, bool across) { issue({d, columns, 0, b, a, across, true}); }
+void wgmma(float *d, int columns, uint64_t a, uint64_t b, bool keep) { issue({d, columns, a, b, nullptr, false, keep, false}); }
+void wgmma_rows(float *d, int columns, const uint32_t *a, uint64_t b, bool across) { issue({d, columns, 0, b, a, across, true, false}); }
+void wgmma_e4m3_rows(float *d, int columns, const uint32_t *a, uint64_t b, bool keep) { issue({d, columns, 0, b, a, false, keep, true}); }
 
 void wgmma_commit() {
     meet_group("wgmma.commit_group", nullptr, [](void **) {

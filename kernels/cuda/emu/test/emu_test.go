@@ -68,7 +68,7 @@ func run(t *testing.T, name string, seed int, env ...string) (output string, ok 
 
 // Results equal those of plain loops, in the plain order and in random ones.
 func TestRight(t *testing.T) {
-	names := []string{"mma", "mma_s8", "transpose", "lanes", "turns", "blocks", "streams", "pipeline", "copies", "transposed"}
+	names := []string{"mma", "mma_s8", "transpose", "lanes", "turns", "blocks", "streams", "pipeline", "copies", "transposed", "codes", "nearest"}
 	for _, n := range []int{16, 32, 64, 96, 128, 192, 256} {
 		names = append(names, fmt.Sprint("wgmma_", n))
 	}

@@ -125,6 +125,43 @@ static void transposed() {
     compare(result<float>(out, 64 * 128), product(a, turned, 64, 128, 64));
 }
 
+// number is what an e4m3 code is worth: 1, or without an exponent 0, and eighths, times a power of 2.
+static float number(int code) {
+    const int exponent = code / 8 % 16;
+    const float v = std::ldexp(((exponent ? 8 : 0) + code % 8) / 8.0f, std::max(exponent, 1) - 7);
+    return code & 128 ? -v : v;
+}
+
+static void codes() {
+    std::vector<unsigned char> a(64 * 128), b(32 * 128), x(b.size());
+    for (auto *m : {&a, &b})
+        for (auto &c : *m) c = randomness() & 0xbf; // numbers below 2, whose sums, below 64, are exact
+    std::vector<float> want(64 * 32);
+    for (int i = 0; i < 64; i++)
+        for (int j = 0; j < 32; j++)
+            for (int k = 0; k < 128; k++) want[i * 32 + j] += number(a[i * 128 + k]) * number(b[j * 128 + k]);
+    for (int r = 0; r < 32; r++)
+        for (int k = 0; k < 128; k++) x[r * 128 + (k / 16 ^ r % 8) * 16 + k % 16] = b[r * 128 + k];
+    const uint64_t out = device(nullptr, 64 * 32 * 4);
+    launch("codes", 128, {device(a.data(), a.size()), device(x.data(), x.size()), out, 1});
+    compare(result<float>(out, 64 * 32), want);
+}
+
+// nearest: every code, the middle between it and the next (even wins), and the numbers beside that.
+static void nearest() {
+    std::vector<float> v;
+    std::vector<int> want;
+    const auto add = [&](float x, int code) { v.push_back(x), want.push_back(code | (code ^ 128) << 8); };
+    for (int c = 0; c < 126; c++) {
+        const float middle = (number(c) + number(c + 1)) / 2;
+        add(number(c), c), add(middle, c + c % 2), add(std::nextafterf(middle, 0), c), add(std::nextafterf(middle, 500), c + 1);
+    }
+    for (float x : {448.0f, 449.0f, 464.0f, 1e30f, INFINITY}) add(x, 126);
+    const uint64_t out = device(nullptr, v.size() * 4);
+    launch("nearest", 128, {device(v.data(), v.size() * 4), 0, out, int(v.size())});
+    compare(result<int>(out, v.size()), want);
+}
+
 static void sums(const char *name, int threads, int skip) {
     const int n = 23;
     std::vector<int> rows(n * 128), want(128);
@@ -242,7 +279,7 @@ int main(int count, char **words) {
     const std::string name = count > 1 ? words[1] : "";
     static const std::map<std::string, std::function<void()>> right = {
         {"mma", mma}, {"mma_s8", mma_s8}, {"transpose", transpose}, {"lanes", lanes}, {"turns", turns}, {"blocks", blocks}, {"streams", streams}, {"unordered", unordered},
-        {"transposed", transposed}, {"pipeline", [] { sums("pipeline", 160, -1); }}, {"copies", [] { sums("copies", 64, 2); }}};
+        {"transposed", transposed}, {"codes", codes}, {"nearest", nearest}, {"pipeline", [] { sums("pipeline", 160, -1); }}, {"copies", [] { sums("copies", 64, 2); }}};
     auto it = right.find(name);
     if (it != right.end()) it->second();
     else if (name.rfind("wgmma_", 0) == 0) wgmma(atoi(name.c_str() + 6));

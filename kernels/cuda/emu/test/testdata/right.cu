@@ -117,6 +117,43 @@ KERNEL(128, 1, transposed, Params) {
         for (int i = 0; i < 4; i++) ((float *)p.out)[(w * 16 + g + i / 2 * 8) * 128 + j * 8 + 2 * t + i % 2] = d[4 * j + i];
 }
 
+// codes: out [64, 32] float = a [64, 128] · b [32, 128]ᵀ of e4m3; a is plain and comes into registers, b lies in lines of 128 codes, swizzled.
+// What is in out's place before does not count.
+KERNEL(128, 1, codes, Params) {
+    DYNAMIC_SHARED(s);
+    constexpr int BYTES = 32 * 128;
+    u64 *full = (u64 *)(s + BYTES);
+    if (threadIdx.x == 0) {
+        mbar_init(full, 1);
+        mbar_init_fence();
+        mbar_expect_tx(full, BYTES);
+        bulk_load(s, p.b, BYTES, full);
+    }
+    __syncthreads();
+    mbar_wait(full, 0);
+    const int w = warp_id(), g = lane_id() / 4, t = lane_id() % 4;
+    u32 a[4][4];
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < 4; i++) a[k][i] = *(const u32 *)(p.a + (w * 16 + g + i % 2 * 8) * 128 + k * 32 + i / 2 * 16 + 4 * t);
+    float d[16];
+    for (float &v : d) v = 7;
+    wgmma_fence();
+    wgmma_e4m3_rows<32, false>(d, a[0], wgmma_descriptor(s));
+    for (int k = 1; k < 4; k++) wgmma_e4m3_rows<32, true>(d, a[k], wgmma_at(wgmma_descriptor(s), k * 32));
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (int j = 0; j < 4; j++)
+        for (int i = 0; i < 4; i++) ((float *)p.out)[(w * 16 + g + i / 2 * 8) * 32 + j * 8 + 2 * t + i % 2] = d[4 * j + i];
+}
+
+// nearest: out [n] int = the e4m3 codes of a [n] float and of its negative.
+KERNEL(128, 1, nearest, Params) {
+    for (int i = threadIdx.x; i < p.n; i += blockDim.x) {
+        const float v = ((const float *)p.a)[i];
+        ((u32 *)p.out)[i] = e4m3x2(v, -v);
+    }
+}
+
 // pipeline: out [128] int = sums over n rows of 128 ints, a ring of three stages, one producer warp, four consumer warps.
 KERNEL(160, 1, pipeline, Params) {
     DYNAMIC_SHARED(s);
