@@ -58,8 +58,8 @@
 //
 // # What is not as the design had it
 //
-// FP8 in prefill multiplies what codes are worth (W8A16), unless Options.Activations asks for codes of activations, too (W8A8). Ranks exchange float32 and wait for it:
-// nothing overlaps yet.
+// FP8 in prefill multiplies what codes are worth (W8A16), unless Options.Activations asks for codes of activations, too (W8A8), which no
+// GPU has run yet. Ranks exchange float32 and wait for it: nothing overlaps yet.
 //
 // The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.
 // Rotation, QK norm and append come after the product, not in its epilogue: decode sums its splits first.
