@@ -3,9 +3,9 @@ package serve_test
 import (
 	"testing"
 
+	"chulengo/cmd/demotest"
 	"chulengo/engine"
 	"chulengo/serve"
-	"chulengo/serve/internal/demotest"
 )
 
 // demoSite serves the demo checkpoint.

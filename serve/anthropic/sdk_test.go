@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"chulengo/cmd/demotest"
 	"chulengo/engine"
 	"chulengo/serve"
-	"chulengo/serve/internal/demotest"
 	"chulengo/serve/internal/fake"
 )
 

@@ -9,9 +9,9 @@ import (
 	"sync"
 	"testing"
 
+	"chulengo/cmd/demotest"
 	"chulengo/engine"
 	"chulengo/serve"
-	"chulengo/serve/internal/demotest"
 	"chulengo/tokenizer"
 )
 

@@ -7,10 +7,10 @@ import (
 
 	"github.com/chromedp/chromedp"
 
+	"chulengo/cmd/demotest"
 	"chulengo/engine"
 	"chulengo/internal/recorded"
 	"chulengo/serve"
-	"chulengo/serve/internal/demotest"
 )
 
 // demoReady serves the demo checkpoint.

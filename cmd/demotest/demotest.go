@@ -1,4 +1,4 @@
-// Package demotest serves the demo checkpoint in tests, wired as the command does it: on the CPU, or on the GPUs that
+// Package demotest serves the demo checkpoint in tests of other packages, wired as the command beside it does it: on the CPU, or on the GPUs that
 // CHULENGO_TEST_DEVICE names (cuda, or cuda:0,cuda:1) where the tests are built with the tag cuda.
 package demotest
 
