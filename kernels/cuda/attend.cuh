@@ -188,6 +188,7 @@ struct DecodeParams {
     const int *list;        // [rows] where a row's page numbers begin in pages.table
     const int *length;      // [rows] keys that the row sees
     const int *first_split; // [rows+1] number of the row's first split; the last: all splits
+    const int *first_round; // [rows+1] rounds of 64 keys of one key/value head in the rows before; the last: in all
     const int *rows;
     float *out;             // [splits][H][Hd] weighted values, relative to the split's maximum
     float2 *norm;           // [splits][H] maximum (of log2 weights) and sum

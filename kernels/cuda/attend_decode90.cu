@@ -40,7 +40,7 @@ template <typename E> struct DecodeShared {
     };
     float largest[WARPS][MAX_GROUP], sum[WARPS][MAX_GROUP];
     u64 full[decode_stages<E>], empty[decode_stages<E>];
-    int first_split[MAX_ROWS + 1];
+    int first_split[MAX_ROWS + 1], first_round[MAX_ROWS + 1];
     int last; // this block finished a head
 };
 
@@ -72,8 +72,16 @@ template <typename E> __device__ __forceinline__ DecodeItem decode_item(const De
     return it;
 }
 
-// Items are dealt out in runs: block b has those from first(b) to first(b + 1).
-__device__ __forceinline__ int decode_first(int items, int block) { return block * (items / int(gridDim.x)) + min(block, items % int(gridDim.x)); }
+// Items are dealt out in runs of about as many rounds of keys, which the splits of long contexts have more of: block b has those from first(b)
+// to first(b + 1). A whole warp asks.
+template <typename E> __device__ __forceinline__ int decode_first(const DecodeShared<E> &s, int rows, int heads, int block) {
+    const int all = s.first_round[rows] * heads, grid = gridDim.x, at = block * (all / grid) + min(block, all % grid); // rounds before this block's
+    const auto before = [&](int r) { return r < rows && s.first_round[r + 1] * heads <= at; };
+    const int row = __popc(__ballot_sync(0xffffffffu, before(lane_id()))) + __popc(__ballot_sync(0xffffffffu, before(lane_id() + WARP)));
+    if (row == rows) return s.first_split[rows] * heads;
+    const int each = (s.first_round[row + 1] - s.first_round[row]) / (s.first_split[row + 1] - s.first_split[row]);
+    return s.first_split[row] * heads + ceil_div(at - s.first_round[row] * heads, each);
+}
 
 // decode_produce is one warp. What says where the keys lie is there since before the step, and so are all keys but the rows'
 // own: copies of the others need not wait for the kernels before this one.
@@ -287,14 +295,14 @@ template <typename E> __device__ __forceinline__ void decode_consume(const Fused
 template <typename E> __device__ __forceinline__ void attend_decode(const FusedDecodeParams &p, u8 *memory) {
     DecodeShared<E> &s = *reinterpret_cast<DecodeShared<E> *>(memory);
     const int rows = *p.attend.rows;
-    for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.attend.first_split[i];
+    for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.attend.first_split[i], s.first_round[i] = p.attend.first_round[i];
     if (threadIdx.x == 0) {
         for (int i = 0; i < decode_stages<E>; i++) mbar_init(&s.full[i], WARP), mbar_init(&s.empty[i], WARPS);
         mbar_init_fence();
     }
     __syncthreads();
     griddep_launch();
-    const int items = s.first_split[rows] * p.attend.pages.kv_heads, from = decode_first(items, blockIdx.x), to = decode_first(items, blockIdx.x + 1);
+    const int heads = p.attend.pages.kv_heads, from = decode_first(s, rows, heads, blockIdx.x), to = decode_first(s, rows, heads, blockIdx.x + 1);
     if (from == to) return; // makes room for the blocks of the kernels that follow
     if (warp_id() == WARPS) decode_produce(p, s, rows, from, to);
     else decode_consume(p, s, rows, from, to);

@@ -361,7 +361,7 @@ func (d *Device) attendDecode(p *phase, l *kernels.Attn, pages pagesParams, q pt
 	g := &p.group[l.Group]
 	splits := d.decodeSplits
 	params := decodeParams{
-		pages: pages, q: q, list: g.list, length: g.length, firstSplit: g.firstSplit, rows: p.count,
+		pages: pages, q: q, list: g.list, length: g.length, firstSplit: g.firstSplit, firstRound: g.firstRound, rows: p.count,
 		out: d.mem("decode.splits", 4*splits*l.Heads*l.HeadDim), norm: d.mem("decode.splitNorms", 8*splits*l.Heads), z: z.at,
 		scale: scale, heads: int32(l.Heads), lines: int32(z.lines), tilesAlong: int32(z.tiles),
 	}

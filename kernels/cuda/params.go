@@ -210,7 +210,8 @@ type pagesParams struct {
 type decodeParams struct {
 	pages                    pagesParams
 	q, list, length          ptr
-	firstSplit, rows         ptr
+	firstSplit, firstRound   ptr
+	rows                     ptr
 	out, norm, z             ptr
 	scale                    float32
 	heads, lines, tilesAlong int32

@@ -187,3 +187,40 @@ func TestGrowingContexts(t *testing.T) {
 		}
 	}
 }
+
+// Long and short contexts in one step: blocks of decode attention get about as many keys each, and every row has the bits that it has alone.
+func TestMixedContexts(t *testing.T) {
+	config := fastConfig()
+	config["num_hidden_layers"], config["no_rope_layers"] = 2, []int{1, 0}
+	for _, keys := range []kernels.Format{kernels.BF16, kernels.F8E4M3} {
+		p := dummyPair(t, config, cuda.Options{}, keys)
+		r := rand.New(rand.NewPCG(33, 34))
+		spec := p.gpu.Config.KVSpec(keys, pageTokens)
+		for g := range kernels.Groups {
+			for page := range kernels.Page(pages) {
+				data := make([]byte, spec.PageBytes(g))
+				for i := range data {
+					data[i] = byte(r.Uint32()) & 0xbf // exponents below 0: keys as they may be
+				}
+				if err := p.gpu.kv.Load(g, page, data); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var rows []piece
+		for _, pos := range []int{40, 3000, 1, 700, 2100, 130} { // one split of two rounds, 16 of three, …
+			rows = append(rows, piece{&sequence{pos: pos}, randomTokens(r, 1, 1000)})
+		}
+		for range 3 { // launched, captured, replayed
+			together := p.gpu.run(t, rows, false, nil)
+			for i := range rows {
+				if alone := p.gpu.run(t, rows[i:i+1], false, nil); !sameOut(together[i], alone[0]) {
+					t.Errorf("%v: position %d: together %+v, alone %+v", keys, rows[i].seq.pos, together[i], alone[0])
+				}
+			}
+		}
+		if name := map[kernels.Format]string{kernels.BF16: "attend_decode_90", kernels.F8E4M3: "attend_decode_e4m3_90"}[keys]; p.gpu.dev.(*cuda.Device).Ran()[name] == 0 {
+			t.Errorf("%s did not run", name)
+		}
+	}
+}

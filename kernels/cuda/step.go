@@ -34,6 +34,7 @@ type groupState struct {
 	list       ptr // decode [rows]: where its page numbers begin in table
 	length     ptr // decode [rows]: keys that it sees
 	firstSplit ptr // decode [rows+1]
+	firstRound ptr // decode [rows+1]: rounds of keys in the rows before, of their splits in whole
 	queryTiles ptr // prefill
 	table      ptr // page numbers
 	tiles      int // prefill: number of query tiles
@@ -53,10 +54,12 @@ func (b *block) take(n int) (ptr, []int32) {
 	return b.at + ptr(4*from), b.host[from:][:n:n]
 }
 
+const roundKeys = 64 // keys that a block of decode attention takes at a time
+
 // Splits of decode attention: the rule of attend.cuh.
 func splitKeys(length int) int {
-	rounds := ceil(length, 64)
-	return 64 * max(min(max(ceil(rounds, 16), 2), 8), ceil(rounds, 64))
+	rounds := ceil(length, roundKeys)
+	return roundKeys * max(min(max(ceil(rounds, 16), 2), 8), ceil(rounds, 64))
 }
 
 func bucket(rows int) int {
@@ -114,7 +117,7 @@ func (d *Device) layPhase(p *phase) {
 		reserve = maxDecodeRows
 		pages = d.capacityOf(&d.decodePages, pages)
 	}
-	need := 2 + reserve*2 + kernels.Groups*(reserve*4+1+4*(reserve+64)+pages)
+	need := 2 + reserve*2 + kernels.Groups*(reserve*5+2+4*(reserve+64)+pages)
 	blk := &block{at: d.mem(p.name+"state", 4*need), host: d.gpu.pinnedInts(p.name, need)}
 	if d.err != nil {
 		return
@@ -186,12 +189,14 @@ func (p *phase) has(s *kernels.Span) bool {
 func (d *Device) layGroup(p *phase, g, reserve int, blk *block) {
 	b, st := d.batch, &p.group[g]
 	*st = groupState{}
-	var slot, list, length, split []int32
+	var slot, list, length, split, round []int32
 	st.slot, slot = blk.take(reserve)
 	if p.decode {
 		st.list, list = blk.take(reserve)
 		st.length, length = blk.take(reserve)
 		st.firstSplit, split = blk.take(reserve + 1)
+		st.firstRound, round = blk.take(reserve + 1)
+		round[0] = 0
 	}
 	for i := range slot {
 		slot[i] = -1
@@ -209,9 +214,11 @@ func (d *Device) layGroup(p *phase, g, reserve int, blk *block) {
 			slot[r] = int32(s.Pages[at/tokens])*tokens + at%tokens
 			if p.decode {
 				list[r], length[r] = int32(pages), at+1
-				split[r] = int32(st.splits)
-				st.splits += ceil(int(at)+1, splitKeys(int(at)+1))
-				split[r+1] = int32(st.splits)
+				each := splitKeys(int(at) + 1)
+				splits := ceil(int(at)+1, each)
+				split[r], split[r+1] = int32(st.splits), int32(st.splits+splits)
+				st.splits += splits
+				round[r+1] = round[r] + int32(splits*each/roundKeys)
 			}
 		}
 		for from, most := int32(0), d.kv.queryRows(); !p.decode && from < s.Rows; from += most {
@@ -221,7 +228,7 @@ func (d *Device) layGroup(p *phase, g, reserve int, blk *block) {
 	}
 	if p.decode {
 		for r := p.rows; r < reserve; r++ {
-			list[r], length[r], split[r+1] = 0, 0, int32(st.splits)
+			list[r], length[r], split[r+1], round[r+1] = 0, 0, int32(st.splits), round[r]
 		}
 		d.capacityOf(&d.decodeSplits, max(st.splits, maxDecodeRows))
 		return
