@@ -142,7 +142,7 @@ int finish(Stream *s, Hold &hold) {
     while (drain(s), !s->queue.empty() && !sticky) {
         emu::Rest &rest = s->queue.front().rest;
         if (!s->parked) break; // it waits for an event that nobody will record
-        const auto limit = s->parked_at + std::chrono::nanoseconds(rest.patience) * setting("CHULENGO_EMU_PATIENCE", 1);
+        const auto limit = s->parked_at + std::chrono::nanoseconds(rest.patience);
         if (changed.wait_until(hold, limit) == std::cv_status::timeout && s->parked) rest.expired = true, s->parked = false;
     }
     return sticky;
