@@ -7,7 +7,7 @@ import (
 	"chulengo/model"
 )
 
-// ForModel lets the engine run a loaded checkpoint. Keys and values are float32.
+// ForModel lets the engine run a loaded checkpoint. Keys and values are float32 (KeysAs).
 // g's stop ids end answers; without g those of the configuration do.
 func ForModel(m *model.Model, g *model.Generation) Model {
 	c := m.Config
@@ -70,3 +70,19 @@ type decoders[D Decoder] struct {
 }
 
 func (d decoders[D]) NewDecoder() Decoder { return d.tokenizer.NewDecoder() }
+
+// keysAs is a model whose keys and values are kept in a format.
+type keysAs struct {
+	Model
+	format kernels.Format
+}
+
+// KeysAs has the engine keep a model's keys and values in a format that the device has: GPUs have BF16 and F8E4M3.
+func KeysAs(m Model, f kernels.Format) Model { return keysAs{m, f} }
+
+// Spec implements Model.
+func (m keysAs) Spec() Spec {
+	s := m.Model.Spec()
+	s.KV.Format = m.format
+	return s
+}

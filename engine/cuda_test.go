@@ -12,15 +12,6 @@ import (
 	"chulengo/kernels/cuda"
 )
 
-// inBF16 keeps keys and values as a GPU does.
-type inBF16 struct{ engine.Model }
-
-func (m inBF16) Spec() engine.Spec {
-	s := m.Model.Spec()
-	s.KV.Format = kernels.BF16
-	return s
-}
-
 func init() {
 	demoSight = func(t *testing.T) *sight {
 		var dev kernels.Viewer
@@ -33,6 +24,6 @@ func init() {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return newSightOn(t, dev, inBF16{llamaOn(t, demo.FS(), dev)})
+		return newSightOn(t, dev, engine.KeysAs(llamaOn(t, demo.FS(), dev), kernels.BF16))
 	}
 }

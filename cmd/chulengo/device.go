@@ -312,16 +312,3 @@ func (a *app) kvFormat(gpu bool) kernels.Format {
 	}
 	return kernels.F32
 }
-
-// keysAs makes an engine keep keys and values in a format.
-type keysAs struct {
-	engine.Model
-	format kernels.Format
-}
-
-// Spec implements engine.Model.
-func (m keysAs) Spec() engine.Spec {
-	s := m.Model.Spec()
-	s.KV.Format = m.format
-	return s
-}

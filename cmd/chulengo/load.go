@@ -169,7 +169,7 @@ func (l *loaded) run(ctx context.Context, o engine.Options, seed uint64, keys ke
 	if l.tokenizer != nil {
 		decoders = engine.ForTokenizer(l.tokenizer)
 	}
-	l.engine, err = engine.New(keysAs{engine.ForModel(m, l.generation), keys}, decoders, l.device, o)
+	l.engine, err = engine.New(engine.KeysAs(engine.ForModel(m, l.generation), keys), decoders, l.device, o)
 	return err
 }
 

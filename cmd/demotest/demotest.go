@@ -80,24 +80,12 @@ func Load(t testing.TB) *Demo {
 	return d
 }
 
-// spec is that of a model whose keys and values a GPU keeps.
-type spec struct {
-	engine.Model
-	format kernels.Format
-}
-
-func (m spec) Spec() engine.Spec {
-	s := m.Model.Spec()
-	s.KV.Format = m.format
-	return s
-}
-
 // Start begins the engine.
 func (d *Demo) Start(t testing.TB, o engine.Options) {
 	t.Helper()
 	m := engine.ForModel(d.model, d.generation)
 	if os.Getenv("CHULENGO_TEST_DEVICE") != "" {
-		m = spec{m, kernels.BF16}
+		m = engine.KeysAs(m, kernels.BF16)
 	}
 	var err error
 	if d.Engine, err = engine.New(m, engine.ForTokenizer(d.Tokenizer), d.device, o); err != nil {

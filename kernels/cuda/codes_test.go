@@ -56,14 +56,26 @@ func randomCodes(r *rand.Rand, c kernels.Coding, n, k int) kernels.Matrix {
 	return m
 }
 
+// floats is a quantised matrix in float32.
+func floats(m kernels.Matrix) kernels.Matrix {
+	return decoded(m, kernels.F32, func(to []byte, v float32) []byte { return binary.LittleEndian.AppendUint32(to, math.Float32bits(v)) })
+}
+
 // widened is a quantised matrix as bfloat16.
 func widened(m kernels.Matrix) kernels.Matrix {
-	out := kernels.Matrix{Format: kernels.BF16, N: m.N, K: m.K}
+	return decoded(m, kernels.BF16, func(to []byte, v float32) []byte {
+		return binary.LittleEndian.AppendUint16(to, uint16(math.Float32bits(toBF16(v))>>16))
+	})
+}
+
+// decoded is a quantised matrix in a format, whose values write appends.
+func decoded(m kernels.Matrix, f kernels.Format, write func(to []byte, v float32) []byte) kernels.Matrix {
+	out := kernels.Matrix{Format: f, N: m.N, K: m.K}
 	row := make([]float32, m.K)
 	for n := range m.N {
 		m.Decode(row, n)
 		for _, v := range row {
-			out.Data = binary.LittleEndian.AppendUint16(out.Data, uint16(math.Float32bits(toBF16(v))>>16))
+			out.Data = write(out.Data, v)
 		}
 	}
 	return out

@@ -82,7 +82,7 @@ func reorder(t *testing.T, m *model.Model, dev kernels.Device, coding kernels.Co
 		put(w, spec, func(part, expert int) kernels.Matrix {
 			c := randomCodes(r, coding, spec.Parts[part], spec.K)
 			if plain {
-				return decodedFloats(c).Arranged(at(rows, expert), at(cols, expert))
+				return floats(c).Arranged(at(rows, expert), at(cols, expert))
 			}
 			return c
 		})
@@ -119,19 +119,6 @@ func reorder(t *testing.T, m *model.Model, dev kernels.Device, coding kernels.Co
 		feedForward(&l.MoE.SharedGateUp, &l.MoE.SharedDown, order, c.FFNDim(i), 1)
 		feedForward(&l.MoE.GateUp, &l.MoE.Down, order, c.FFNDim(i), c.Experts)
 	}
-}
-
-// decodedFloats is a quantised matrix in float32.
-func decodedFloats(m kernels.Matrix) kernels.Matrix {
-	out := kernels.Matrix{Format: kernels.F32, N: m.N, K: m.K}
-	row := make([]float32, m.K)
-	for n := range m.N {
-		m.Decode(row, n)
-		for _, v := range row {
-			out.Data = binary.LittleEndian.AppendUint32(out.Data, math.Float32bits(v))
-		}
-	}
-	return out
 }
 
 // Rows in an order: every value that taps see is that of a plain model on the CPU, which knows of no order, and steps without taps and
