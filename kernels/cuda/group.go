@@ -184,8 +184,8 @@ func (g *Group) Step(b *kernels.Batch, forward func()) <-chan kernels.Result {
 	return done
 }
 
-// missed is what the errors of ranks have in common that waited for another one in vain.
-const missed = "want sums of the other GPUs"
+// errMissed is what a rank's step ends in that waited for another one in vain.
+var errMissed = errors.New("want sums of the other GPUs")
 
 // gravity orders the errors of ranks by how near they are to the cause: a rank that fails is missed by others, and what one that misses
 // others goes on with need not be numbers.
@@ -195,7 +195,7 @@ func gravity(err error) int {
 		return 0
 	case errors.Is(err, errNotFinite):
 		return 1
-	case strings.Contains(err.Error(), missed):
+	case errors.Is(err, errMissed):
 		return 2
 	}
 	return 3

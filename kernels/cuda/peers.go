@@ -46,7 +46,7 @@ func (d *Device) missed() {
 	if d.gathers != nil {
 		why = fmt.Sprintf(" (%v)", d.gathers.comm.Aborted())
 	}
-	d.fail("rank %d: %s within %v, got none%s", d.rank, missed, d.patience(), why)
+	d.fail("rank %d: %w within %v, got none%s", d.rank, errMissed, d.patience(), why)
 }
 
 // layEpoch tells the device the number of the step's first exchange.
