@@ -12,6 +12,8 @@ import (
 // hide behind them, cost what they add, where times of single kernels (Families) contain the pauses between them. Every layer has weights and
 // keys of its own, so that caches are as warm as in any step. Steps ask for no answers, and are never replayed: launches are enqueued ahead.
 // What layers compute without a stage means nothing, but costs the same; at batch 1 also of experts, of which every token has one.
+// Prompts have no such results: what is multiplied then holds more zeros, which draw less power, and the clock rises; and their kernels take
+// so long that times between events are right.
 
 // stageCost is the difference of steps that leave out the stages `with` and steps that leave out the stages `without`.
 type stageCost struct {
@@ -68,9 +70,9 @@ func (s *steps) forwardWithout(stages []string) func(d kernels.Device) {
 	}
 }
 
-// stageResults adds the cost of each stage in a step that `run` takes and times, against the larger of its bounds (familyResults).
-// by has the work of all layers, first that of a model of one layer: attention's depends on the layer.
-func (r *Report) stageResults(ctx context.Context, o *StepOptions, s *steps, name string, by, first map[string]work, run func() (time.Duration, error)) error {
+// stageResults adds the cost of each stage in a decoding step that `run` takes and times, against its bytes. by has those of all layers,
+// first those of a model of one layer: attention's depend on the layer.
+func (r *Report) stageResults(ctx context.Context, o *StepOptions, s *steps, name string, by, first map[string]float64, run func() (time.Duration, error)) error {
 	took := func(stages []string) (time.Duration, error) {
 		s.forward = s.forwardWithout(stages)
 		samples, err := repeat(ctx, o.Repeat, run)
@@ -105,12 +107,11 @@ func (r *Report) stageResults(ctx context.Context, o *StepOptions, s *steps, nam
 		if with <= without {
 			continue
 		}
-		all := by[c.stage]
-		rest := work{all.bytes * float64(n-1) / float64(n), all.flops * float64(n-1) / float64(n)}
+		rest := by[c.stage] * float64(n-1) / float64(n)
 		if c.stage == "attend" {
-			rest = work{all.bytes - first["attend"].bytes, all.flops - first["attend"].flops}
+			rest = by[c.stage] - first[c.stage]
 		}
-		r.bounded(Result{Name: name + "/stage=" + c.stage}, rest, with-without)
+		r.bounded(Result{Name: name + "/stage=" + c.stage}, work{bytes: rest}, with-without)
 	}
 	return nil
 }
@@ -127,14 +128,4 @@ func (r *Report) bounded(x Result, w work, took time.Duration) {
 		x.compare(r.Peaks)
 	}
 	r.Results = append(r.Results, x)
-}
-
-// stageWork is the work of a step by stage, of its bytes and operations; the shared expert's are the experts'.
-func stageWork(bytes, flops map[string]float64) map[string]work {
-	out := map[string]work{}
-	for _, c := range stageCosts {
-		out[c.stage] = work{bytes[c.stage], flops[c.stage]}
-	}
-	out["experts"] = work{bytes["experts"], flops["experts"] + flops["shared"]}
-	return out
 }

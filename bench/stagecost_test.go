@@ -76,7 +76,7 @@ func TestForwardWithout(t *testing.T) {
 	}
 }
 
-// Stages share the bytes and operations of all layers but the first; a report has them beside the step that they are of.
+// Stages share the bytes of all layers but the first; a report has them beside the step that they are of.
 func TestStageResults(t *testing.T) {
 	m, dev := tiny(t)
 	r, err := RunSteps(context.Background(), StepOptions{Model: m, Device: dev, Name: "tiny", DeviceName: "NVIDIA H200 (not really)",
@@ -92,10 +92,10 @@ func TestStageResults(t *testing.T) {
 			continue
 		}
 		found++
-		if x.Median <= 0 || x.Percent <= 0 || step != "prefill/tokens=90" && step != "decode/batch=1/context=100" {
+		if x.Median <= 0 || x.Percent <= 0 || step != "decode/batch=1/context=100" {
 			t.Errorf("got %+v", x)
 		}
-		if stage == "experts" && strings.HasPrefix(step, "decode") && float64(x.Bytes) != least["experts"]/2 {
+		if stage == "experts" && float64(x.Bytes) != least["experts"]/2 {
 			t.Errorf("experts of one of two layers: want %.0f bytes, got %d", least["experts"]/2, x.Bytes)
 		}
 	}

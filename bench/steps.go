@@ -393,7 +393,7 @@ func (r *Report) decode(ctx context.Context, o *StepOptions, name string, batch,
 	}
 	one, at := *s.Config, positions()
 	one.Layers = 1
-	return r.stageResults(ctx, o, s, name, stageWork(DecodeBytes(s.Config, at, experts, o.Widths), nil), stageWork(DecodeBytes(&one, at, 0, o.Widths), nil), func() (time.Duration, error) {
+	return r.stageResults(ctx, o, s, name, DecodeBytes(s.Config, at, experts, o.Widths), DecodeBytes(&one, at, 0, o.Widths), func() (time.Duration, error) {
 		begin := time.Now()
 		for range o.stageSteps() {
 			if err := s.step(list, nil); err != nil {
@@ -448,19 +448,5 @@ func (r *Report) prefill(ctx context.Context, o *StepOptions, name string, n int
 		x.Percent = 100 * flops / (r.Peaks.GFlops * 1e9) / (float64(x.Median) / 1e9)
 	}
 	r.Results = append(r.Results, x)
-	if !o.Stages {
-		return nil
-	}
-	one := *s.Config
-	one.Layers = 1
-	bytes := func(c *model.Config) map[string]float64 {
-		distinct := 0
-		for l := range c.Layers {
-			if c.IsMoE(l) {
-				distinct += min(c.Experts, n)
-			}
-		}
-		return DecodeBytes(c, nil, distinct, o.Widths)
-	}
-	return r.stageResults(ctx, o, s, name, stageWork(bytes(s.Config), PrefillFlops(s.Config, n)), stageWork(bytes(&one), PrefillFlops(&one, n)), op)
+	return nil
 }

@@ -28,9 +28,17 @@ func endless(prompt string, stream bool) map[string]object {
 // TestEndsFreePages: an answer that takes too long, or whose client goes away, gives its pages back within one step, while
 // its prompt is read as well.
 func TestEndsFreePages(t *testing.T) {
-	const timeout = 150 * time.Millisecond
-	s, e := demoSite(t, serve.Options{AnswerTimeout: timeout, BodyLimit: 1 << 20}, engine.Options{NoPrefixCache: true})
 	patient, pe := demoSite(t, serve.Options{BodyLimit: 1 << 20}, engine.Options{NoPrefixCache: true})
+	long := strings.Repeat("The llama went up the mountain and came down again. ", 2200)
+	timeout := 150 * time.Millisecond
+	for range 2 { // first times take longer
+		began := time.Now()
+		if status, body := patient.program().post("/v1/completions", object{"prompt": long[:len(long)/20], "max_tokens": 1}); status != 200 {
+			t.Fatalf("%d %.300s", status, body)
+		}
+		timeout = min(timeout, 5*time.Since(began)) // the prompt takes longer to read than it may, on a GPU, too
+	}
+	s, e := demoSite(t, serve.Options{AnswerTimeout: timeout, BodyLimit: 1 << 20}, engine.Options{NoPrefixCache: true})
 	freed := func(t *testing.T, e *engine.Engine) {
 		t.Helper()
 		// The step that ran when the request ended, and at most the one that was being prepared.
@@ -40,7 +48,6 @@ func TestEndsFreePages(t *testing.T) {
 			t.Errorf("the pages were free after %d steps", steps)
 		}
 	}
-	long := strings.Repeat("The llama went up the mountain and came down again. ", 2200) // takes longer to read than it may
 	for _, stream := range []bool{false, true} {
 		for what, prompt := range map[string]string{"reading": long, "answering": "Tell me a story."} {
 			for path, body := range endless(prompt, stream) {

@@ -14,7 +14,8 @@ type residual struct {
 	at      ptr
 	d       int
 	pending [2]slots
-	partial bool // what is pending is this rank's part of it
+	partial bool         // what is pending is this rank's part of it
+	parts   *shareParams // what all ranks have for the prefill rows, where the next norm adds it; nil: nothing
 }
 
 // of is the address of a phase's first row.
@@ -79,13 +80,16 @@ func (d *Device) norm(p *phase, name string, x *residual, w kernels.Weight, orde
 	return h, n
 }
 
-// normRows normalises the rows of a phase; in decode it first adds what is due.
+// normRows normalises the rows of a phase; it first adds what is due.
 func (d *Device) normRows(p *phase, x *residual, n *normParams) {
 	switch slices := d.slices(p, x); {
 	case slices > 0:
 		launch(d, n.kernel("norm_slices"), p.grid*slices, 1, 0, n)
 	case p.decode:
 		launch(d, n.kernel("rms_norm"), p.grid, 1, 4*x.d, n)
+	case x.parts != nil:
+		launch(d, n.kernel("norm_parts"), min(p.grid, max(d.group.shareBlocks(d.gpu.sms)/2, 1)), 1, 4*x.d, &normPartsParams{*n, *x.parts})
+		x.parts = nil
 	default:
 		launch(d, n.kernel("norm_rows"), p.grid, 1, 4*x.d, n)
 	}
@@ -401,7 +405,7 @@ func (d *Device) addProduct(p *phase, x *residual, w *weight, a image, tap func(
 	if d.group != nil {
 		d.gemm("store", w, a, p.rows, gemmParams{out: d.ownPart(), ld: int32(w.rows)})
 		if !d.open {
-			d.share(p, shareParams{out: x.of(p), outLd: int32(x.d), ld: int32(w.rows), width: int32(x.d), add: 1})
+			d.shareInto(p, x, w.rows)
 			return
 		}
 		out := d.floats(p, "out", p.rows, w.rows)

@@ -48,8 +48,8 @@
 //
 // A rank of a Group is a Device with a part of the heads, of the feed-forwards' columns and of the vocabulary. Embeddings, norms,
 // routers and the residual stream are the same on all, bit for bit: sums over ranks are added in their order everywhere. In decode
-// the norm that reads a sum sends this rank's part to the others and polls for theirs; in prefill share_rows reads all parts where
-// they lie (peers.cuh). Logits meet on the first rank, which draws. A rank that hears nothing for five seconds gives up, and the
+// the norm that reads a sum sends this rank's part to the others and polls for theirs; in prefill the norm reads all parts where they
+// lie (peers.cuh). Logits meet on the first rank, which draws. A rank that hears nothing for five seconds gives up, and the
 // step's error says so.
 //
 // GPUs that do not reach each other's memory meet through NCCL (gather.go): it gathers the parts of all ranks, and every rank adds

@@ -127,7 +127,7 @@ func (d *Device) routeDecode(p *phase, l *kernels.MoE, x *residual, h image, par
 
 // routePrefill: the router is a product like any other.
 func (d *Device) routePrefill(p *phase, l *kernels.MoE, x *residual, h image, router *weight, params routeParams) {
-	launch(d, params.norm.kernel("norm_rows"), p.grid, 1, 4*x.d, &params.norm)
+	d.normRows(p, x, &params.norm)
 	d.tapImage(p, l.Layer, kernels.HookFFNNorm, h, x.d)
 	d.gemm("store", router, h, p.rows, gemmParams{out: params.logits, ld: params.ld})
 	d.tapFloats(p, l.Layer, kernels.HookRouterLogits, params.logits, int(params.ld), int(params.experts))
@@ -265,7 +265,7 @@ func (d *Device) prefillExperts(p *phase, l *kernels.MoE, x *residual, h image, 
 	if d.group != nil && !d.open {
 		routed.out, routed.base, routed.ld = out, out, int32(down.rows)
 		d.gemm("routed", down, act, p.rows, routed)
-		d.share(p, shareParams{out: x.of(p), outLd: int32(x.d), ld: int32(down.rows), width: int32(x.d), add: 1})
+		d.shareInto(p, x, down.rows)
 		return
 	}
 	if !d.apart(x, down) {

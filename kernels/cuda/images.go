@@ -39,9 +39,11 @@ type kernel struct {
 var table = map[string]kernel{
 	"embed_rows":          {"norm", 256, 0},
 	"norm_rows":           {"norm", 512, maxWidth * 4},
+	"norm_parts":          {"norm", 512, maxWidth * 4},
 	"rms_norm":            {"norm", 512, maxWidth * 4},
 	"norm_slices":         {"norm", routeSlice / 4, 0},
 	"norm_rows_ordered":   {"norm", 512, maxWidth * 4},
+	"norm_parts_ordered":  {"norm", 512, maxWidth * 4},
 	"rms_norm_ordered":    {"norm", 512, maxWidth * 4},
 	"norm_slices_ordered": {"norm", routeSlice / 4, 0},
 	"sum_slots":           {"norm", 256, 0},

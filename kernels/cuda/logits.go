@@ -137,7 +137,7 @@ func (d *Device) Logits(l *kernels.Head, xa kernels.Act) {
 		}
 	}
 	d.answered = d.rank == 0
-	if x.pending != ([2]slots{}) { // rows are gathered below: the sums must be there
+	if x.pending != ([2]slots{}) || x.parts != nil { // rows are gathered below: the sums must be there
 		d.addPending(x)
 	}
 	run := &phase{name: "head.", decode: true}
@@ -184,9 +184,13 @@ func (d *Device) partialOnce(p *phase, w *weight, a image) ptr {
 	return d.resolve(p, "logits.sum", s, w.rows).values
 }
 
-// addPending adds what decode left in slots to the residual.
+// addPending adds what decode left in slots, and ranks in their parts, to the residual.
 func (d *Device) addPending(x *residual) {
 	for _, p := range d.phases {
+		if !p.decode && x.parts != nil {
+			d.addParts(p, x.parts)
+			x.parts = nil
+		}
 		if p.decode && x.pending != ([2]slots{}) {
 			n := normParams{x: x.of(p), pending: x.pending, rows: p.count, d: int32(x.d)}
 			d.joinPeers(p, x, &n)

@@ -29,7 +29,13 @@ KERNEL(256, 1, embed_rows, EmbedParams) {
     }
 }
 
+struct NormPartsParams {
+    NormParams norm;
+    ShareParams share; // of the rows that are normed; it says neither where the sums go nor how many columns there are
+};
+
 // norm_rows: writes the normalised rows. One block a row, D floats of shared memory.
+// norm_parts: adds the ranks' parts to the residual first. What another GPU sends takes longer than all the rest.
 // rms_norm: adds what is pending to the residual first.
 // norm_slices is rms_norm with a block for each slice of each row.
 // Each of them, and for rows whose columns are written in an order (NormParams::place), which needs registers.
@@ -41,7 +47,19 @@ KERNEL(256, 1, embed_rows, EmbedParams) {
         const NormWeight weight = norm_weight(p); \
         const NormRow at = norm_find(p, blockIdx.x); \
         griddep_wait(); \
-        norm_row<false, ORDERED>(p, at, weight, (float *)memory, nullptr, scratch); \
+        norm_row<ORDERED>(p, at, weight, (float *)memory, nullptr, scratch, Nothing()); \
+    } \
+    KERNEL(NORM_THREADS, 1, norm_parts##SUFFIX, NormPartsParams) { \
+        DYNAMIC_SHARED(memory); \
+        __shared__ float scratch[MAX_GROUPS]; \
+        griddep_launch(); \
+        const NormWeight weight = norm_weight(p.norm); \
+        griddep_wait(); \
+        share_meet(p.share); \
+        for (int row = blockIdx.x; row < p.share.rows; row += gridDim.x) { \
+            norm_row<ORDERED>(p.norm, NormRow{row, row}, weight, (float *)memory, nullptr, scratch, Parts{p.share}); \
+            __syncthreads(); \
+        } \
     } \
     KERNEL(NORM_THREADS, 1, rms_norm##SUFFIX, NormParams) { \
         DYNAMIC_SHARED(memory); \
@@ -51,7 +69,7 @@ KERNEL(256, 1, embed_rows, EmbedParams) {
         const NormRow at = norm_find(p, blockIdx.x); \
         griddep_wait(); \
         for (int i = threadIdx.x; p.arrivals && i < p.arrivals_ld; i += NORM_THREADS) p.arrivals[blockIdx.x * p.arrivals_ld + i] = 0; \
-        norm_row<true, ORDERED>(p, at, weight, (float *)memory, nullptr, scratch); \
+        norm_row<ORDERED>(p, at, weight, (float *)memory, nullptr, scratch, Pending{p}); \
     } \
     KERNEL(SLICE_VECTORS, 2, norm_slices##SUFFIX, NormParams) { \
         __shared__ float groups[MAX_GROUPS]; \

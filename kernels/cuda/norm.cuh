@@ -135,13 +135,44 @@ __device__ __forceinline__ uint2 *norm_place(const NormParams &p, int row, int i
     return (uint2 *)(p.image + (u64(i / 16) * p.R + row) * LINE + ((i / 2 % 8) ^ (row & 7)) * PIECE + i % 2 * 8);
 }
 
+// What is due to the residual before a norm: due(sum, row, from, vectors) is this thread's vectors of it, if there is anything.
+struct Nothing {
+    __device__ __forceinline__ bool operator()(float4 (&)[NORM_VECTORS], int, int, int) const { return false; }
+};
+
+struct Pending { // slots, of all ranks if there are peers
+    const NormParams &p;
+
+    __device__ __forceinline__ bool operator()(float4 (&sum)[NORM_VECTORS], int row, int from, int vectors) const {
+        if (!p.pending[0].values && !p.pending[1].values) return false;
+        slot_vectors(sum, p.pending[0], row, from, vectors); // without values its count is 0
+        if (p.pending[1].values) {
+            float4 second[NORM_VECTORS];
+            slot_vectors(second, p.pending[1], row, from, vectors);
+#pragma unroll
+            for (int j = 0; j < NORM_VECTORS; j++) add_to(sum[j], second[j]);
+        }
+        if (p.peers) sum_peers(p, row, from, vectors, sum);
+        return true;
+    }
+};
+
+struct Parts { // of all ranks, where they lie
+    const ShareParams &p;
+
+    __device__ __forceinline__ bool operator()(float4 (&sum)[NORM_VECTORS], int row, int from, int vectors) const {
+        share_vectors<NORM_VECTORS, NORM_THREADS>(sum, p, row, from + threadIdx.x, vectors);
+        return true;
+    }
+};
+
 // norm_row does one row with the whole block of NORM_THREADS. values [D] and h, bfloat16 [tiles·64] of the normalised row, are
-// shared memory; scratch [MAX_GROUPS], too. D is a multiple of 4. Without PENDING nothing is due. ORDERED, the columns change places on
-// their way into shared memory, after the sum of squares, whose order stays.
+// shared memory; scratch [MAX_GROUPS], too. D is a multiple of 4. ORDERED, the columns change places on their way into shared memory,
+// after the sum of squares, whose order stays.
 //
 // A block works alone on its row, so nothing but latency counts in decode: all loads of a pass leave before the first is used.
-template <bool PENDING, bool ORDERED = false>
-__device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const NormWeight &weight, float *values, uint2 *h, float *scratch) {
+template <bool ORDERED, class Due>
+__device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const NormWeight &weight, float *values, uint2 *h, float *scratch, const Due &due) {
     const int row = at.row;
     if (at.source < 0) {
         for (int i = threadIdx.x; p.image && i < p.tiles * 8; i += NORM_THREADS) {
@@ -151,7 +182,6 @@ __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const 
         return;
     }
     float4 *x = (float4 *)(p.x + u64(at.source) * p.D);
-    const bool pending = PENDING && (p.pending[0].values || p.pending[1].values);
     const int vectors = p.D / 4;
     for (int from = 0; from < vectors; from += NORM_THREADS * NORM_VECTORS) {
         float4 v[NORM_VECTORS], sum[NORM_VECTORS];
@@ -160,16 +190,7 @@ __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const 
             const int i = from + threadIdx.x + j * NORM_THREADS;
             v[j] = i < vectors ? x[i] : make_float4(0, 0, 0, 0);
         }
-        if (pending) {
-            slot_vectors(sum, p.pending[0], row, from, vectors); // without values its count is 0
-            if (p.pending[1].values) {
-                float4 second[NORM_VECTORS];
-                slot_vectors(second, p.pending[1], row, from, vectors);
-#pragma unroll
-                for (int j = 0; j < NORM_VECTORS; j++) add_to(sum[j], second[j]);
-            }
-            if (p.peers) sum_peers(p, row, from, vectors, sum);
-        }
+        const bool pending = due(sum, row, from, vectors);
 #pragma unroll
         for (int j = 0; j < NORM_VECTORS; j++) {
             const int i = from + threadIdx.x + j * NORM_THREADS;

@@ -125,6 +125,11 @@ type normParams struct {
 	place           ptr
 }
 
+type normPartsParams struct {
+	norm  normParams
+	share shareParams
+}
+
 type sumParams struct {
 	slots     slots
 	out, rows ptr

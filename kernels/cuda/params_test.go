@@ -16,7 +16,7 @@ import (
 // information of the software GPU, which is compiled from the same .cu files.
 func TestParameterLayout(t *testing.T) {
 	twins := map[string]reflect.Type{}
-	for _, v := range []any{slots{}, streamParams{}, gemmParams{}, headsParams{}, patchParams{}, layerNormParams{}, tileAttentionParams{}, headAttentionParams{}, towerParams{}, embedParams{}, normParams{}, sumParams{}, addParams{}, routeParams{}, sortParams{},
+	for _, v := range []any{slots{}, streamParams{}, gemmParams{}, headsParams{}, patchParams{}, layerNormParams{}, tileAttentionParams{}, headAttentionParams{}, towerParams{}, embedParams{}, normParams{}, normPartsParams{}, sumParams{}, addParams{}, routeParams{}, sortParams{},
 		gatherParams{}, ropeTableParams{}, ropeParams{}, pagesParams{}, decodeParams{}, fusedDecodeParams{}, queryTile{}, prefillParams{}, wantRow{}, adjustRow{}, topRow{},
 		answerRow{}, sampleParams{}, packParams{}, fillParams{}, fillValues{}, coding{}, codedStreamParams{}, codedGemmParams{}, e4m3GemmParams{}, codedRowsParams{}, codesParams{}, fillCodesParams{}, embedCodedParams{}, checkParams{}, tapParams{}, sliceRow{}, uploadPiece{}, uploadParams{}, peers{}, shareParams{}, collectParams{}} {
 		twins[plain(reflect.TypeOf(v).Name())] = reflect.TypeOf(v)

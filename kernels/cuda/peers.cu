@@ -1,42 +1,22 @@
 // Sums of many rows over several GPUs, and the rows of logits of which each has some columns.
 #include "peers.cuh"
 
-struct ShareParams {
-    const Peers *peers;
-    const float *part[MAX_RANKS]; // of each rank, in its memory [rows, ld]
-    float *out;                   // [rows, out_ld]
-    const int *count;             // how many rows there are; null: rows
-    int rows, ld, out_ld, width;  // width: a multiple of 4
-    int exchange;
-    int add;                      // out += the sum; else out = the sum
-};
-
-// share_rows: the sum over all ranks. Every block waits for the others' flags, which their first blocks set.
+// share_rows: the sum over all ranks.
 KERNEL(512, 2, share_rows, ShareParams) {
     griddep_launch();
     griddep_wait();
-    const Peers &peers = *p.peers;
-    const u32 epoch = *peers.epoch + p.exchange;
-    if (blockIdx.x == 0) flags_post(peers, epoch);
-    flags_wait(peers, epoch);
-    __syncthreads();
+    share_meet(p);
     const int rows = p.count ? *p.count : p.rows, vectors = p.width / 4;
     for (int row = blockIdx.x; row < rows; row += gridDim.x)
         for (int i = threadIdx.x; i < vectors; i += blockDim.x) {
-            float4 v[MAX_RANKS];
-#pragma unroll
-            for (int r = 0; r < MAX_RANKS; r++)
-                if (r < peers.ranks) v[r] = ((const float4 *)(p.part[r] + u64(row) * p.ld))[i];
-            float4 sum = v[0];
-#pragma unroll
-            for (int r = 1; r < MAX_RANKS; r++)
-                if (r < peers.ranks) sum.x += v[r].x, sum.y += v[r].y, sum.z += v[r].z, sum.w += v[r].w;
+            float4 sum[1];
+            share_vectors<1, 1>(sum, p, row, i, vectors);
             float4 *out = (float4 *)(p.out + u64(row) * p.out_ld) + i;
             if (p.add) {
                 const float4 old = *out;
-                sum = make_float4(old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w);
+                sum[0] = make_float4(old.x + sum[0].x, old.y + sum[0].y, old.z + sum[0].z, old.w + sum[0].w);
             }
-            *out = sum;
+            *out = sum[0];
         }
 }
 

@@ -4,7 +4,7 @@
 //
 // Two ways. Few rows (decode): the kernel that needs the sum sends its part to the others' mailboxes, sixteen bytes at a time, two
 // numbers and twice the epoch, and polls its own. Many rows (prefill): parts lie in the ranks' own memory, a flag says that
-// they are there, and everybody reads everybody's.
+// they are there, and everybody reads everybody's, most often in the norm that needs the sum (norm_parts).
 //
 // Whoever waits too long for another rank sets bit 2 of the step's status, and from then on nobody waits.
 #pragma once
@@ -83,4 +83,46 @@ __device__ __forceinline__ void flags_post(const Peers &p, u32 epoch) {
 __device__ __forceinline__ void flags_wait(const Peers &p, u32 epoch) {
     const int from = threadIdx.x;
     if (from < p.ranks && from != p.rank) peer_wait(p, [&] { return look(p.flags[p.rank] + from) - epoch < MEETINGS; });
+}
+
+// ShareParams: out = the sum of the ranks' parts, or out += it.
+struct ShareParams {
+    const Peers *peers;
+    const float *part[MAX_RANKS]; // of each rank, in its memory [rows, ld]
+    float *out;                   // [rows, out_ld]
+    const int *count;             // how many rows there are; null: rows
+    int rows, ld, out_ld, width;  // width: a multiple of 4
+    int exchange;
+    int add;
+};
+
+// share_meet waits until all parts are there: every block for the others' flags, which their first blocks set.
+__device__ __forceinline__ void share_meet(const ShareParams &p) {
+    const Peers &peers = *p.peers;
+    const u32 epoch = *peers.epoch + p.exchange;
+    if (blockIdx.x == 0) flags_post(peers, epoch);
+    flags_wait(peers, epoch);
+    __syncthreads();
+}
+
+// share_vectors adds up vectors of a row, STEP apart from `first` on, of those below `vectors`; beyond them they are zero. All loads
+// of two ranks leave before the first is used.
+template <int N, int STEP> __device__ __forceinline__ void share_vectors(float4 (&sum)[N], const ShareParams &p, int row, int first, int vectors) {
+    const int ranks = p.peers->ranks;
+    for (int from = 0; from < ranks; from += 2) {
+        float4 v[2][N];
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                const int i = first + j * STEP;
+                v[r][j] = from + r < ranks && i < vectors ? ((const float4 *)(p.part[from + r] + u64(row) * p.ld))[i] : make_float4(0, 0, 0, 0);
+            }
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                if (from + r == 0) sum[j] = v[r][j];
+                else if (from + r < ranks) sum[j].x += v[r][j].x, sum[j].y += v[r][j].y, sum[j].z += v[r][j].z, sum[j].w += v[r][j].w;
+    }
 }

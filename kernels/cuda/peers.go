@@ -97,13 +97,33 @@ func (d *Device) share(p *phase, params shareParams) {
 		d.gatherRows(p, params)
 		return
 	}
+	d.showPart(p, &params)
+	d.addParts(p, &params)
+}
+
+func (d *Device) addParts(p *phase, params *shareParams) {
+	launch(d, "share_rows", min(p.grid, d.group.shareBlocks(d.gpu.sms)), 1, 0, params)
+}
+
+// shareInto adds the ranks' parts [rows, ld] of prefill rows to the residual: the next norm does it, where it can.
+func (d *Device) shareInto(p *phase, x *residual, ld int) {
+	params := shareParams{out: x.of(p), outLd: int32(x.d), ld: int32(ld), width: int32(x.d), add: 1}
+	if d.gathers != nil {
+		d.gatherRows(p, params)
+		return
+	}
+	d.showPart(p, &params)
+	x.parts = &params
+}
+
+// showPart lays this rank's part where the others see it, and fills in how they meet.
+func (d *Device) showPart(p *phase, params *shareParams) {
 	params.peers, params.part, params.exchange = d.parts.peers, d.parts.all[d.shares%2], d.nextMeeting()
 	params.count, params.rows = p.decodeCount(), int32(p.rows)
 	if own, shown := d.ownPart(), d.parts.shown[d.shares%2]; own != shown {
 		d.resolveTo(p, shown, slots{values: own, count: 1, ld: params.ld}, int(params.ld))
 	}
 	d.shares++
-	launch(d, "share_rows", min(p.grid, d.group.shareBlocks(d.gpu.sms)), 1, 0, &params)
 }
 
 // total is what slots of decode rows add up to, over all ranks, for taps to see.

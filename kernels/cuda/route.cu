@@ -26,7 +26,7 @@ __device__ __forceinline__ void route_rows_of(const RouteParams &p, u8 *memory, 
     const NormWeight weight = norm_weight(n);
     const bool there = row < *n.rows;
     griddep_wait();
-    if (p.steps & ROUTE_NORM) norm_row<true, ORDERED>(n, NormRow{row, there ? row : -1}, weight, (float *)memory, (uint2 *)h, scratch);
+    if (p.steps & ROUTE_NORM) norm_row<ORDERED>(n, NormRow{row, there ? row : -1}, weight, (float *)memory, (uint2 *)h, scratch, Pending{n});
     else
         for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
     if (p.normed) fence_proxy_async_global();
