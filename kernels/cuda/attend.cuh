@@ -198,11 +198,12 @@ struct DecodeParams {
 };
 
 // decode_split_keys is the length of the splits of a context, in rounds of four warps with 16 keys: about 16 splits of at least
-// two rounds, so that one sequence fills the GPU, until they are 512 keys long; then up to 64 of them; then longer ones.
-__device__ __forceinline__ int decode_split_keys(int length) {
-    constexpr int ROUND = 64, SHORT = 2, FEW = 16, LONG = 8, MOST = 64;
-    const int rounds = ceil_div(length, ROUND);
-    return ROUND * max(min(max(ceil_div(rounds, FEW), SHORT), LONG), ceil_div(rounds, MOST));
+// two rounds, so that one sequence fills the GPU, until they are 512 keys long; then more of them, until all heads have 256, which is
+// about one for each resident block of 132 multiprocessors; then longer ones. More would have to be added up.
+__device__ __forceinline__ int decode_split_keys(int length, int kv_heads) {
+    constexpr int ROUND = 64, SHORT = 2, FEW = 16, LONG = 8, MOST = 64, ALL = 256;
+    const int rounds = ceil_div(length, ROUND), most = min(max(ALL / kv_heads, FEW), MOST);
+    return ROUND * max(min(max(ceil_div(rounds, FEW), SHORT), LONG), ceil_div(rounds, most));
 }
 
 // decode_meet adds what the N warps of a block found in a split of a head, relative to the largest score of all.

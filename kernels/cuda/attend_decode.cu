@@ -44,7 +44,7 @@ template <int HD, typename E> __device__ __forceinline__ void attend(const Decod
         const int split = item / p.pages.kv_heads, head = item % p.pages.kv_heads;
         int row = 0;
         while (first_split[row + 1] <= split) row++;
-        const int length = p.length[row], each = decode_split_keys(length);
+        const int length = p.length[row], each = decode_split_keys(length, p.pages.kv_heads);
         const int begin = (split - first_split[row]) * each, end = min(begin + each, length);
         const int *table = p.pages.table + p.list[row];
         const int rounds = ceil_div(end - begin, WARPS * KEYS);

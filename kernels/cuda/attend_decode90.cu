@@ -29,17 +29,22 @@ constexpr int DECODE_KEYS = 64, WARP_KEYS = DECODE_KEYS / WARPS;
 template <typename E> constexpr int decode_stages = 4 / sizeof(E); // the same bytes on their way
 constexpr int MAX_ROWS = 64, MAX_GROUP = 16;
 constexpr int MAX_SPLITS = 64; // of a row (decode_split_keys)
+constexpr int PARTS = 17 * 5;  // heads of splits that lie side by side: of groups of 5, 16 and their sum, as many as contexts of 8,192 keys have
 constexpr int QUERY = HD + 8;  // elements of a query in shared memory: rows in different banks
 
 template <typename E> struct DecodeShared {
     u8 kv[decode_stages<E>][2][halves<E>][DECODE_KEYS * LINE];
-    float out[WARPS][MAX_GROUP][HD + 4]; // where the warps' results meet
+    union {
+        float out[WARPS][MAX_GROUP][HD + 4]; // where the warps' results meet
+        float parts[PARTS * HD];             // and then splits
+    };
     union {
         bf16 query[MAX_GROUP][QUERY];
         float share[MAX_GROUP][MAX_SPLITS]; // when the splits are added
     };
     float largest[WARPS][MAX_GROUP], sum[WARPS][MAX_GROUP];
     u64 full[decode_stages<E>], empty[decode_stages<E>];
+    u64 brought; // splits that are to be added
     int first_split[MAX_ROWS + 1], first_round[MAX_ROWS + 1];
     int last; // this block finished a head
 };
@@ -65,7 +70,7 @@ template <typename E> __device__ __forceinline__ DecodeItem decode_item(const De
     it.splits = s.first_split[it.row + 1] - s.first_split[it.row];
     it.head = i / it.splits, it.split = i % it.splits;
     it.length = p.length[it.row];
-    const int each = decode_split_keys(it.length);
+    const int each = decode_split_keys(it.length, heads);
     it.begin = it.split * each;
     it.end = min(it.begin + each, it.length);
     it.table = p.pages.table + p.list[it.row];
@@ -165,61 +170,49 @@ __device__ __forceinline__ void decode_append(const RopeParams &r, DecodeShared<
     if (slot >= 0) *(decltype(own.v) *)rope_place<E>(r, slot, Head{1 + which, it.head, 0}, d) = own.v;
 }
 
-// decode_add adds the splits of a head's group and writes z: each warp takes a quarter of the splits, whose sums are added in
-// order. It stands at the end of a chain of kernels: what counts is that few loads wait for others.
-template <typename E> __device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared<E> &s, const DecodeItem &it, int group) {
-    constexpr int AHEAD = 12; // splits of heads that a warp has on their way
-    const int w = warp_id(), l = lane_id(), from = s.first_split[it.row];
-    const int each = ceil_div(it.splits, WARPS), first = min(w * each, it.splits), last = min(first + each, it.splits);
-    const auto next = [&](int &r, int &i) {
-        if (++i >= last) i = first, r++;
+// decode_add adds the splits of a head's group, one after the other, and writes z. It stands at the end of a chain of kernels, and its
+// code is run once, from a cold instruction cache: short loops over what bulk copies bring are faster than loads into many registers.
+template <typename E> __device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared<E> &s, const DecodeItem &it, int group, u32 &phase) {
+    const int w = warp_id(), l = lane_id(), d = threadIdx.x, from = s.first_split[it.row], each = group * HD;
+    float *sum = s.parts, *parts = sum + each;  // [group][HD], [most][group][HD]
+    const int most = PARTS / group - 1;         // splits that there is room for
+    const u64 first_part = (u64(from) * p.heads + it.head * group) * HD;
+    const auto bring = [&](int first) {
+        const int count = min(most, it.splits - first);
+        fence_proxy_async(); // what was there has been read
+        mbar_expect_tx(&s.brought, count * each * 4);
+#pragma unroll 1
+        for (int i = 0; i < count; i++) bulk_load((u8 *)(parts + i * each), (const u8 *)(p.out + first_part + u64(first + i) * p.heads * HD), each * 4, &s.brought);
     };
-    float4 v[AHEAD];
-    int r = first < last ? 0 : group, i = first; // of the next load
-    const auto load = [&] {
-#pragma unroll
-        for (int j = 0; j < AHEAD; j++) {
-            v[j] = r < group ? __ldcg((const float4 *)(p.out + (u64(from + i) * p.heads + it.head * group + r) * HD) + l) : make_float4(0, 0, 0, 0);
-            if (r < group) next(r, i);
-        }
-    };
-    load();
-    float2 n[MAX_GROUP / WARPS][2]; // maximum and sum of splits l and l + 32 of this warp's heads
-#pragma unroll
-    for (int j = 0; j < MAX_GROUP / WARPS; j++)
-#pragma unroll
-        for (int k = 0; k < 2; k++) {
-            const int at = l + k * WARP;
-            n[j][k] = w + j * WARPS < group && at < it.splits ? __ldcg(&p.norm[u64(from + at) * p.heads + it.head * group + w + j * WARPS]) : make_float2(-INFINITY, 0);
-        }
-#pragma unroll
-    for (int j = 0; j < MAX_GROUP / WARPS; j++) {
-        if (w + j * WARPS >= group) break;
-        const float largest = warp_max(fmaxf(n[j][0].x, n[j][1].x));
-        const float mine[2] = {exp2_approx(n[j][0].x - largest), exp2_approx(n[j][1].x - largest)};
-        const float inverse = 1.0f / warp_sum(n[j][0].y * mine[0] + n[j][1].y * mine[1]);
-        s.share[w + j * WARPS][l] = mine[0] * inverse, s.share[w + j * WARPS][l + WARP] = mine[1] * inverse;
+    if (d == 0) {
+        fence_proxy_async_global();
+        bring(0);
     }
-    bar_sync(1, WARPS * WARP);
-    float4 sum = make_float4(0, 0, 0, 0);
-    for (int head = 0; first == last && head < group; head++) *(float4 *)&s.out[w][head][4 * l] = sum;
-    for (int head = 0, split = first; first < last && head < group; load())
+#pragma unroll 1
+    for (int r = w; r < group; r += WARPS) {
+        float2 n[2]; // maximum and sum of splits l and l + 32
 #pragma unroll
-        for (int j = 0; j < AHEAD; j++) {
-            if (head >= group) break;
-            const float share = s.share[head][split];
-            sum.x += v[j].x * share, sum.y += v[j].y * share, sum.z += v[j].z * share, sum.w += v[j].w * share;
-            if (split + 1 == last) {
-                *(float4 *)&s.out[w][head][4 * l] = sum;
-                sum = make_float4(0, 0, 0, 0);
-            }
-            next(head, split);
+        for (int k = 0; k < 2; k++) n[k] = l + k * WARP < it.splits ? __ldcg(&p.norm[u64(from + l + k * WARP) * p.heads + it.head * group + r]) : make_float2(-INFINITY, 0);
+        const float largest = warp_max(fmaxf(n[0].x, n[1].x));
+        const float mine[2] = {exp2_approx(n[0].x - largest), exp2_approx(n[1].x - largest)};
+        const float inverse = 1.0f / warp_sum(n[0].y * mine[0] + n[1].y * mine[1]);
+        s.share[r][l] = mine[0] * inverse, s.share[r][l + WARP] = mine[1] * inverse;
+    }
+#pragma unroll 1
+    for (int first = 0; first < it.splits; first += most, phase ^= 1) {
+        bar_sync(1, WARPS * WARP); // shares are there; all have read the splits before these
+        if (d == 0 && first > 0) bring(first);
+        mbar_wait(&s.brought, phase);
+        const int count = min(most, it.splits - first);
+#pragma unroll 1
+        for (int r = 0; r < group; r++) {
+            float y = first > 0 ? sum[r * HD + d] : 0.0f;
+#pragma unroll 4
+            for (int i = 0; i < count; i++) y = __fmaf_rn(s.share[r][first + i], parts[i * each + r * HD + d], y);
+            sum[r * HD + d] = y;
+            if (first + count == it.splits) *(bf16 *)(p.z + image_at(p.R, it.row, (it.head * group + r) * HD + d)) = __float2bfloat16_rn(y);
         }
-    bar_sync(1, WARPS * WARP);
-    const int d = threadIdx.x;
-    for (int head = 0; head < group; head++)
-        *(bf16 *)(p.z + image_at(p.R, it.row, (it.head * group + head) * HD + d)) =
-            __float2bfloat16_rn((s.out[0][head][d] + s.out[1][head][d]) + (s.out[2][head][d] + s.out[3][head][d]));
+    }
 }
 
 template <typename E> __device__ __forceinline__ void decode_consume(const FusedDecodeParams &f, DecodeShared<E> &s, int rows, int from, int to) {
@@ -233,6 +226,7 @@ template <typename E> __device__ __forceinline__ void decode_consume(const Fused
     u32 q[HD / 16][4];
     Own<E> own = {};
     int n = 0, done = 0; // stages seen; splits of this row and head
+    u32 phase = 0;       // of what decode_add waits for
     for (int i = from; i < to; i++) {
         if (i > from) it = decode_item(p, s, rows, i);
         if (done == 0) { // another row or head
@@ -285,7 +279,7 @@ template <typename E> __device__ __forceinline__ void decode_consume(const Fused
         if (threadIdx.x == 0) s.last = done == it.splits || int(count_all(&f.arrived[it.row * f.arrived_ld + it.head], u32(done))) + done == it.splits;
         bar_sync(1, WARPS * WARP);
         if (s.last) {
-            decode_add(p, s, it, group);
+            decode_add(p, s, it, group, phase);
             bar_sync(1, WARPS * WARP);
         }
         done = 0;
@@ -298,6 +292,7 @@ template <typename E> __device__ __forceinline__ void attend_decode(const FusedD
     for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.attend.first_split[i], s.first_round[i] = p.attend.first_round[i];
     if (threadIdx.x == 0) {
         for (int i = 0; i < decode_stages<E>; i++) mbar_init(&s.full[i], WARP), mbar_init(&s.empty[i], WARPS);
+        mbar_init(&s.brought, 1);
         mbar_init_fence();
     }
     __syncthreads();

@@ -165,7 +165,7 @@ func decodeShared(hd, size int) int { return max(4*3*2*16*hd*size, 4*16*(hd+4)*4
 
 // Sizes of attend_decode90.cu's DecodeShared, with e4m3's barriers, and attend_prefill90.cu's PrefillShared.
 const (
-	fastDecodeShared  = 2*2*2*64*128 + 4*16*(128+4)*4 + 16*(128+8)*2 + 2*4*16*4 + 2*4*8 + 2*4*(64+1) + 8
+	fastDecodeShared  = 2*2*2*64*128 + 17*5*128*4 + 16*(128+8)*2 + 2*4*16*4 + (2*4+1)*8 + 2*4*(64+1) + 8
 	fastPrefillShared = 128*256 + 3*2*128*256 + 4*3*8 + 2*2*8
 )
 

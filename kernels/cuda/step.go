@@ -57,9 +57,9 @@ func (b *block) take(n int) (ptr, []int32) {
 const roundKeys = 64 // keys that a block of decode attention takes at a time
 
 // Splits of decode attention: the rule of attend.cuh.
-func splitKeys(length int) int {
+func splitKeys(length, kvHeads int) int {
 	rounds := ceil(length, roundKeys)
-	return roundKeys * max(min(max(ceil(rounds, 16), 2), 8), ceil(rounds, 64))
+	return roundKeys * max(min(max(ceil(rounds, 16), 2), 8), ceil(rounds, min(max(256/kvHeads, 16), 64)))
 }
 
 func bucket(rows int) int {
@@ -214,7 +214,7 @@ func (d *Device) layGroup(p *phase, g, reserve int, blk *block) {
 			slot[r] = int32(s.Pages[at/tokens])*tokens + at%tokens
 			if p.decode {
 				list[r], length[r] = int32(pages), at+1
-				each := splitKeys(int(at) + 1)
+				each := splitKeys(int(at)+1, d.kv.spec.KVHeads)
 				splits := ceil(int(at)+1, each)
 				split[r], split[r+1] = int32(st.splits), int32(st.splits+splits)
 				st.splits += splits
