@@ -87,7 +87,7 @@ func (d *Device) normRows(p *phase, x *residual, n *normParams) {
 		launch(d, n.kernel("norm_slices"), p.grid*slices, 1, 0, n)
 	case p.decode:
 		launch(d, n.kernel("rms_norm"), p.grid, 1, 4*x.d, n)
-	case x.parts != nil:
+	case x.parts != nil: // a multiprocessor holds one of its blocks, where it holds two of share_rows
 		launch(d, n.kernel("norm_parts"), min(p.grid, max(d.group.shareBlocks(d.gpu.sms)/2, 1)), 1, 4*x.d, &normPartsParams{*n, *x.parts})
 		x.parts = nil
 	default:
