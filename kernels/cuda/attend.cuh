@@ -206,21 +206,28 @@ __device__ __forceinline__ int decode_split_keys(int length, int kv_heads) {
     return ROUND * max(min(max(ceil_div(rounds, FEW), SHORT), LONG), ceil_div(rounds, most));
 }
 
-// decode_meet adds what the N warps of a block found in a split of a head, relative to the largest score of all.
+// decode_meet adds what the N warps of a block found in a split of a head, relative to the largest score of all. A thread has four columns.
 template <int N, int WIDTH>
 __device__ __forceinline__ void decode_meet(const DecodeParams &p, int split, int head, int group, const float (&largest_of)[N][16], const float (&sum_of)[N][16], const float (&out_of)[N][16][WIDTH]) {
-    for (int i = threadIdx.x; i < group * p.pages.head_dim; i += N * WARP) {
-        const int r = i / p.pages.head_dim, d = i % p.pages.head_dim;
+    static_assert(WIDTH % 4 == 0);
+    const int wide = p.pages.head_dim / 4;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < group * wide; i += N * WARP) {
+        const int r = i / wide, d = 4 * (i % wide);
         float largest = largest_of[0][r];
+#pragma unroll
         for (int v = 1; v < N; v++) largest = fmaxf(largest, largest_of[v][r]);
-        float sum = 0, out = 0;
+        float sum = 0;
+        float4 out = make_float4(0, 0, 0, 0);
+#pragma unroll
         for (int v = 0; v < N; v++) {
             const float share = exp2_approx(largest_of[v][r] - largest); // a split has keys: the first warp saw one
+            const float4 o = *(const float4 *)&out_of[v][r][d];
             sum += sum_of[v][r] * share;
-            out += out_of[v][r][d] * share;
+            out.x += o.x * share, out.y += o.y * share, out.z += o.z * share, out.w += o.w * share;
         }
         const u64 at = u64(split) * p.heads + head * group + r;
-        p.out[at * p.pages.head_dim + d] = out;
+        *(float4 *)(p.out + at * p.pages.head_dim + d) = out;
         if (d == 0) p.norm[at] = make_float2(largest, sum);
     }
 }

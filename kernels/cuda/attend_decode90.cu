@@ -97,8 +97,10 @@ template <typename E> __device__ __forceinline__ void decode_produce(const Fused
     const bool rotates = f.rope.qkv.values;
     bool waited = false;
     int n = 0; // stages issued
+#pragma unroll 1
     for (int i = from; i < to; i++) {
         const DecodeItem it = decode_item(p, s, rows, i);
+#pragma unroll 1
         for (int first = it.begin; first < it.end; first += DECODE_KEYS, n++) {
             const int slot = n % STAGES, seen = min(it.end - first, DECODE_KEYS);
             const bool own = first + seen == it.length; // the row's own key is in this stage
@@ -109,6 +111,7 @@ template <typename E> __device__ __forceinline__ void decode_produce(const Fused
             }
             if (n >= STAGES) mbar_wait(&s.empty[slot], (n / STAGES - 1) & 1);
             if (seen < DECODE_KEYS) { // what a weight of 0 meets must be a number
+#pragma unroll 1
                 for (int j = l; j < (DECODE_KEYS - seen) * 8 * HALVES; j += WARP)
                     *(uint4 *)(s.kv[slot][1][j % HALVES] + seen * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
                 fence_proxy_async(); // a later copy overwrites them
@@ -117,6 +120,7 @@ template <typename E> __device__ __forceinline__ void decode_produce(const Fused
             if (l == 0) mbar_expect_tx(&s.full[slot], 2 * HALVES * lines * LINE);
             else mbar_arrive(&s.full[slot]);
             __syncwarp();
+#pragma unroll 1
             for (int j = l; j < ceil_div(lines, step) * 2 * HALVES; j += WARP) {
                 const int line = j / (2 * HALVES) * step, which = j / HALVES % 2, half = j % HALVES;
                 bulk_load(s.kv[slot][which][half] + line * LINE, tile_of<E>(p.pages, it.table, which, it.head, first + line, half), min(step, lines - line) * LINE, &s.full[slot]);
@@ -144,6 +148,7 @@ template <typename E> __device__ __forceinline__ void decode_rotate(const FusedD
     const int w = warp_id(), l = lane_id(), none = r.heads + 2 * r.kv_heads;
     float4 turn[1] = {};
     rope_turns(turn, r, it.row);
+#pragma unroll 1
     for (int first = 0; first < group + 2; first += TOGETHER * WARPS) {
         const auto place = [&](int i) { return first + i * WARPS + w; };
         const auto head = [&](int i) {
@@ -173,44 +178,44 @@ __device__ __forceinline__ void decode_append(const RopeParams &r, DecodeShared<
 // decode_add adds the splits of a head's group, one after the other, and writes z. It stands at the end of a chain of kernels, and its
 // code is run once, from a cold instruction cache: short loops over what bulk copies bring are faster than loads into many registers.
 template <typename E> __device__ __forceinline__ void decode_add(const DecodeParams &p, DecodeShared<E> &s, const DecodeItem &it, int group, u32 &phase) {
-    const int w = warp_id(), l = lane_id(), d = threadIdx.x, from = s.first_split[it.row], each = group * HD;
+    const int w = warp_id(), l = lane_id(), from = s.first_split[it.row], each = group * HD;
     float *sum = s.parts, *parts = sum + each;  // [group][HD], [most][group][HD]
     const int most = PARTS / group - 1;         // splits that there is room for
     const u64 first_part = (u64(from) * p.heads + it.head * group) * HD;
-    const auto bring = [&](int first) {
-        const int count = min(most, it.splits - first);
-        fence_proxy_async(); // what was there has been read
-        mbar_expect_tx(&s.brought, count * each * 4);
-#pragma unroll 1
-        for (int i = 0; i < count; i++) bulk_load((u8 *)(parts + i * each), (const u8 *)(p.out + first_part + u64(first + i) * p.heads * HD), each * 4, &s.brought);
-    };
-    if (d == 0) {
-        fence_proxy_async_global();
-        bring(0);
-    }
-#pragma unroll 1
-    for (int r = w; r < group; r += WARPS) {
-        float2 n[2]; // maximum and sum of splits l and l + 32
-#pragma unroll
-        for (int k = 0; k < 2; k++) n[k] = l + k * WARP < it.splits ? __ldcg(&p.norm[u64(from + l + k * WARP) * p.heads + it.head * group + r]) : make_float2(-INFINITY, 0);
-        const float largest = warp_max(fmaxf(n[0].x, n[1].x));
-        const float mine[2] = {exp2_approx(n[0].x - largest), exp2_approx(n[1].x - largest)};
-        const float inverse = 1.0f / warp_sum(n[0].y * mine[0] + n[1].y * mine[1]);
-        s.share[r][l] = mine[0] * inverse, s.share[r][l + WARP] = mine[1] * inverse;
-    }
 #pragma unroll 1
     for (int first = 0; first < it.splits; first += most, phase ^= 1) {
-        bar_sync(1, WARPS * WARP); // shares are there; all have read the splits before these
-        if (d == 0 && first > 0) bring(first);
-        mbar_wait(&s.brought, phase);
         const int count = min(most, it.splits - first);
+        if (first > 0) bar_sync(1, WARPS * WARP); // all have read the splits before these
+        if (threadIdx.x == 0) {
+            if (first == 0) fence_proxy_async_global();
+            fence_proxy_async(); // what was there has been read
+            mbar_expect_tx(&s.brought, count * each * 4);
 #pragma unroll 1
-        for (int r = 0; r < group; r++) {
-            float y = first > 0 ? sum[r * HD + d] : 0.0f;
+            for (int i = 0; i < count; i++) bulk_load((u8 *)(parts + i * each), (const u8 *)(p.out + first_part + u64(first + i) * p.heads * HD), each * 4, &s.brought);
+        }
+#pragma unroll 1
+        for (int r = w; r < group && first == 0; r += WARPS) {
+            float2 n[2]; // maximum and sum of splits l and l + 32
+#pragma unroll
+            for (int k = 0; k < 2; k++) n[k] = l + k * WARP < it.splits ? __ldcg(&p.norm[u64(from + l + k * WARP) * p.heads + it.head * group + r]) : make_float2(-INFINITY, 0);
+            const float largest = warp_max(fmaxf(n[0].x, n[1].x));
+            const float mine[2] = {exp2_approx(n[0].x - largest), exp2_approx(n[1].x - largest)};
+            const float inverse = 1.0f / warp_sum(n[0].y * mine[0] + n[1].y * mine[1]);
+            s.share[r][l] = mine[0] * inverse, s.share[r][l + WARP] = mine[1] * inverse;
+        }
+        bar_sync(1, WARPS * WARP); // shares are there
+        mbar_wait(&s.brought, phase);
+#pragma unroll 1
+        for (int i = 4 * threadIdx.x; i < each; i += 4 * WARPS * WARP) { // four columns of head i/HD
+            float4 y = first > 0 ? *(const float4 *)(sum + i) : make_float4(0, 0, 0, 0);
+            const float *share = &s.share[i / HD][first];
 #pragma unroll 4
-            for (int i = 0; i < count; i++) y = __fmaf_rn(s.share[r][first + i], parts[i * each + r * HD + d], y);
-            sum[r * HD + d] = y;
-            if (first + count == it.splits) *(bf16 *)(p.z + image_at(p.R, it.row, (it.head * group + r) * HD + d)) = __float2bfloat16_rn(y);
+            for (int k = 0; k < count; k++) {
+                const float4 v = *(const float4 *)(parts + k * each + i);
+                y = make_float4(__fmaf_rn(share[k], v.x, y.x), __fmaf_rn(share[k], v.y, y.y), __fmaf_rn(share[k], v.z, y.z), __fmaf_rn(share[k], v.w, y.w));
+            }
+            *(float4 *)(sum + i) = y;
+            if (first + count == it.splits) *(uint2 *)(p.z + image_at(p.R, it.row, it.head * each + i)) = pack4(y);
         }
     }
 }
@@ -220,18 +225,18 @@ template <typename E> __device__ __forceinline__ void decode_consume(const Fused
     const DecodeParams &p = f.attend;
     const int w = warp_id(), l = lane_id(), g = l / 4, t = l % 4, group = p.heads / p.pages.kv_heads;
     const bool rotates = f.rope.qkv.values;
-    DecodeItem it = decode_item(p, s, rows, from);
-    int page = rotates ? f.rope.slot[it.row] : -1; // where the row's own key goes
-    griddep_wait();
+    int page = -1; // where the row's own key goes
     u32 q[HD / 16][4];
     Own<E> own = {};
     int n = 0, done = 0; // stages seen; splits of this row and head
     u32 phase = 0;       // of what decode_add waits for
+#pragma unroll 1
     for (int i = from; i < to; i++) {
-        if (i > from) it = decode_item(p, s, rows, i);
+        const DecodeItem it = decode_item(p, s, rows, i);
+        if (rotates && done == 0) page = f.rope.slot[it.row];
+        if (i == from) griddep_wait();
         if (done == 0) { // another row or head
             if (rotates) {
-                if (i > from) page = f.rope.slot[it.row];
                 decode_rotate(f, s, it, group, own);
                 bar_sync(1, WARPS * WARP);
             }
@@ -242,12 +247,12 @@ template <typename E> __device__ __forceinline__ void decode_consume(const Fused
         }
         Attention<HD> a;
         attention_begin(a);
+#pragma unroll 1
         for (int first = it.begin; first < it.end; first += DECODE_KEYS, n++) {
             const int slot = n % STAGES, keys = min(it.end - first, DECODE_KEYS), seen = min(keys - w * WARP_KEYS, WARP_KEYS);
             mbar_wait(&s.full[slot], n / STAGES & 1);
             if (rotates && first + keys == it.length) {
-                if (w == group % WARPS) decode_append(f.rope, s, it, 0, slot, keys - 1, page, own);
-                if (w == (group + 1) % WARPS) decode_append(f.rope, s, it, 1, slot, keys - 1, page, own);
+                if (const int which = (w + WARPS - group % WARPS) % WARPS; which < 2) decode_append(f.rope, s, it, which, slot, keys - 1, page, own);
                 bar_sync(1, WARPS * WARP);
             }
             const int limit[2] = {seen, seen};
@@ -297,7 +302,9 @@ template <typename E> __device__ __forceinline__ void attend_decode(const FusedD
     }
     __syncthreads();
     griddep_launch();
-    const int heads = p.attend.pages.kv_heads, from = decode_first(s, rows, heads, blockIdx.x), to = decode_first(s, rows, heads, blockIdx.x + 1);
+    int from = 0, to = 0;
+#pragma unroll 1
+    for (int i = 0; i < 2; i++) from = to, to = decode_first(s, rows, p.attend.pages.kv_heads, blockIdx.x + i);
     if (from == to) return; // makes room for the blocks of the kernels that follow
     if (warp_id() == WARPS) decode_produce(p, s, rows, from, to);
     else decode_consume(p, s, rows, from, to);

@@ -234,7 +234,7 @@ func (d *Device) arrivals() ptr { return d.mem("decode.arrivals", 4*maxDecodeRow
 // ropeOf describes how q, and k and v in their pages, are made from the sums of the projections.
 func (d *Device) ropeOf(p *phase, l *kernels.Attn, w *weight, qkv slots, q ptr) ropeParams {
 	params := ropeParams{
-		qkv: qkv, pos: p.pos, slot: p.group[l.Group].slot, rows: p.decodeCount(), q: q,
+		qkv: qkv, slot: p.group[l.Group].slot, rows: p.decodeCount(), q: q,
 		pages: d.kv.data[l.Group], pageStride: d.kv.pageStride(l.Group), layerAt: d.kv.layerAt(l.Slot),
 		eps: l.Eps, heads: int32(l.Heads), kvHeads: int32(l.KVHeads), headDim: int32(l.HeadDim), pageTokens: int32(d.kv.spec.PageTokens),
 		kAt: int32(w.first[1]), vAt: int32(w.first[2]), tiled: d.kv.layout(),
@@ -245,8 +245,8 @@ func (d *Device) ropeOf(p *phase, l *kernels.Attn, w *weight, qkv slots, q ptr) 
 	if l.QKNorm {
 		params.qkNorm = 1
 	}
-	if l.Temp != nil {
-		params.tempScale, params.tempFloor = l.Temp.Scale, l.Temp.Floor
+	if l.Temp != nil && l.Temp.Floor > 0 {
+		params.temper = d.temper(p, *l.Temp)
 	}
 	if l.RoPE != nil {
 		params.table = d.ropeTable(p, l.RoPE)
@@ -305,6 +305,17 @@ func (d *Device) ropeTable(p *phase, frequencies []float64) ptr {
 		d.ropes[&frequencies[0]] = turns
 	}
 	launch(d, "rope_table", p.grid, 1, 0, &ropeTableParams{turns: turns, pos: p.pos, table: at, half: int32(half)})
+	return at
+}
+
+// temper is what the step's queries are scaled with in layers of this temperature, computed when the first layer asks.
+func (d *Device) temper(p *phase, t kernels.Temperature) ptr {
+	at, rows := d.mem(p.name+"temper", 4*d.capacity(p)), p.grid
+	if d.tempers[p.index()] == t {
+		return at
+	}
+	d.tempers[p.index()] = t
+	launch(d, "rope_temper", ceil(rows, 128), 1, 0, &temperParams{pos: p.pos, temper: at, scale: t.Scale, floor: t.Floor, rows: int32(rows)})
 	return at
 }
 

@@ -73,14 +73,15 @@ type Device struct {
 	wants     wants
 	taps      []placedTap
 	outs      []kernels.Out
-	answered  bool        // Logits has run
-	counters  int         // that were given out
-	norms     int         // of decode rows
-	rehearsal bool        // stages run, kernels do not (rehearse)
-	recording bool        // launches are written down (pieces.go)
-	meetings  int         // exchanges with other ranks that were enqueued
-	shares    int         // those of them that share_rows does
-	rope      [2]*float64 // the frequencies of each phase's table
+	answered  bool                   // Logits has run
+	counters  int                    // that were given out
+	norms     int                    // of decode rows
+	rehearsal bool                   // stages run, kernels do not (rehearse)
+	recording bool                   // launches are written down (pieces.go)
+	meetings  int                    // exchanges with other ranks that were enqueued
+	shares    int                    // those of them that share_rows does
+	rope      [2]*float64            // the frequencies of each phase's table
+	tempers   [2]kernels.Temperature // of each phase's scales
 	ran       map[string]int
 }
 
@@ -276,6 +277,7 @@ func (d *Device) begin(b *kernels.Batch) {
 
 // rewind takes back what stages have noted of the step.
 func (d *Device) rewind() {
+	d.tempers = [2]kernels.Temperature{}
 	d.rope, d.answered, d.counters, d.norms, d.meetings, d.shares = [2]*float64{}, false, 0, 0, 0, 0
 }
 

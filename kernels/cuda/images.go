@@ -57,6 +57,7 @@ var table = map[string]kernel{
 	"gather_rows":        {"route", 128, 0},
 
 	"rope_table":       {"rope", 128, 0},
+	"rope_temper":      {"rope", 128, 0},
 	"rope_append":      {"rope", 128, 0},
 	"rope_append_rows": {"rope", 256, 0},
 

@@ -45,8 +45,8 @@ struct NormParams {
 constexpr int NORM_THREADS = 512;
 constexpr int NORM_VECTORS = 3; // of four columns that a thread has on their way at a time: 6,144 columns in one pass
 
-// The order of a row's sum of squares, whoever adds: 128 columns as a warp adds a vector of four for each lane, then these groups
-// one after the other.
+// The order of a row's sum of squares, whoever adds: 128 columns as a warp adds a vector of four for each lane, then these groups,
+// every 32nd for each lane.
 constexpr int NORM_GROUP = 4 * WARP;
 constexpr int MAX_GROUPS = 128; // MAX_WIDTH / NORM_GROUP
 
@@ -122,11 +122,12 @@ __device__ __forceinline__ void sum_peers(const NormParams &p, int row, int from
         if (const int i = from + threadIdx.x + j * NORM_THREADS; i < vectors) sum[j] = mail_sum(peers, epoch, p.exchange, row, i, sum[j]);
 }
 
-// norm_scale is what a row is multiplied with, of the sums of its groups.
+// norm_scale is what a row is multiplied with, of the sums of its groups. Every warp asks.
 __device__ __forceinline__ float norm_scale(const NormParams &p, const float *groups) {
     float all = 0;
-    for (int g = 0; g < ceil_div(p.D, NORM_GROUP); g++) all += groups[g];
-    return rsqrtf(all / p.D + p.eps);
+#pragma unroll 1
+    for (int g = lane_id(); g < ceil_div(p.D, NORM_GROUP); g += WARP) all += groups[g];
+    return rsqrtf(warp_sum(all) / p.D + p.eps);
 }
 
 // norm_pack is four normalised columns, and norm_place where vector i of a row lies in the image, half a piece.

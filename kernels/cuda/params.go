@@ -180,22 +180,28 @@ type ropeTableParams struct {
 	_                 int32
 }
 
+type temperParams struct {
+	pos, temper  ptr
+	scale, floor float64
+	rows         int32
+	_            int32
+}
+
 type ropeParams struct {
-	qkv                  slots
-	table, pos, slot     ptr
-	rows                 ptr
-	q, k, v              ptr
-	pages                ptr
-	pageStride, layerAt  uint64
-	tempScale, tempFloor float64
-	eps                  float32
-	qkNorm               int32
-	heads, kvHeads       int32
-	headDim, pageTokens  int32
-	kAt, vAt             int32
-	tiled, coded         int32
-	steps                int32
-	_                    int32
+	qkv                 slots
+	table, temper, slot ptr
+	rows                ptr
+	q, k, v             ptr
+	pages               ptr
+	pageStride, layerAt uint64
+	eps                 float32
+	qkNorm              int32
+	heads, kvHeads      int32
+	headDim, pageTokens int32
+	kAt, vAt            int32
+	tiled, coded        int32
+	steps               int32
+	_                   int32
 }
 
 // Steps of rope_append.

@@ -128,8 +128,8 @@ func streamCodedShared(code string, width int) int {
 }
 
 func streamBytes(stages, stage, half, more int) int {
-	bytes := stages*stage + half + 8*2*stages + 4*stages + 4*(4*maxDecodeRows+1) + 4*1024/32 + 8 + more
-	return (bytes + 7) &^ 7
+	bytes := stages*stage + half + 8*2*stages + 2*4*stages + 4*(4*maxDecodeRows+1) + 4*1024/32 + 8 + more
+	return (bytes+15)&^15 + 32*(stages+1)
 }
 
 // stream multiplies dense and routed weights with the decode rows of a and b; either may be nil, and both have one geometry (alike).

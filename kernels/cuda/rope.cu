@@ -20,6 +20,20 @@ KERNEL(128, 1, rope_table, RopeTableParams) {
     }
 }
 
+struct TemperParams {
+    const int *pos; // [rows]
+    float *temper;  // [rows]
+    double scale, floor;
+    int rows;
+};
+
+// rope_temper: what queries of layers without rotation are scaled with, in float64. A thread has a row.
+KERNEL(128, 1, rope_temper, TemperParams) {
+    griddep_launch();
+    griddep_wait();
+    if (const int row = blockIdx.x * 128 + threadIdx.x; row < p.rows) p.temper[row] = float(1.0 + p.scale * log(floor((p.pos[row] + 1) / p.floor) + 1.0));
+}
+
 namespace {
 
 // append does heads first, first + step, … of a row, HEADS of them, with one warp.

@@ -9,7 +9,7 @@ enum RopeStep { ROPE_ROTATE = 1, ROPE_APPEND = 2 };
 struct RopeParams {
     Slots qkv;              // [rows, q | k | v]
     const float2 *table;    // [rows][Hd/2]; null: no rotation
-    const int *pos;         // [rows]
+    const float *temper;    // [rows] what queries are scaled with for their position; null: nothing
     const int *slot;        // [rows] where the row's key goes: page·page_tokens + place in the page; negative: nowhere
     const int *rows;        // decode: how many there are
     bf16 *q;                // [rows, H·Hd]
@@ -17,7 +17,6 @@ struct RopeParams {
     u8 *pages;              // [pages][page_stride]
     u64 page_stride;        // elements of a page
     u64 layer_at;           // of this layer's keys in a page; its values follow the keys
-    double temp_scale, temp_floor; // floor 0: no temperature
     float eps;
     int qk_norm;
     int heads, kv_heads, head_dim, page_tokens;
@@ -53,16 +52,22 @@ template <int ROUNDS> __device__ __forceinline__ void rope_turns(float4 (&turn)[
 template <int HEADS, int ROUNDS, bool DONE, typename Which>
 __device__ __forceinline__ void rope_heads(float4 (&x)[HEADS][ROUNDS], const RopeParams &p, int row, const float4 (&turn)[ROUNDS], Which head) {
     const int l = lane_id(), all = p.heads + 2 * p.kv_heads;
-    const auto load = [&](int i, int j, u64 from) {
-        const int d = 4 * (l + j * WARP);
-        if (head(i) >= all || d >= p.head_dim) return make_float4(0, 0, 0, 0);
-        return *(const float4 *)(p.qkv.values + from + u64(row) * p.qkv.ld + head_of(p, head(i)).column + d);
+    const float *from[HEADS]; // the lane's first columns
+    bool there[HEADS];
+#pragma unroll
+    for (int i = 0; i < HEADS; i++) {
+        there[i] = head(i) < all;
+        from[i] = p.qkv.values + u64(row) * p.qkv.ld + head_of(p, head(i)).column + 4 * l;
+    }
+    const auto load = [&](int i, int j, u64 slot, bool is) {
+        return is && there[i] && 4 * (l + j * WARP) < p.head_dim ? *(const float4 *)(from[i] + slot + 4 * j * WARP) : make_float4(0, 0, 0, 0);
     };
 #pragma unroll
     for (int i = 0; i < HEADS; i++)
 #pragma unroll
-        for (int j = 0; j < ROUNDS; j++) x[i][j] = DONE ? load(i, j, 0) : make_float4(0, 0, 0, 0);
+        for (int j = 0; j < ROUNDS; j++) x[i][j] = load(i, j, 0, DONE);
     constexpr int AHEAD = 8; // slots whose loads leave before the first is added
+#pragma unroll 1
     for (int first = 0; !DONE && first < p.qkv.count; first += AHEAD) {
         float4 v[AHEAD][HEADS][ROUNDS];
 #pragma unroll
@@ -70,7 +75,7 @@ __device__ __forceinline__ void rope_heads(float4 (&x)[HEADS][ROUNDS], const Rop
 #pragma unroll
             for (int i = 0; i < HEADS; i++)
 #pragma unroll
-                for (int j = 0; j < ROUNDS; j++) v[s][i][j] = first + s < p.qkv.count ? load(i, j, (first + s) * p.qkv.stride) : make_float4(0, 0, 0, 0);
+                for (int j = 0; j < ROUNDS; j++) v[s][i][j] = load(i, j, (first + s) * p.qkv.stride, first + s < p.qkv.count);
 #pragma unroll
         for (int s = 0; s < AHEAD; s++)
 #pragma unroll
@@ -78,7 +83,7 @@ __device__ __forceinline__ void rope_heads(float4 (&x)[HEADS][ROUNDS], const Rop
 #pragma unroll
                 for (int j = 0; j < ROUNDS; j++) add_to(x[i][j], v[s][i][j]);
     }
-    const double temp = p.temp_floor > 0 ? 1.0 + p.temp_scale * log(floor((p.pos[row] + 1) / p.temp_floor) + 1.0) : 1.0;
+    const float temper = p.temper ? p.temper[row] : 1.0f;
 #pragma unroll
     for (int i = 0; i < HEADS; i++) {
         const Head h = head_of(p, head(i));
@@ -92,7 +97,7 @@ __device__ __forceinline__ void rope_heads(float4 (&x)[HEADS][ROUNDS], const Rop
         }
         if (p.qk_norm) squares = warp_sum(squares);
         if (p.qk_norm && h.kind < 2) scale = rsqrtf(squares / p.head_dim + p.eps);
-        if (h.kind == 0) scale *= float(temp);
+        if (h.kind == 0) scale *= temper;
 #pragma unroll
         for (int j = 0; j < ROUNDS; j++) x[i][j] = make_float4(x[i][j].x * scale, x[i][j].y * scale, x[i][j].z * scale, x[i][j].w * scale);
     }

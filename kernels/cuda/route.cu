@@ -92,29 +92,35 @@ KERNEL(NORM_THREADS, 1, route_slices, RouteParams) {
     if (at.there) {
         float *heard = (float *)memory;
         u64 *parts = p.parts + at.row * all;
+#pragma unroll 1
         for (int e = warp_id(); e < p.experts; e += NORM_THREADS / WARP) {
             if (e != warp_id()) w.load(p, e, at.slice);
             const float part = w.dot(h, pieces);
             if (lane_id() == 0) tell(parts + at.slice * p.experts + e, part, at.about);
         }
+#pragma unroll 1
         for (int i = threadIdx.x; i < all; i += NORM_THREADS) heard[i] = hear(parts + i, at.about);
         __syncthreads();
+#pragma unroll 1
         for (int e = threadIdx.x; e < p.experts; e += NORM_THREADS) {
             float sum = 0;
+#pragma unroll 4
             for (int i = 0; i < at.slices; i++) sum += heard[i * p.experts + e];
             logits[e] = sum;
             if (at.slice == 0) p.logits[u64(at.row) * p.ld + e] = sum;
         }
         __syncthreads();
         if (warp_id() == 0) {
-            const Choice c = at.slice == 0 ? decide(p, at.row, logits) : choose(logits, p.experts, p.status);
+            const Choice c = choose(logits, p.experts, p.status);
             if (lane_id() == 0) chosen = c;
+            if (lane_id() == 0 && at.slice == 0) record(p, at.row, c);
         }
         __syncthreads();
     } else if (threadIdx.x == 0) {
         p.expert[at.row] = -1, p.gate[at.row] = 0, chosen.gate = 0;
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < pieces; i += NORM_THREADS) {
         const int piece = at.slice * SLICE_PIECES + i;
         *(uint4 *)(p.scaled + (u64(piece / 8) * n.R + at.row) * LINE + ((piece % 8) ^ (at.row & 7)) * PIECE) = scaled_piece(h[i], chosen.gate);

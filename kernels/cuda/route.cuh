@@ -55,6 +55,7 @@ __device__ __forceinline__ Choice choose(const float *logits, int experts, u32 *
     float best = -INFINITY;
     int at = MAX_ROUTER_EXPERTS;
     bool nan = false;
+#pragma unroll 1
     for (int e = lane_id(); e < experts; e += WARP) {
         const float v = logits[e];
         nan |= v != v;
@@ -73,15 +74,18 @@ __device__ __forceinline__ Choice choose(const float *logits, int experts, u32 *
     return Choice{at, 1.0f / (1.0f + expf(-best))};
 }
 
+// record is what the stages after this one, and the host, know of a choice. One lane.
+__device__ __forceinline__ void record(const RouteParams &p, int row, Choice c) {
+    p.expert[row] = c.expert, p.gate[row] = c.gate;
+    atomicAdd((unsigned long long *)&p.counts[c.expert], 1ull);
+}
+
 // decide chooses for a row, or, where that is not among the steps, checks and gives what was chosen. One warp.
 __device__ __forceinline__ Choice decide(const RouteParams &p, int row, const float *logits) {
     Choice c{0, 0};
     if (p.steps & ROUTE_CHOOSE) {
         c = choose(logits, p.experts, p.status);
-        if (lane_id() == 0) {
-            p.expert[row] = c.expert, p.gate[row] = c.gate;
-            atomicAdd((unsigned long long *)&p.counts[c.expert], 1ull);
-        }
+        if (lane_id() == 0) record(p, row, c);
     } else if (p.steps & ROUTE_SCALE) {
         c = Choice{p.expert[row], p.gate[row]};
         __syncwarp();

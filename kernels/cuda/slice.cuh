@@ -29,15 +29,17 @@ struct Slice {
 __device__ __forceinline__ float4 slice_due(const NormParams &n, const Slice &at) {
     constexpr int AHEAD = 8; // splits
     float4 sum[2] = {make_float4(0, 0, 0, 0), make_float4(0, 0, 0, 0)};
+    const float *next[2];
+#pragma unroll
+    for (int which = 0; which < 2; which++) next[which] = n.pending[which].values + u64(at.row) * n.pending[which].ld + 4 * at.vector;
+#pragma unroll 1
     for (int first = 0; first < max(n.pending[0].count, n.pending[1].count); first += AHEAD) {
         float4 v[2][AHEAD];
 #pragma unroll
         for (int which = 0; which < 2; which++)
 #pragma unroll
-            for (int j = 0; j < AHEAD; j++) {
-                const Slots &from = n.pending[which];
-                v[which][j] = first + j < from.count ? *((const float4 *)(from.values + (first + j) * from.stride + u64(at.row) * from.ld) + at.vector) : make_float4(0, 0, 0, 0);
-            }
+            for (int j = 0; j < AHEAD; j++, next[which] += n.pending[which].stride)
+                v[which][j] = first + j < n.pending[which].count ? *(const float4 *)next[which] : make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int which = 0; which < 2; which++)
 #pragma unroll

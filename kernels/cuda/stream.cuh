@@ -98,12 +98,22 @@ template <int NT> struct Plain {
 
 template <class W, int NT> constexpr __host__ __device__ int stream_stage_bytes() { return W::TILES * (W::TILE_BYTES + NT * 8 * LINE) + W::EXTRA; }
 
+// Unit is what one block computes at a time: the outputs of a block of rows over one split of K.
+struct alignas(16) Unit {
+    int expert, hit; // -1: dense
+    int block, split;
+    int first, tiles; // along K; no tiles: there are no more units
+};
+
+// StreamShared. A unit has a stage at least, so that its place in `unit` is free when its first stage is: whoever multiplies what was
+// STAGES before has stored the sums of all units before that.
 template <class W, int NT> struct StreamShared {
     u8 stage[W::STAGES][stream_stage_bytes<W, NT>()];
     float half[W::HALVES > 1 ? 4 : 0][NT][WARP][4]; // the second half of K of a unit, on its way to the first
     u64 full[W::STAGES], empty[W::STAGES];
     u64 prepared[W::PREPARES ? W::STAGES : 0]; // full, and activations as products want them
-    int unit[W::STAGES];        // whose stage it is; negative: there are no more
+    int of[W::STAGES];          // the unit whose stage it is,
+    int along[W::STAGES];       // and its first tile
     int hits[MAX_DECODE_ROWS];  // experts that some row chose, ascending
     int first[MAX_DECODE_ROWS + 1]; // GATHERS: where a hit's rows begin in order
     int order[MAX_DECODE_ROWS]; // GATHERS: rows by expert
@@ -112,15 +122,7 @@ template <class W, int NT> struct StreamShared {
     int hit_count;
     int rows;
     typename W::Shared more;
-};
-
-// Unit is what one block computes at a time: 64 outputs over one split of K.
-struct Unit {
-    const u8 *weight; // first tile
-    const u8 *act;    // first tile
-    int expert, hit;  // -1: dense
-    int block, split, tiles;
-    int first;        // tile along K
+    Unit unit[W::STAGES + 1]; // one after the other
 };
 
 // stream_dense is how many units the dense part has; they come first.
@@ -129,29 +131,23 @@ __device__ __forceinline__ int stream_dense(const StreamParams &p) { return p.de
 // stream_units is how many there are at all, once the choice is known.
 template <class W, int NT> __device__ __forceinline__ int stream_units(const typename W::Params &p, const StreamShared<W, NT> &s) { return stream_dense(p) + s.hit_count * p.blocks * p.splits; }
 
+// stream_unit is unit i.
 template <class W, int NT> __device__ __forceinline__ Unit stream_unit(const typename W::Params &p, const StreamShared<W, NT> &s, int i) {
     Unit u;
-    int tiles = p.tiles, units = p.blocks * p.splits; // of a matrix
-    asm volatile("" : "+r"(tiles), "+r"(units)); // what follows from them takes no registers from unit to unit
-    const int dense = p.dense ? units : 0;
-    const u8 *base = p.dense, *act = p.a;
     u.expert = u.hit = -1;
-    if (i >= dense) {
+    if (const int dense = stream_dense(p); i >= dense) {
+        const int units = p.blocks * p.splits; // of a matrix
         i -= dense;
         u.hit = i / units;
         u.expert = s.hits[u.hit];
-        i %= units;
-        base = p.routed + u64(u.expert) * p.expert_stride;
-        act = p.b;
+        i -= u.hit * units;
     }
     u.block = i / p.splits;
-    u.split = i % p.splits;
+    u.split = i - u.block * p.splits;
     // Splits are whole grains, the first ones one grain longer where they do not divide.
-    const int grains = ceil_div(tiles, W::GRAIN), each = grains / p.splits, longer = grains % p.splits;
+    const int grains = ceil_div(p.tiles, W::GRAIN), each = grains / p.splits, longer = grains - each * p.splits;
     u.first = (u.split * each + min(u.split, longer)) * W::GRAIN;
     u.tiles = min((each + (u.split < longer)) * W::GRAIN, p.tiles - u.first);
-    u.weight = base + (u64(u.block) * p.tiles + u.first) * W::TILE_BYTES;
-    u.act = act + u64(u.first) * NT * 8 * LINE;
     return u;
 }
 
@@ -195,6 +191,7 @@ template <class W, int NT> __device__ __forceinline__ void stream_hits(const Str
     s.hit[l] = 0;
     static_assert(MAX_EXPERTS / 32 == WARP);
     __syncwarp();
+#pragma unroll 1
     for (int i = l; i < NT * 8; i += WARP) {
         const int e = i < s.rows ? p.expert[i] : -1;
         s.expert[i] = e;
@@ -202,6 +199,7 @@ template <class W, int NT> __device__ __forceinline__ void stream_hits(const Str
     }
     __syncwarp();
     int n = 0;
+#pragma unroll 1
     for (int w = 0; w < ceil_div(p.experts, 32); w++) {
         const u32 set = s.hit[w];
         if (set >> l & 1) s.hits[n + __popc(set & ((1u << l) - 1))] = w * 32 + l;
@@ -211,8 +209,10 @@ template <class W, int NT> __device__ __forceinline__ void stream_hits(const Str
     __syncwarp();
     if (!W::GATHERS) return;
     int rows = 0;
+#pragma unroll 1
     for (int h = 0; h < n; h++) {
         if (l == 0) s.first[h] = rows;
+#pragma unroll 1
         for (int from = 0; from < NT * 8; from += WARP) {
             const bool chose = from + l < NT * 8 && s.expert[from + l] == s.hits[h];
             const u32 set = __ballot_sync(0xffffffffu, chose);
@@ -238,54 +238,71 @@ template <class W, int NT> struct Rows {
     __device__ __forceinline__ int operator[](int i) const { return order ? order[i < count ? i : 0] : i; }
 };
 
-// stream_weights issues the copies of so many tiles of a unit into a stage and announces the stage's bytes, the activations' among them.
-template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int t, int tiles, u8 *stage, u64 *full) {
-    stream_begin(full, tiles * (W::TILE_BYTES + NT * 8 * LINE) + W::extra_bytes(p, u.first + t, tiles));
-    stream_copy(stage, u.weight + u64(t) * W::TILE_BYTES, tiles * W::TILE_BYTES, full, true);
-    W::extra(p, u.expert, u.block, u.first + t, tiles, stage + W::TILES * (W::TILE_BYTES + NT * 8 * LINE), full);
+// stream_weights issues the copies of a stage's tiles, from tile `first` along K on, and announces the stage's bytes, the activations' among them.
+template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int first, int tiles, u8 *stage, u64 *full) {
+    const u8 *weight = u.expert < 0 ? p.dense : p.routed + u64(u.expert) * p.expert_stride;
+    stream_begin(full, tiles * (W::TILE_BYTES + NT * 8 * LINE) + W::extra_bytes(p, first, tiles));
+    stream_copy(stage, weight + (u64(u.block) * p.tiles + first) * W::TILE_BYTES, tiles * W::TILE_BYTES, full, true);
+    W::extra(p, u.expert, u.block, first, tiles, stage + W::TILES * (W::TILE_BYTES + NT * 8 * LINE), full);
 }
 
 // stream_produce keeps the ring full. Units of the dense part come first, which need nothing but `a`. The first unit is the
 // block's own, the others go to whoever is ready: multiprocessors differ by a fifth in what they get of a busy memory. Who
 // computes a unit changes nothing in its result.
-template <class W, int NT> __device__ __forceinline__ void stream_produce(const typename W::Params &p, StreamShared<W, NT> &s, int filled) {
+//
+// The weights of a dense first unit depend on nothing that earlier kernels write: they are on their way before those kernels have
+// ended. That is a turn of the same loop, since code that runs once comes slowly, and stands in the way of other kernels' code.
+template <class W, int NT> __device__ __forceinline__ void stream_produce(const typename W::Params &p, StreamShared<W, NT> &s) {
     constexpr int STAGES = W::STAGES;
-    bool known = false;
-    const auto learn = [&] { // of the choice
-        griddep_wait();
-        if (p.routed) stream_hits(p, s);
-        known = true;
-    };
-    if (!p.ready) learn();
-    else if (int(blockIdx.x) < stream_dense(p)) {
-        wait_signals(p.ready, p.ready_count);
-        fence_proxy_async_global();
-    }
-    int n = 0; // stages issued
-    const auto open = [&](int unit) { // the next stage, once it is empty
+#if __CUDA_ARCH__ >= 900
+    bool early = int(blockIdx.x) < stream_dense(p);
+#else
+    bool early = false;
+#endif
+    bool known = false; // the choice
+    int filled = 0;     // stages of the first unit whose weights are on their way
+    int n = 0;          // stages issued
+    int at = 0;         // of s.unit
+    const auto open = [&] { // the next stage, once it is empty
         const int slot = n % STAGES;
         if (n >= STAGES) mbar_wait(&s.empty[slot], (n / STAGES - 1) & 1);
-        if (lane_id() == 0) s.unit[slot] = unit;
         return slot;
     };
-    for (int i = blockIdx.x;;) {
-        if (i >= stream_dense(p)) {
-            if (!known) learn();
-            if (!p.routed || i >= (stream_units<W, NT>(p, s))) break;
+    int i = blockIdx.x;
+#pragma unroll 1
+    for (;;) {
+        if (!early && !known && (!p.ready || i >= stream_dense(p))) {
+            griddep_wait();
+            if (p.routed) stream_hits(p, s);
+            known = true;
+        } else if (!early && n == 0) {
+            wait_signals(p.ready, p.ready_count);
+            fence_proxy_async_global();
         }
+        if (i >= stream_dense(p) && (!p.routed || i >= (stream_units<W, NT>(p, s)))) break;
         u32 taken = 0; // the answer is there when the unit has been issued
-        if (lane_id() == 0) taken = atomicAdd(p.taken, 1u);
+        if (!early && lane_id() == 0) taken = atomicAdd(p.taken, 1u);
         const Unit u = stream_unit<W, NT>(p, s, i);
-        for (int t = 0; t < u.tiles; t += W::TILES, n++) {
-            const int slot = open(i), tiles = min(W::TILES, u.tiles - t);
+#pragma unroll 1
+        for (int t = 0; t < u.tiles && (!early || n < STAGES); t += W::TILES, n++) {
+            const int slot = open(), tiles = min(W::TILES, u.tiles - t);
+            if (lane_id() == 0 && t == 0) s.unit[at] = u;
+            if (lane_id() == 0) s.of[slot] = at, s.along[slot] = u.first + t;
             u8 *stage = s.stage[slot];
-            if (n >= filled) stream_weights<W, NT>(p, u, t, tiles, stage, &s.full[slot]);
-            stream_copy(stage + W::TILES * W::TILE_BYTES, u.act + u64(t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
+            if (n >= filled) stream_weights<W, NT>(p, u, u.first + t, tiles, stage, &s.full[slot]);
+            if (early) continue;
+            stream_copy(stage + W::TILES * W::TILE_BYTES, (u.expert < 0 ? p.a : p.b) + u64(u.first + t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
             stream_end(&s.full[slot]);
         }
+        if (early) {
+            filled = n, n = 0, early = false;
+            continue;
+        }
         i = int(gridDim.x + __shfl_sync(0xffffffffu, taken, 0));
+        if (++at == STAGES + 1) at = 0;
     }
-    const int slot = open(-1);
+    const int slot = open();
+    if (lane_id() == 0) s.unit[at].tiles = 0, s.of[slot] = at;
     if (lane_id() < STREAM_FULL_ARRIVALS) mbar_arrive(&s.full[slot]);
 }
 
@@ -315,18 +332,15 @@ __device__ __forceinline__ void stream_store(const StreamParams &p, const Stream
 }
 
 // stream_prepare is the warp more: it prepares stages as they come.
-template <class W, int NT> __device__ __forceinline__ void stream_prepare(const typename W::Params &p, StreamShared<W, NT> &s) {
-    int slot = 0, phase = 0, i = -2, left = 0, count = 0; // a block may have no unit: -1 is the end
-    const int *order = nullptr;
-    for (;;) {
+template <class W, int NT> __device__ __forceinline__ void stream_prepare(StreamShared<W, NT> &s) {
+    int slot = 0, phase = 0;
+#pragma unroll 1
+    for (int left = 0;;) {
         mbar_wait(&s.full[slot], phase);
-        if (const int next = s.unit[slot]; next != i) {
-            if ((i = next) < 0) break;
-            const Unit unit = stream_unit<W, NT>(p, s, i);
-            const Rows<W, NT> rows(s, unit);
-            left = unit.tiles, order = rows.order, count = rows.count;
-        }
-        if (count <= 8) W::prepare_rows(s.stage[slot], order, count, left);
+        const Unit &unit = s.unit[s.of[slot]];
+        if (left <= 0 && (left = unit.tiles) == 0) break;
+        const Rows<W, NT> rows(s, unit);
+        if (rows.count <= 8) W::prepare_rows(s.stage[slot], rows.order, rows.count, left);
         left -= W::TILES;
         __syncwarp();
         if (lane_id() == 0) mbar_arrive(&s.prepared[slot]);
@@ -347,15 +361,14 @@ __device__ __forceinline__ void stream_consume(const typename W::Params &p, Stre
     int slot = 0, phase = 0;
     for (;;) {
         mbar_wait(&stream_filled<W, NT>(s)[slot], phase);
-        int i = s.unit[slot];
-        if (i < 0) break;
+        int at = s.of[slot], left = s.unit[at].tiles;
+        if (left == 0) break;
         float acc[NT][4] = {};
-        const Unit unit = stream_unit<W, NT>(p, s, i);
-        const Rows<W, NT> rows(s, unit);
-        const typename W::Scale scale = W::begin(p, unit.expert, unit.block, strip, rows.order, rows.count);
-        for (int left = unit.tiles;;) {
-            W::multiply(p, s.more, scale, acc, s.stage[slot], left, unit.first + unit.tiles - left, strip, half, s.rows);
-            i = s.unit[slot]; // registers are too few to keep it
+        const Rows<W, NT> rows(s, s.unit[at]);
+        const typename W::Scale scale = W::begin(p, s.unit[at].expert, s.unit[at].block, strip, rows.order, rows.count);
+        for (;;) {
+            W::multiply(p, s.more, scale, acc, s.stage[slot], left, s.along[slot], strip, half, s.rows);
+            at = s.of[slot]; // registers are too few to keep it
             __syncwarp();
             if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
             if (++slot == W::STAGES) slot = 0, phase ^= 1;
@@ -377,8 +390,7 @@ __device__ __forceinline__ void stream_consume(const typename W::Params &p, Stre
                 }
             }
         }
-        // nor the unit
-        if (half == 0) stream_store<W, NT, EPILOGUE>(p, s, stream_unit<W, NT>(p, s, i), acc, strip);
+        if (half == 0) stream_store<W, NT, EPILOGUE>(p, s, s.unit[at], acc, strip);
         if (W::HALVES > 1) bar_sync(1, STREAM_WARPS * WARP); // before the next unit overwrites half
     }
 }
@@ -399,20 +411,7 @@ template <class W, int NT, Epilogue EPILOGUE> __device__ __forceinline__ void st
     W::prepare(p, s.more);
     __syncthreads();
 
-    // The weights of a dense first unit depend on nothing that earlier kernels write: they are on their way before those
-    // kernels have ended.
-    const bool producer = warp_id() == STREAM_WARPS;
-    int filled = 0;
-#if __CUDA_ARCH__ >= 900
-    if (producer && int(blockIdx.x) < stream_dense(p)) {
-        const Unit u = stream_unit<W, NT>(p, s, blockIdx.x);
-        for (int t = 0; t < u.tiles && filled < STAGES; t += W::TILES, filled++) {
-            if (lane_id() == 0) s.unit[filled] = blockIdx.x;
-            stream_weights<W, NT>(p, u, t, min(W::TILES, u.tiles - t), s.stage[filled], &s.full[filled]);
-        }
-    }
-#endif
-    if (producer) stream_produce<W, NT>(p, s, filled);
+    if (warp_id() == STREAM_WARPS) stream_produce<W, NT>(p, s);
     else if (warp_id() < STREAM_WARPS) stream_consume<W, NT, EPILOGUE>(p, s);
-    else if constexpr (W::PREPARES) stream_prepare<W, NT>(p, s);
+    else if constexpr (W::PREPARES) stream_prepare<W, NT>(s);
 }
