@@ -66,18 +66,22 @@ __device__ __forceinline__ Piece piece_of(const TowerParams &p, int count, int i
 // produce is one thread.
 __device__ __forceinline__ void produce(const TowerParams &p, Shared &s, int count, int pieces) {
     Ring ring(p);
+#pragma unroll 1
     for (int i = blockIdx.x; i < pieces; i += gridDim.x) {
         const Piece piece = piece_of(p, count, i);
         const int blocks = min(2, p.blocks - 2 * piece.pair), bytes = ceil_div(piece.rows, 8) * 8 * LINE;
         const u8 *w = p.weight + u64(2 * piece.pair) * p.tiles * WEIGHT_TILE, *a = p.act + u64(piece.row) * LINE;
         const auto weights = [&](int k, int slot) {
             mbar_expect_tx(&s.full[slot], blocks * WEIGHT_TILE + bytes);
+#pragma unroll 1
             for (int b = 0; b < blocks; b++)
                 bulk_load(s.stages + slot * ring.bytes + b * WEIGHT_TILE, w + (u64(b) * p.tiles + k) * WEIGHT_TILE, WEIGHT_TILE, &s.full[slot]);
         };
         const int early = i == int(blockIdx.x) ? min(ring.count, p.tiles) : 0;
+#pragma unroll 1
         for (int k = 0; k < early; k++) weights(k, k); // no kernel writes weights: these come while those before this one end
         if (early) griddep_wait();
+#pragma unroll 1
         for (int k = 0; k < p.tiles; k++, ring.next()) {
             if (k >= early) {
                 mbar_wait(&s.empty[ring.slot], ring.phase ^ 1);
@@ -115,9 +119,10 @@ template <> struct Store<HEADS> {
     float4 bias = {0, 0, 0, 0};
     const float2 *turns = nullptr; // null: these do not turn
     u8 *out;
-    u64 tile_bytes, row_bytes;
+    u64 tile_bytes, row_bytes, step_bytes; // step: from a row to the next, in the same tile
     bool real;
-    int d, tile, at; // of the first row
+    int d, at; // the row's place in its tile
+    u8 *to;    // where the row lies
     float4 turn[ROWS_EACH];
 
     __device__ __forceinline__ Store(const TowerParams &p, int n) : h(p.heads) {
@@ -136,24 +141,30 @@ template <> struct Store<HEADS> {
             tile_bytes = u64(h.per_tile) * p.ld * 2;
         }
         row_bytes = h.lines ? LINE : p.ld * 2;
+        step_bytes = (ROW_STEP / h.per_tile) * tile_bytes + h.step * row_bytes;
     }
-    __device__ __forceinline__ void next(int &tile, int &at) const {
-        tile += ROW_STEP / h.per_tile, at += h.step;
-        if (at >= h.per_tile) tile++, at -= h.per_tile;
+    // next steps on; true: into another tile.
+    __device__ __forceinline__ bool next(int &at) const {
+        at += h.step;
+        if (at < h.per_tile) return false;
+        at -= h.per_tile;
+        return true;
     }
     // look_up reads what turns the rows from `row` on: one after the other, the reads' latency would be the epilogue's time.
     __device__ __forceinline__ void look_up(int row) {
-        tile = row / h.per_tile, at = row % h.per_tile;
-        int t = tile, a = at;
+        at = row % h.per_tile;
+        to = out + row / h.per_tile * tile_bytes + at * row_bytes;
+        int a = at;
 #pragma unroll
-        for (int i = 0; i < ROWS_EACH; i++, next(t, a)) turn[i] = turns ? *(const float4 *)(turns + a * (h.head_dim / 2)) : make_float4(1, 0, 1, 0);
+        for (int i = 0; i < ROWS_EACH; i++, next(a)) turn[i] = turns ? *(const float4 *)(turns + a * (h.head_dim / 2)) : make_float4(1, 0, 1, 0);
     }
     __device__ __forceinline__ void row(int, int i, float4 y) {
         y.x += bias.x, y.y += bias.y, y.z += bias.z, y.w += bias.w;
         const float4 t = turn[i];
         y = make_float4(y.x * t.x - y.y * t.y, y.x * t.y + y.y * t.x, y.z * t.z - y.w * t.w, y.z * t.w + y.w * t.z);
-        if (real) *(uint2 *)(out + tile * tile_bytes + at * row_bytes + (h.lines ? line_at(at, d % TILE) : 0)) = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
-        next(tile, at);
+        if (real) *(uint2 *)(to + (h.lines ? line_at(at, d % TILE) : 0)) = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
+        to += step_bytes;
+        if (next(at)) to += tile_bytes - h.per_tile * row_bytes;
     }
 };
 

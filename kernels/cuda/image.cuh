@@ -17,14 +17,14 @@ constexpr int WEIGHT_TILE = TILE * LINE;      // bytes
 constexpr int PIECE = 16;                     // bytes that swizzling moves as one: 8 values
 
 // line_at is the offset in bytes of column k (within a tile) in the line of a row.
-__device__ __forceinline__ int line_at(int row, int k) { return (((k / 8) ^ (row & 7)) * PIECE) + (k % 8) * 2; }
+__device__ __forceinline__ int line_at(u32 row, u32 k) { return (((k / 8) ^ (row & 7)) * PIECE) + (k % 8) * 2; }
 
 // image_at is the offset in bytes of (row, k) in an image of activations with R rows.
-__device__ __forceinline__ size_t image_at(int R, int row, int k) {
+__device__ __forceinline__ size_t image_at(u32 R, u32 row, u32 k) {
     return (size_t(k / TILE) * R + row) * LINE + line_at(row, k % TILE);
 }
 
 // weight_at is the offset in bytes of (row, k) in a packed weight with KT tiles along K.
-__device__ __forceinline__ size_t weight_at(int KT, int row, int k) {
-    return (size_t(row / TILE) * KT + k / TILE) * WEIGHT_TILE + size_t(row % TILE) * LINE + line_at(row, k % TILE);
+__device__ __forceinline__ size_t weight_at(u32 KT, u32 row, u32 k) {
+    return (size_t(row / TILE) * KT + k / TILE) * WEIGHT_TILE + row % TILE * LINE + line_at(row, k % TILE);
 }

@@ -12,12 +12,31 @@ import (
 	"testing"
 )
 
+// Two blocks of the decode engine, and of decode attention, share a multiprocessor: a few bytes more of shared memory, and there would be one,
+// which reads a third slower at batch 32. (The sums of 64 tokens of codes take the registers of both.)
+func TestTwoBlocksFit(t *testing.T) {
+	const all, reserved = 228 << 10, 1 << 10 // of a multiprocessor of 9.0; of every block
+	seen := 0
+	for name, k := range table {
+		stream := strings.HasPrefix(name, "stream_") && !(k.family == "stream_codes" && strings.HasSuffix(name, "_64"))
+		if !stream && k.family != "attend_decode90" {
+			continue
+		}
+		if seen++; 2*(k.shared+reserved) > all {
+			t.Errorf("%s: want at most %d bytes of shared memory, got %d", name, all/2-reserved, k.shared)
+		}
+	}
+	if seen != 8+18+2 {
+		t.Errorf("want 28 kernels, got %d", seen)
+	}
+}
+
 // The Go twins of the kernels' parameters have the compiler's own layout: offsets, sizes and names are read from the debug
 // information of the software GPU, which is compiled from the same .cu files.
 func TestParameterLayout(t *testing.T) {
 	twins := map[string]reflect.Type{}
 	for _, v := range []any{slots{}, streamParams{}, gemmParams{}, headsParams{}, patchParams{}, layerNormParams{}, tileAttentionParams{}, headAttentionParams{}, towerParams{}, embedParams{}, normParams{}, normPartsParams{}, sumParams{}, addParams{}, routeParams{}, sortParams{},
-		gatherParams{}, ropeTableParams{}, ropeParams{}, pagesParams{}, decodeParams{}, fusedDecodeParams{}, queryTile{}, prefillParams{}, wantRow{}, adjustRow{}, topRow{},
+		gatherParams{}, ropeTableParams{}, temperParams{}, ropeParams{}, pagesParams{}, decodeParams{}, fusedDecodeParams{}, queryTile{}, prefillParams{}, wantRow{}, adjustRow{}, topRow{},
 		answerRow{}, sampleParams{}, packParams{}, fillParams{}, fillValues{}, coding{}, codedStreamParams{}, codedGemmParams{}, e4m3GemmParams{}, codedRowsParams{}, codesParams{}, fillCodesParams{}, embedCodedParams{}, checkParams{}, tapParams{}, sliceRow{}, uploadPiece{}, uploadParams{}, peers{}, shareParams{}, collectParams{}} {
 		twins[plain(reflect.TypeOf(v).Name())] = reflect.TypeOf(v)
 	}

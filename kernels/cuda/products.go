@@ -128,7 +128,7 @@ func streamCodedShared(code string, width int) int {
 }
 
 func streamBytes(stages, stage, half, more int) int {
-	bytes := stages*stage + half + 8*2*stages + 2*4*stages + 4*(4*maxDecodeRows+1) + 4*1024/32 + 8 + more
+	bytes := stages*stage + half + 8*2*stages + 2*4*stages + (2*(4*maxDecodeRows+1)+3)&^3 + 4*1024/32 + 8 + more
 	return (bytes+15)&^15 + 32*(stages+1)
 }
 

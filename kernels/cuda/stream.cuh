@@ -71,7 +71,7 @@ template <int NT> struct Plain {
     struct Scale {};
 
     // begin and end are what happens to the sum of a unit's strip.
-    static __device__ __forceinline__ Scale begin(const Params &, int, int, int, const int *, int) { return {}; }
+    static __device__ __forceinline__ Scale begin(const Params &, int, int, int, const short *, int) { return {}; }
     static __device__ __forceinline__ void end(const Params &, const Scale &, float (&)[NT][4]) {}
 
     // multiply adds the products of a strip of the stage's tiles, of every second one from `half` on, with groups of 8 rows; along K the
@@ -105,7 +105,7 @@ struct alignas(16) Unit {
     int first, tiles; // along K; no tiles: there are no more units
 };
 
-// StreamShared. A unit has a stage at least, so that its place in `unit` is free when its first stage is: whoever multiplies what was
+// StreamShared is small enough for two blocks on a multiprocessor. A unit has a stage at least, so that its place in `unit` is free when its first stage is: whoever multiplies what was
 // STAGES before has stored the sums of all units before that.
 template <class W, int NT> struct StreamShared {
     u8 stage[W::STAGES][stream_stage_bytes<W, NT>()];
@@ -114,10 +114,10 @@ template <class W, int NT> struct StreamShared {
     u64 prepared[W::PREPARES ? W::STAGES : 0]; // full, and activations as products want them
     int of[W::STAGES];          // the unit whose stage it is,
     int along[W::STAGES];       // and its first tile
-    int hits[MAX_DECODE_ROWS];  // experts that some row chose, ascending
-    int first[MAX_DECODE_ROWS + 1]; // GATHERS: where a hit's rows begin in order
-    int order[MAX_DECODE_ROWS]; // GATHERS: rows by expert
-    int expert[MAX_DECODE_ROWS];
+    short hits[MAX_DECODE_ROWS]; // experts that some row chose, ascending
+    short first[MAX_DECODE_ROWS + 1]; // GATHERS: where a hit's rows begin in order
+    short order[MAX_DECODE_ROWS]; // GATHERS: rows by expert
+    short expert[MAX_DECODE_ROWS]; // negative: none
     u32 hit[MAX_EXPERTS / 32];  // their set
     int hit_count;
     int rows;
@@ -194,8 +194,9 @@ template <class W, int NT> __device__ __forceinline__ void stream_hits(const Str
 #pragma unroll 1
     for (int i = l; i < NT * 8; i += WARP) {
         const int e = i < s.rows ? p.expert[i] : -1;
-        s.expert[i] = e;
-        if (u32(e) < u32(p.experts)) atomicOr(&s.hit[e / 32], 1u << e % 32);
+        const bool is = u32(e) < u32(p.experts);
+        s.expert[i] = is ? e : -1;
+        if (is) atomicOr(&s.hit[e / 32], 1u << e % 32);
     }
     __syncwarp();
     int n = 0;
@@ -226,7 +227,7 @@ template <class W, int NT> __device__ __forceinline__ void stream_hits(const Str
 
 // Rows are those that a unit multiplies.
 template <class W, int NT> struct Rows {
-    const int *order; // null: all, as they lie
+    const short *order; // null: all, as they lie
     int count;
 
     __device__ __forceinline__ Rows(const StreamShared<W, NT> &s, const Unit &u) : order(nullptr), count(s.rows) {

@@ -120,7 +120,7 @@ template <Code CODE, int NT, bool WARP_MORE = false> struct Coded {
     }
 
     // begin and end are what happens to the sum of a unit's strip. It multiplies `rows` rows, in this order if they are few.
-    static __device__ __forceinline__ Scale begin(const Params &p, int expert, int block, int strip, const int *order, int rows) {
+    static __device__ __forceinline__ Scale begin(const Params &p, int expert, int block, int strip, const short *order, int rows) {
         Scale s = {{1, 1}, CODE == INT4 && rows <= 4 ? Scale::PACKED : NT == 1 || rows <= 8 ? Scale::FEW : Scale::ALL};
         const bool packed = s.how == Scale::PACKED;
         const auto line = [&](int i) { return order && !PREPARES ? order[min(i, rows - 1)] : i; };
@@ -177,7 +177,7 @@ template <Code CODE, int NT, bool WARP_MORE = false> struct Coded {
     }
 
     // prepare_rows moves few rows, whose order ascends, to the first lines of a stage, as products want them. One warp.
-    static __device__ __forceinline__ void prepare_rows(u8 *stage, const int *order, int rows, int tiles) {
+    static __device__ __forceinline__ void prepare_rows(u8 *stage, const short *order, int rows, int tiles) {
         constexpr int TOGETHER = 4;
         u8 *lines = stage + TILES * TILE_BYTES;
 #pragma unroll 1
