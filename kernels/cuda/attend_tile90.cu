@@ -53,6 +53,7 @@ __device__ __forceinline__ void produce(const HeadAttentionParams &p, Shared &s)
         __syncwarp();
         if (lane_id() < HALVES) bulk_load(stage + lane_id() * KEYS * LINE, from + lane_id() * image, lines * LINE, full);
     };
+#pragma unroll 1
     for (int item = blockIdx.x; item < p.items; item += gridDim.x, items++) {
         const Item it = item_of(p, item);
         const u8 *q = p.qkv + (u64(it.tile) * 3 * p.heads + it.head) * HALVES * image, *k = q + p.heads * HALVES * image, *v = k + p.heads * HALVES * image;
@@ -60,6 +61,7 @@ __device__ __forceinline__ void produce(const HeadAttentionParams &p, Shared &s)
         const int rows = min(ROWS, p.head_lines - it.first);
         static_assert(ROWS == KEYS, "queries are copied as keys are");
         load(q + u64(it.first) * LINE, rows, s.queries[0], &s.queries_full);
+#pragma unroll 1
         for (int i = 0; i <= rounds; i++) { // keys of a stage are needed when values of the one before are
             if (i < rounds) {
                 const int at = n + i, slot = at % STAGES;
@@ -70,6 +72,7 @@ __device__ __forceinline__ void produce(const HeadAttentionParams &p, Shared &s)
             const int at = n + i - 1, slot = at % STAGES, lines = min(KEYS, p.head_lines - (i - 1) * KEYS);
             if (at >= STAGES) mbar_wait(&s.values_empty[slot], (at / STAGES - 1) & 1);
             if (lines < KEYS) { // what a weight of 0 meets must be a number
+#pragma unroll 1
                 for (int j = lane_id(); j < (KEYS - lines) * 8 * HALVES; j += WARP)
                     *(uint4 *)(s.values[slot][j % HALVES] + lines * LINE + j / HALVES * PIECE) = make_uint4(0, 0, 0, 0);
                 fence_proxy_async();
@@ -165,11 +168,14 @@ __device__ __forceinline__ void attend_item(const HeadAttentionParams &p, Shared
         const float inverse = 1.0f / attention_total(sum[r]);
         const int at = it.first + group * 64 + warp_id() % 4 * 16 + g + 8 * r; // row of the tile
         if (at >= p.per_tile) continue;
+        // Addresses as image_at has them: from j to j + 1 they are a piece apart, after eight pieces a tile.
+        const u32 row = it.tile * p.per_tile + at, first = it.head * p.head_dim + 2 * t;
+        u8 *to = p.z + (u64(first / TILE) * p.R + row) * LINE + first % 8 * 2;
+        u32 piece = first / 8;
 #pragma unroll
         for (int j = 0; j < HD / 8; j++) {
-            const int d = j * 8 + 2 * t;
-            if (d < p.head_dim)
-                *(u32 *)(p.z + image_at(p.R, it.tile * p.per_tile + at, it.head * p.head_dim + d)) = pack(out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
+            if (j * 8 + 2 * t < p.head_dim) *(u32 *)(to + line_at(row, piece % 8 * 8)) = pack(out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
+            if (++piece % 8 == 0) to += u64(p.R) * LINE;
         }
     }
     if (it.head != 0) return;

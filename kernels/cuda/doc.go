@@ -56,10 +56,17 @@
 // them in the same order. Without the library they meet in the host's memory. Where ranks
 // run in several processes (package hosts), every process records the step and runs its own ranks; NCCL is the only way there.
 //
+// # Code is dear
+//
+// A multiprocessor of an H200 has 32 KB of instructions near and 128 KB farther; what lies in neither comes from the L2 cache, at 257 clocks a
+// kilobyte for 64 (bench/LOG.md, 2026-11-29). A layer runs seven kernels, most of whose code is run once, so a kernel of decode, or of one
+// tile of a picture, is better short than unrolled: loops that wait for nothing say "unroll 1", an inline function is called in
+// one place, and what all warps of a block need is worked out by one. Where loads of several turns should leave together, unrolling stays.
+//
 // # What is not as the design had it
 //
-// FP8 in prefill multiplies what codes are worth (W8A16), unless Options.Activations asks for codes of activations, too (W8A8), which no
-// GPU has run yet. Ranks exchange float32 and wait for it: nothing overlaps yet.
+// FP8 in prefill multiplies what codes are worth (W8A16), unless Options.Activations asks for codes of activations, too (W8A8).
+// Ranks exchange float32 and wait for it: nothing overlaps yet.
 //
 // The host feeds the drawn token back: the step's fixed cost is 53 µs on an H200, of which the way through the host is a part.
 // Rotation, QK norm and append come after the product, not in its epilogue: decode sums its splits first.

@@ -96,15 +96,18 @@ template <NormTarget TARGET, int VECTORS> __device__ __forceinline__ void layer_
         first = place * p.D;
         if (place + 1 < p.shuffle * p.shuffle) end = first + p.D;
     }
+    // From j to j + 1 columns are two tiles apart, in the same place of a line.
+    u8 *out = TARGET == EMBED ? nullptr : p.image + image_at(p.R, to, first + 4 * l);
+    const u64 apart = u64(4 * WARP / TILE) * p.R * LINE;
 #pragma unroll
-    for (int j = 0; j < VECTORS; j++) {
+    for (int j = 0; j < VECTORS; j++, out += apart) {
         const int i = l + j * WARP, k = first + 4 * i;
         if (i < vectors) {
             const float4 w = weight[j], b = bias[j];
             v[j] = make_float4(v[j].x * r * w.x + b.x, v[j].y * r * w.y + b.y, v[j].z * r * w.z + b.z, v[j].w * r * w.w + b.w);
             if (TARGET == EMBED) x[i] = v[j];
         }
-        if (TARGET != EMBED && k < end) *(uint2 *)(p.image + image_at(p.R, to, k)) = make_uint2(pack(v[j].x, v[j].y), pack(v[j].z, v[j].w));
+        if (TARGET != EMBED && k < end) *(uint2 *)out = make_uint2(pack(v[j].x, v[j].y), pack(v[j].z, v[j].w));
     }
 }
 
