@@ -105,8 +105,8 @@ struct alignas(16) Unit {
     int first, tiles; // along K; no tiles: there are no more units
 };
 
-// StreamShared is small enough for two blocks on a multiprocessor. A unit has a stage at least, so that its place in `unit` is free when its first stage is: whoever multiplies what was
-// STAGES before has stored the sums of all units before that.
+// StreamShared is small enough for two blocks on a multiprocessor. Every unit has a stage at least, so its place in `unit` is free when
+// its first stage is: whoever is done with the stage that is STAGES back has stored the sums of all units before that stage's.
 template <class W, int NT> struct StreamShared {
     u8 stage[W::STAGES][stream_stage_bytes<W, NT>()];
     float half[W::HALVES > 1 ? 4 : 0][NT][WARP][4]; // the second half of K of a unit, on its way to the first
@@ -287,8 +287,10 @@ template <class W, int NT> __device__ __forceinline__ void stream_produce(const 
 #pragma unroll 1
         for (int t = 0; t < u.tiles && (!early || n < STAGES); t += W::TILES, n++) {
             const int slot = open(), tiles = min(W::TILES, u.tiles - t);
-            if (lane_id() == 0 && t == 0) s.unit[at] = u;
-            if (lane_id() == 0) s.of[slot] = at, s.along[slot] = u.first + t;
+            if (lane_id() == 0) {
+                if (t == 0) s.unit[at] = u;
+                s.of[slot] = at, s.along[slot] = u.first + t;
+            }
             u8 *stage = s.stage[slot];
             if (n >= filled) stream_weights<W, NT>(p, u, u.first + t, tiles, stage, &s.full[slot]);
             if (early) continue;
