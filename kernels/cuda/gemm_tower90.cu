@@ -118,8 +118,8 @@ template <> struct Store<HEADS> {
     const HeadsParams &h;
     float4 bias = {0, 0, 0, 0};
     const float2 *turns = nullptr; // null: these do not turn
-    u8 *out;
-    u64 tile_bytes, row_bytes, step_bytes; // step: from a row to the next, in the same tile
+    u8 *out = nullptr;
+    u64 tile_bytes = 0, row_bytes = 0, step_bytes = 0; // step: from a row to the next, in the same tile
     bool real;
     int d, at; // the row's place in its tile
     u8 *to;    // where the row lies

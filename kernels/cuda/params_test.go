@@ -13,7 +13,7 @@ import (
 )
 
 // Two blocks of the decode engine, and of decode attention, share a multiprocessor: a few bytes more of shared memory, and there would be one,
-// which reads a third slower at batch 32. (The sums of 64 tokens of codes take the registers of both.)
+// with which a step of INT4 at batch 32 took a quarter longer. (The sums of 64 tokens of codes take the registers of both.)
 func TestTwoBlocksFit(t *testing.T) {
 	const all, reserved = 228 << 10, 1 << 10 // of a multiprocessor of 9.0; of every block
 	seen := 0
