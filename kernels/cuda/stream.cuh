@@ -334,20 +334,29 @@ __device__ __forceinline__ void stream_store(const StreamParams &p, const Stream
     }
 }
 
-// stream_prepare is the warp more: it prepares stages as they come.
+// stream_prepare is the warp more: it prepares stages as they come. Consumers wait for it with every stage, so it lets them go first, and
+// then sees to it that copies may come to the stage again: it is one of those that empty it.
 template <class W, int NT> __device__ __forceinline__ void stream_prepare(StreamShared<W, NT> &s) {
     int slot = 0, phase = 0;
 #pragma unroll 1
-    for (int left = 0;;) {
+    for (;;) {
         mbar_wait(&s.full[slot], phase);
         const Unit &unit = s.unit[s.of[slot]];
-        if (left <= 0 && (left = unit.tiles) == 0) break;
+        int left = unit.tiles;
+        if (left == 0) break;
         const Rows<W, NT> rows(s, unit);
-        if (rows.count <= 8) W::prepare_rows(s.stage[slot], rows.order, rows.count, left);
-        left -= W::TILES;
-        __syncwarp();
-        if (lane_id() == 0) mbar_arrive(&s.prepared[slot]);
-        if (++slot == W::STAGES) slot = 0, phase ^= 1;
+#pragma unroll 1
+        for (;;) {
+            if (rows.count <= 8) W::prepare_rows(s.stage[slot], rows.order, rows.count, left);
+            __syncwarp();
+            if (lane_id() == 0) mbar_arrive(&s.prepared[slot]);
+            fence_proxy_async();
+            __syncwarp();
+            if (lane_id() == 0) mbar_arrive(&s.empty[slot]);
+            if (++slot == W::STAGES) slot = 0, phase ^= 1;
+            if ((left -= W::TILES) <= 0) break;
+            mbar_wait(&s.full[slot], phase);
+        }
     }
     if (lane_id() == 0) mbar_arrive(&s.prepared[slot]);
 }
@@ -405,7 +414,7 @@ template <class W, int NT, Epilogue EPILOGUE> __device__ __forceinline__ void st
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
             mbar_init(&s.full[i], STREAM_FULL_ARRIVALS);
-            mbar_init(&s.empty[i], STREAM_WARPS);
+            mbar_init(&s.empty[i], STREAM_WARPS + W::PREPARES);
             if (W::PREPARES) mbar_init(&s.prepared[i], 1);
         }
         mbar_init_fence();

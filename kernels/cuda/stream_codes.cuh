@@ -194,7 +194,6 @@ template <Code CODE, int NT, bool WARP_MORE = false> struct Coded {
             for (int i = 0; i < TOGETHER; i++)
                 if (from + i < rows) prepare_row(piece[i], lines + (from + i) * LINE, NT * 8 * LINE, from + i, min(tiles, TILES), (float *)(stage + BESIDE) + from + i, NT * 8);
         }
-        fence_proxy_async(); // before copies come here again
     }
 
 private:
