@@ -139,7 +139,8 @@ const (
 // stepper runs steps on scattered pages: a naive twin of the engine.
 type stepper struct {
 	t     *testing.T
-	m     *loaded
+	m     *model.Model
+	dev   kernels.Device
 	kv    kernels.KV
 	order [kernels.Groups][]int
 	next  [kernels.Groups]int
@@ -161,15 +162,20 @@ type piece struct {
 }
 
 func newStepper(t *testing.T, m *loaded) *stepper {
-	spec := m.Config.KVSpec(kernels.F32, testPageTokens)
+	return newStepperOn(t, m.Model, m.dev, kernels.F32)
+}
+
+// newStepperOn is that on any device, whose keys and values are kept in a format.
+func newStepperOn(t *testing.T, m *model.Model, dev kernels.Device, format kernels.Format) *stepper {
+	spec := m.Config.KVSpec(format, testPageTokens)
 	spec.Pages = [kernels.Groups]int{testPages, testPages}
-	kv, err := m.dev.NewKV(spec)
+	kv, err := dev.NewKV(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { kv.Close() })
 	r := rand.New(rand.NewPCG(1, 2))
-	return &stepper{t: t, m: m, kv: kv, order: [kernels.Groups][]int{r.Perm(testPages), r.Perm(testPages)}}
+	return &stepper{t: t, m: m, dev: dev, kv: kv, order: [kernels.Groups][]int{r.Perm(testPages), r.Perm(testPages)}}
 }
 
 func (s *stepper) page(group int) kernels.Page {
@@ -225,7 +231,7 @@ func (s *stepper) step(pieces []piece, taps ...kernels.Tap) []float32 {
 	}
 	logits := make([]float32, len(rows)*s.m.Config.Vocab)
 	b.Taps = append(b.Taps, kernels.Tap{At: kernels.Point{Hook: kernels.HookLogits}, Rows: rows, Buf: logits})
-	if r := <-s.m.dev.Step(b, func() { s.m.Forward(s.m.dev) }); r.Err != nil {
+	if r := <-s.dev.Step(b, func() { s.m.Forward(s.dev) }); r.Err != nil {
 		s.t.Fatal(r.Err)
 	}
 	return logits

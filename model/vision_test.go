@@ -196,7 +196,7 @@ func stepError(s *stepper, where kernels.PictureRows) error {
 	for g := range b.Spans {
 		b.Spans[g] = []kernels.Span{{Rows: 5, Pages: []kernels.Page{0}}}
 	}
-	if r := <-s.m.dev.Step(b, func() { s.m.Forward(s.m.dev) }); r.Err != nil {
+	if r := <-s.dev.Step(b, func() { s.m.Forward(s.dev) }); r.Err != nil {
 		return fmt.Errorf("step: %w", r.Err)
 	}
 	return nil
