@@ -186,12 +186,12 @@ template <typename E> __device__ __forceinline__ void decode_add(const DecodePar
     for (int first = 0; first < it.splits; first += most, phase ^= 1) {
         const int count = min(most, it.splits - first);
         if (first > 0) bar_sync(1, WARPS * WARP); // all have read the splits before these
-        if (threadIdx.x == 0) {
+        if (l == 0) { // every warp has its splits: a copy takes 0.2 µs to issue
             if (first == 0) fence_proxy_async_global();
             fence_proxy_async(); // what was there has been read
-            mbar_expect_tx(&s.brought, count * each * 4);
+            mbar_expect_tx(&s.brought, w < count ? ceil_div(count - w, WARPS) * each * 4 : 0);
 #pragma unroll 1
-            for (int i = 0; i < count; i++) bulk_load((u8 *)(parts + i * each), (const u8 *)(p.out + first_part + u64(first + i) * p.heads * HD), each * 4, &s.brought);
+            for (int i = w; i < count; i += WARPS) bulk_load((u8 *)(parts + i * each), (const u8 *)(p.out + first_part + u64(first + i) * p.heads * HD), each * 4, &s.brought);
         }
 #pragma unroll 1
         for (int r = w; r < group && first == 0; r += WARPS) {
@@ -297,7 +297,7 @@ template <typename E> __device__ __forceinline__ void attend_decode(const FusedD
     for (int i = threadIdx.x; i <= rows; i += blockDim.x) s.first_split[i] = p.attend.first_split[i], s.first_round[i] = p.attend.first_round[i];
     if (threadIdx.x == 0) {
         for (int i = 0; i < decode_stages<E>; i++) mbar_init(&s.full[i], WARP), mbar_init(&s.empty[i], WARPS);
-        mbar_init(&s.brought, 1);
+        mbar_init(&s.brought, WARPS);
         mbar_init_fence();
     }
     __syncthreads();
