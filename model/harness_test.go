@@ -44,6 +44,14 @@ type loaded struct {
 
 func load(t testing.TB, dir fs.FS, threads int) *loaded {
 	t.Helper()
+	dev := cpu.New(cpu.Options{Threads: threads})
+	t.Cleanup(func() { dev.Close() })
+	return &loaded{loadOn(t, dir, dev, model.LoadOptions{}), dev}
+}
+
+// loadOn puts the model of a checkpoint on any device.
+func loadOn(t testing.TB, dir fs.FS, dev kernels.Device, o model.LoadOptions) *model.Model {
+	t.Helper()
 	cfg, err := model.LoadConfig(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -52,16 +60,12 @@ func load(t testing.TB, dir fs.FS, threads int) *loaded {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := cpu.New(cpu.Options{Threads: threads})
-	m, err := model.Load(context.Background(), ckpt, cfg, dev, model.LoadOptions{})
+	t.Cleanup(func() { ckpt.Close() })
+	m, err := model.Load(context.Background(), ckpt, cfg, dev, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		dev.Close()
-		ckpt.Close()
-	})
-	return &loaded{m, dev}
+	return m
 }
 
 // reference gives the tensors of expected.safetensors.

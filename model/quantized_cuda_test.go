@@ -3,8 +3,7 @@
 package model_test
 
 import (
-	"context"
-	"io/fs"
+	"errors"
 	"slices"
 	"testing"
 
@@ -12,7 +11,6 @@ import (
 	"chulengo/kernels/cuda"
 	"chulengo/kernels/cuda/driver"
 	"chulengo/model"
-	"chulengo/safetensors"
 )
 
 // Every kind of checkpoint on a GPU: it holds the values that the CPU holds, bit for bit, and its logits are as near to the CPU's as
@@ -20,10 +18,10 @@ import (
 // model's business, and these models are random. The CPU's choices of experts are replayed, since one that falls the other way would be
 // most of the difference.
 func TestQuantisedCheckpointsOnGPU(t *testing.T) {
-	if n, err := driver.Devices(); err != nil || len(n) == 0 {
-		t.Skipf("needs a GPU: %d found, %v", len(n), err)
-	}
 	dev, err := cuda.New(cuda.Options{})
+	if no := (*driver.UnavailableError)(nil); errors.As(err, &no) && (no.Problem == driver.NoDriver || no.Problem == driver.NoDevice) {
+		t.Skip(err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,26 +31,19 @@ func TestQuantisedCheckpointsOnGPU(t *testing.T) {
 			w := newWritten(t, k.config)
 			w.fill(k.choose)
 			ref, _ := loadNoted(t, w.dir(t))
-			m := loadOn(t, dev, w.dir(t))
+			m := loadOn(t, w.dir(t), dev, model.LoadOptions{})
 			at := places(m)
 			for name, p := range places(ref.Model) {
-				want, err := p.weight.Get(p.part, p.expert)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got, err := at[name].weight.Get(p.part, p.expert)
-				if err != nil {
-					t.Fatal(err)
-				}
+				got, want := at[name].matrix(t), p.matrix(t)
 				if i := firstDifference(numbers(t, got), numbers(t, want)); i >= 0 {
 					t.Fatalf("%s: [%d, %d] differs: got %v, want %v", name, i/got.K, i%got.K, numbers(t, got)[i], numbers(t, want)[i])
 				}
 			}
 
-			var choices [][]kernels.Tap
-			want := answers(newStepper(t, ref), kernels.Capture, &choices)
-			got := answers(newStepperOn(t, m, dev, kernels.BF16), kernels.Set, &choices)
-			plain := answers(newStepperOn(t, loadOn(t, dev, w.plain(t)), dev, kernels.BF16), kernels.Set, &choices)
+			plainly := loadOn(t, w.plain(t), dev, model.LoadOptions{})
+			want, choices := answers(newStepper(t, ref), nil)
+			got, _ := answers(newStepperOn(t, m, dev, kernels.BF16), choices)
+			plain, _ := answers(newStepperOn(t, plainly, dev, kernels.BF16), choices)
 			for i, phase := range []string{"a prompt", "tokens one by one"} {
 				e, bound := relativeError(got[i], want[i]), 2*relativeError(plain[i], want[i])
 				if !(e <= bound) {
@@ -65,48 +56,31 @@ func TestQuantisedCheckpointsOnGPU(t *testing.T) {
 	}
 }
 
-func loadOn(t *testing.T, dev kernels.Device, dir fs.FS) *model.Model {
-	t.Helper()
-	cfg, err := model.LoadConfig(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ckpt, err := safetensors.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ckpt.Close()
-	m, err := model.Load(context.Background(), ckpt, cfg, dev, model.LoadOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-// answers gives the logits of a prompt, and those of eight tokens after it, one a step. The choices of experts of every step are captured or set.
-func answers(s *stepper, op kernels.Op, choices *[][]kernels.Tap) (logits [2][]float32) {
-	var q sequence
+// answers gives the logits of a prompt, and those of eight tokens after it, one a step. Of every step it makes these choices of experts; with nil
+// it gives those that the model makes.
+func answers(s *stepper, choices [][]kernels.Tap) (logits [2][]float32, chosen [][]kernels.Tap) {
 	tokens := make([]int32, 40)
 	for i := range tokens {
 		tokens[i] = int32(i * 7 % wVocab)
 	}
-	for i, n := 0, 32; len(tokens) > 0; i, n = i+1, 1 {
-		if op == kernels.Capture {
-			var taps []kernels.Tap
+	var q sequence
+	for i, step := range append([][]int32{tokens[:32]}, slices.Collect(slices.Chunk(tokens[32:], 1))...) {
+		var taps []kernels.Tap
+		if choices == nil {
 			for _, h := range model.Hooks(s.m.Config) {
 				if h.At.Hook == kernels.HookExpertIndex {
-					taps = append(taps, capture(h, n))
+					taps = append(taps, capture(h, len(step)))
 				}
 			}
-			*choices = append(*choices, taps)
-		}
-		taps := slices.Clone((*choices)[i])
-		for j := range taps {
-			taps[j].Op = op
+			chosen = append(chosen, taps)
+		} else {
+			for _, tap := range choices[i] {
+				tap.Op = kernels.Set
+				taps = append(taps, tap)
+			}
 		}
 		phase := min(i, 1)
-		logits[phase] = append(logits[phase], s.step([]piece{{&q, tokens[:n]}}, taps...)...)
-		tokens = tokens[n:]
+		logits[phase] = append(logits[phase], s.step([]piece{{&q, step}}, taps...)...)
 	}
-	return logits
+	return logits, chosen
 }

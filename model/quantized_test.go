@@ -1,7 +1,6 @@
 package model_test
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -17,24 +16,10 @@ import (
 // loadNoted is load, with the notes.
 func loadNoted(t *testing.T, dir fs.FS) (*loaded, []model.Note) {
 	t.Helper()
-	cfg, err := model.LoadConfig(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ckpt, err := safetensors.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dev := cpu.New(cpu.Options{Threads: 2})
+	t.Cleanup(func() { dev.Close() })
 	var notes []model.Note
-	m, err := model.Load(context.Background(), ckpt, cfg, dev, model.LoadOptions{Notes: func(n model.Note) { notes = append(notes, n) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		dev.Close()
-		ckpt.Close()
-	})
+	m := loadOn(t, dir, dev, model.LoadOptions{Notes: func(n model.Note) { notes = append(notes, n) }})
 	return &loaded{m, dev}, notes
 }
 
@@ -42,6 +27,16 @@ func loadNoted(t *testing.T, dir fs.FS) (*loaded, []model.Note) {
 type place struct {
 	weight       kernels.Weight
 	part, expert int
+}
+
+// matrix is the module as the device holds it.
+func (p place) matrix(t *testing.T) kernels.Matrix {
+	t.Helper()
+	m, err := p.weight.Get(p.part, p.expert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // places gives the linear modules by their names in a checkpoint of the text alone.
@@ -194,10 +189,7 @@ func TestQuantisedCheckpoints(t *testing.T) {
 				t.Errorf("notes: %v, want %v", counts, k.notes)
 			}
 			for name, p := range places(m.Model) {
-				got, err := p.weight.Get(p.part, p.expert)
-				if err != nil {
-					t.Fatal(err)
-				}
+				got := p.matrix(t)
 				want := w.values[name]
 				if widened[name] {
 					for i, v := range want {

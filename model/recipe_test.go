@@ -59,14 +59,7 @@ func TestRecipes(t *testing.T) {
 		plain := load(dummy, "")
 		for _, r := range model.Recipes {
 			for name, p := range load(dummy, r) {
-				got, err := p.weight.Get(p.part, p.expert)
-				if err != nil {
-					t.Fatal(err)
-				}
-				want, err := plain[name].weight.Get(p.part, p.expert)
-				if err != nil {
-					t.Fatal(err)
-				}
+				got, want := p.matrix(t), plain[name].matrix(t)
 				f := formatOf(r, name)
 				if f.Quantised() {
 					c := kernels.Coding{Format: f, Rows: 1, Scale: kernels.BF16}

@@ -176,7 +176,7 @@ template <Code CODE, int NT, bool WARP_MORE = false> struct Coded {
         else tiles_of<NT, false>(p, s, acc, stage, tiles, first, strip, l % 8, l % 4 * 2, l % 4 * 2 + 1);
     }
 
-    // prepare_rows moves few rows, whose order ascends, to the first lines of a stage, as products want them. One warp.
+    // prepare_rows moves few rows, whose order ascends, to the first lines of a stage, as products want them. One warp, which fences afterwards.
     static __device__ __forceinline__ void prepare_rows(u8 *stage, const short *order, int rows, int tiles) {
         constexpr int TOGETHER = 4;
         u8 *lines = stage + TILES * TILE_BYTES;
