@@ -110,9 +110,8 @@ var table = map[string]kernel{
 	"layer_norm_rows":    {"vision", 128, 0},
 	"layer_norm_shuffle": {"vision", 128, 0},
 
-	"layer_norm_embed_2048":   {"vision", 128, 0},
-	"layer_norm_rows_2048":    {"vision", 128, 0},
-	"layer_norm_shuffle_2048": {"vision", 128, 0},
+	"layer_norm_rows_parts":    {"vision", 128, 0},
+	"layer_norm_shuffle_parts": {"vision", 128, 0},
 
 	"attend_tile_32":  {"attend_tile", 128, prefillShared(32, 2)},
 	"attend_tile_64":  {"attend_tile", 128, prefillShared(64, 2)},

@@ -61,6 +61,7 @@ type towerParams struct {
 	out, base          ptr
 	lines, rows, width int32
 	blocks, tiles      int32
+	parts, each        int32
 	ld, features       int32
 	outLines           int32
 	heads              headsParams
@@ -75,14 +76,17 @@ type patchParams struct {
 }
 
 type layerNormParams struct {
-	x, weight, bias       ptr
+	x, parts              ptr
+	weight, bias          ptr
 	classToken, positions ptr
 	image                 ptr
 	positionTiles         int32
 	lines, tiles          int32
 	rows, perTile, d, ld  int32
 	grid, shuffle         int32
+	count                 int32
 	eps                   float32
+	_                     int32
 }
 
 type tileAttentionParams struct {

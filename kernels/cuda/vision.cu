@@ -29,6 +29,7 @@ KERNEL(128, 1, patch_rows, PatchParams) {
 
 struct LayerNormParams {
     float *x;                 // [rows, ld]
+    const float *parts;       // parts: [count][rows, ld] what x lacks
     const float *weight;      // [D]
     const float *bias;        // [D]
     const float *class_token; // EMBED: [D]
@@ -38,6 +39,7 @@ struct LayerNormParams {
     int R, tiles;             // of the image
     int rows, per_tile, D, ld; // P+1; D is a multiple of 4
     int grid, shuffle;        // SHUFFLE: patches on a side of a tile, and of a square
+    int count;                // of parts, at most 3
     float eps;
 };
 
@@ -49,46 +51,60 @@ enum NormTarget {
 
 namespace {
 
-constexpr int WARPS = 4;
+constexpr int THREADS = 128;
 
-// layer_norm is (x - mean)/√(variance + eps)·weight + bias, a warp a row; a lane has VECTORS times four columns. Weight and bias of a layer
-// come from memory, which takes longer than all the rest: they are read before the kernel waits for its rows.
-template <NormTarget TARGET, int VECTORS> __device__ __forceinline__ void layer_norm(const LayerNormParams &p) {
+// layer_norm is (x - mean)/√(variance + eps)·weight + bias, a block a row; a thread has VECTORS times four columns. First of all,
+// x gets the parts that it lacks. Weight and bias of a layer come from memory, which takes longer than all the rest: they are read before the
+// kernel waits for its rows.
+template <NormTarget TARGET, int VECTORS, int PARTS> __device__ __forceinline__ void layer_norm(const LayerNormParams &p) {
+    __shared__ float scratch[2][WARP];
     griddep_launch();
-    const int row = blockIdx.x * WARPS + warp_id(), l = lane_id(), vectors = p.D / 4;
+    const int row = blockIdx.x, t = threadIdx.x, vectors = p.D / 4;
     float4 weight[VECTORS], bias[VECTORS];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++)
-        if (l + j * WARP < vectors) weight[j] = ((const float4 *)p.weight)[l + j * WARP], bias[j] = ((const float4 *)p.bias)[l + j * WARP];
+        if (t + j * THREADS < vectors) weight[j] = ((const float4 *)p.weight)[t + j * THREADS], bias[j] = ((const float4 *)p.bias)[t + j * THREADS];
+    const float share = 1.0f / p.D;
     griddep_wait();
-    if (row >= p.rows) return;
     const int tile = row / p.per_tile, at = row % p.per_tile;
     const bool class_token = at == p.per_tile - 1;
     if (TARGET == SHUFFLE && class_token) return;
     float4 *x = (float4 *)(p.x + u64(row) * p.ld);
-    float4 v[VECTORS];
-    float sum = 0;
+    float4 v[VECTORS], part[VECTORS][PARTS + 1];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
-        const int i = l + j * WARP;
+        const int i = t + j * THREADS;
         v[j] = make_float4(0, 0, 0, 0);
         if (i >= vectors) continue;
         v[j] = TARGET == EMBED && class_token ? ((const float4 *)p.class_token)[i] : x[i];
+#pragma unroll
+        for (int k = 0; k < PARTS; k++)
+            if (k < p.count) part[j][k] = ((const float4 *)(p.parts + (u64(k) * p.rows + row) * p.ld))[i];
+    }
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < VECTORS; j++) {
+        const int i = t + j * THREADS;
+        if (i >= vectors) continue;
         if (TARGET == EMBED) {
             const uint2 position = *(const uint2 *)(p.positions + weight_at(p.position_tiles, at, 4 * i));
             v[j].x += lo(position.x), v[j].y += hi(position.x), v[j].z += lo(position.y), v[j].w += hi(position.y);
         }
+#pragma unroll
+        for (int k = 0; k < PARTS; k++)
+            if (k < p.count) v[j].x += part[j][k].x, v[j].y += part[j][k].y, v[j].z += part[j][k].z, v[j].w += part[j][k].w;
+        if (PARTS > 0) x[i] = v[j];
         sum += (v[j].x + v[j].y) + (v[j].z + v[j].w);
     }
-    const float mean = warp_sum(sum) / p.D;
+    const float mean = block_sum(sum, scratch[0]) * share;
     float squares = 0;
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
-        if (l + j * WARP >= vectors) continue;
+        if (t + j * THREADS >= vectors) continue;
         v[j].x -= mean, v[j].y -= mean, v[j].z -= mean, v[j].w -= mean;
         squares += (v[j].x * v[j].x + v[j].y * v[j].y) + (v[j].z * v[j].z + v[j].w * v[j].w);
     }
-    const float r = rsqrtf(warp_sum(squares) / p.D + p.eps);
+    const float r = rsqrtf(block_sum(squares, scratch[1]) * share + p.eps);
     int to = row, first = 0, end = p.tiles * TILE; // row of the image, the row's columns in it, where padding ends
     if (TARGET == SHUFFLE) {
         const int side = p.grid / p.shuffle, y = at / p.grid, c = at % p.grid, place = y % p.shuffle * p.shuffle + c % p.shuffle;
@@ -96,12 +112,12 @@ template <NormTarget TARGET, int VECTORS> __device__ __forceinline__ void layer_
         first = place * p.D;
         if (place + 1 < p.shuffle * p.shuffle) end = first + p.D;
     }
-    // From j to j + 1 columns are two tiles apart, in the same place of a line.
-    u8 *out = TARGET == EMBED ? nullptr : p.image + image_at(p.R, to, first + 4 * l);
-    const u64 apart = u64(4 * WARP / TILE) * p.R * LINE;
+    // From j to j + 1 columns are eight tiles apart, in the same place of a line.
+    u8 *out = TARGET == EMBED ? nullptr : p.image + image_at(p.R, to, first + 4 * t);
+    const u64 apart = u64(4 * THREADS / TILE) * p.R * LINE;
 #pragma unroll
     for (int j = 0; j < VECTORS; j++, out += apart) {
-        const int i = l + j * WARP, k = first + 4 * i;
+        const int i = t + j * THREADS, k = first + 4 * i;
         if (i < vectors) {
             const float4 w = weight[j], b = bias[j];
             v[j] = make_float4(v[j].x * r * w.x + b.x, v[j].y * r * w.y + b.y, v[j].z * r * w.z + b.z, v[j].w * r * w.w + b.w);
@@ -113,11 +129,12 @@ template <NormTarget TARGET, int VECTORS> __device__ __forceinline__ void layer_
 
 } // namespace
 
-// D is at most 1536, or, where the name says so, 2048.
-#define NORM(NAME, TARGET)                                                                \
-    KERNEL(WARPS *WARP, 3, layer_norm_##NAME, LayerNormParams) { layer_norm<TARGET, 12>(p); } \
-    KERNEL(WARPS *WARP, 2, layer_norm_##NAME##_2048, LayerNormParams) { layer_norm<TARGET, 16>(p); }
+#define NORM(NAME, BLOCKS, ...) \
+    KERNEL(THREADS, BLOCKS, layer_norm_##NAME, LayerNormParams) { layer_norm<__VA_ARGS__>(p); }
 
-NORM(embed, EMBED)
-NORM(rows, ROWS)
-NORM(shuffle, SHUFFLE)
+// D is at most 2048, with parts 1536.
+NORM(embed, 8, EMBED, 4, 0)
+NORM(rows, 8, ROWS, 4, 0)
+NORM(shuffle, 8, SHUFFLE, 4, 0)
+NORM(rows_parts, 5, ROWS, 3, 3)
+NORM(shuffle_parts, 5, SHUFFLE, 3, 3)

@@ -14,7 +14,7 @@ import (
 // 44 pairs of weight blocks that is 1, 3 and 4 waves of an H200's 132 multiprocessors, each full, and buffers of 117 MB.
 const tilesAtOnce = 5
 
-// maxTowerWidth is the widest tower: a row lies in the registers of a warp while it is normalised (vision.cu).
+// maxTowerWidth is the widest tower: a row lies in the registers of a block while it is normalised (vision.cu).
 const maxTowerWidth = 2048
 
 // view is the picture that Encode works on.
@@ -27,10 +27,13 @@ type view struct {
 	out     *picture
 }
 
-// tower is the rows of the tiles in work, [rows, ld] float32, of which d columns count.
+// tower is the rows of the tiles in work, [rows, ld] float32, of which d columns count. Parts that the last product left to the next norm,
+// count of [rows, ld], are not in them yet.
 type tower struct {
 	at          ptr
 	rows, d, ld int
+	parts       ptr
+	count       int
 }
 
 // picture implements kernels.Picture.

@@ -274,6 +274,7 @@ func TestVisionSameBits(t *testing.T) {
 	for _, portable := range []bool{false, true} {
 		t.Run(fmt.Sprintf("portable=%v", portable), func(t *testing.T) {
 			visionSameBits(t, portable, towerConfig(2, 44, 4, 2, 3, 3), 13)
+			visionSameBits(t, portable, towerConfig(1, 128, 5, 5, 2, 1), 7) // the last product's sum has three parts
 			if !testing.Short() {
 				visionSameBits(t, portable, towerConfig(16, 88, 24, 2, 14, 3), 9)
 			}
@@ -375,6 +376,24 @@ func TestVisionKernels(t *testing.T) {
 	}
 	if ran["attend_tile_96"] != 0 {
 		t.Error("portable attention ran where the fast one should")
+	}
+}
+
+// Where rows are few, a long sum's parts are left to the norm; where somebody watches, they are added at once.
+func TestVisionParts(t *testing.T) {
+	p := dummyPair(t, towerConfig(1, 128, 5, 5, 2, 1), cuda.Options{})
+	dev, v := p.gpu.dev.(*cuda.Device), p.gpu.Config.Vision
+	pixels := randomPixels(v, kernels.BF16, rand.New(rand.NewPCG(19, 20)), 1)
+	ran := func(taps ...kernels.Tap) int {
+		before := dev.Ran()["tower_bias_90"]
+		p.gpu.see(t, pixels, taps...).Release()
+		return dev.Ran()["tower_bias_90"] - before
+	}
+	if n := ran(); n != v.Layers {
+		t.Errorf("want one product a layer that adds, got %d in %d layers", n, v.Layers)
+	}
+	if n := ran(visionCapture(v, model.VisionHooks(p.gpu.Config)[0], 1)); n != 2*v.Layers {
+		t.Errorf("watched: want two products a layer that add, got %d in %d layers", n, v.Layers)
 	}
 }
 
