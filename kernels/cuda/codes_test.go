@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -259,6 +260,54 @@ func TestCodedSameBits(t *testing.T) {
 					}
 					text = text[1:]
 				}
+			}
+		})
+	}
+}
+
+// Experts of INT4 read digits that the router's kernels wrote, by slices of a row or by whole rows; where taps look they make them themselves, of
+// bfloat16. Bits are the same. A width of 704 is two slices, eleven tiles, of which the last has half a group.
+func TestDigits(t *testing.T) {
+	for _, c := range []struct {
+		width  int
+		coding kernels.Coding
+	}{{256, codings[0]}, {704, codings[5]}} {
+		t.Run(fmt.Sprint(c.width), func(t *testing.T) {
+			config := fastConfig()
+			config["hidden_size"], config["num_hidden_layers"], config["no_rope_layers"], config["interleave_moe_layer_step"] = c.width, 2, []int{1, 0}, 1
+			p := dummyPair(t, config, cuda.Options{Poison: true})
+			recode(t, p.gpu.Model, p.gpu.dev, c.coding, false)
+			r := rand.New(rand.NewPCG(33, 34))
+			crowd := make([]piece, 40)
+			for i := range crowd {
+				crowd[i] = piece{&sequence{}, randomTokens(r, 2, 1000)}
+			}
+			p.gpu.run(t, crowd, true, nil)
+			ran := p.gpu.dev.(*cuda.Device).Ran()
+			for _, n := range []int{1, 3, 11, 20, 40} {
+				for i := range crowd {
+					crowd[i].tokens = randomTokens(r, 1, 1000)
+				}
+				name := func(code string) string {
+					return fmt.Sprint("stream_swiglu_", code, "_", max(8, 1<<bits.Len(uint(n-1))))
+				}
+				digits, here := ran[name("digits")], ran[name("int4")]
+				outs := p.gpu.run(t, crowd[:n], false, nil)
+				if ran[name("digits")] != digits+2 || ran[name("int4")] != here {
+					t.Errorf("%d rows: want %s twice, and no %s", n, name("digits"), name("int4"))
+				}
+				_, tapped := p.gpu.logits(t, crowd[:n])
+				if ran[name("digits")] != digits+2 || ran[name("int4")] != here+2 {
+					t.Errorf("%d rows with taps: want %s twice, and no more %s", n, name("int4"), name("digits"))
+				}
+				for i := range outs {
+					if !sameOut(outs[i], tapped[i]) {
+						t.Fatalf("%d rows: row %d: %+v, with taps %+v", n, i, outs[i], tapped[i])
+					}
+				}
+			}
+			if c.width == 256 && ran["route_slices"] == 0 || ran["route_rows"] == 0 { // two slices of a row must run together, which the software GPU's do not
+				t.Errorf("want slices and rows routed, got %d and %d launches", ran["route_slices"], ran["route_rows"])
 			}
 		})
 	}

@@ -41,6 +41,14 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 		if p.decode {
 			to.scaled = d.imageOf(p, "scaled", p.lines, x.d)
 			to.scaled.place = h.at[i].place
+			if d.readsDigits(l.SharedGateUp, h.at[i]) {
+				h.at[i] = d.digitsOf(p, "h", p.lines, x.d)
+				params.norm.image, params.norm.digits = h.at[i].at, 1
+			}
+			if d.readsDigits(l.GateUp, to.scaled) {
+				to.scaled = d.digitsOf(p, "scaled", p.lines, x.d)
+				params.digits = 1
+			}
 			if !d.open {
 				to.normed = d.counter()
 				params.normed, to.normers = to.normed, p.grid*max(d.routeSlices(p, x, experts, h.at[i]), 1)
@@ -53,6 +61,12 @@ func (d *Device) Route(l *kernels.MoE, xa kernels.Act) (kernels.Act, kernels.Act
 	}
 	x.settle()
 	return h, r
+}
+
+// readsDigits says that the router's kernels may write digits of the rows h, which a weight of INT4 multiplies. Taps see bfloat16.
+func (d *Device) readsDigits(w kernels.Weight, h image) bool {
+	coded := d.weightOf(w).coded
+	return coded != nil && coded.name == "int4" && !d.open && h.place == 0
 }
 
 // expertCounts is where a layer's router counts; it stays as long as the device.

@@ -154,6 +154,9 @@ func init() {
 			}
 		}
 	}
+	for _, width := range []int{8, 16, 32, 64} {
+		table[fmt.Sprint("stream_swiglu_digits_", width)] = kernel{"stream_codes", 288, streamCodedShared("digits", width)}
+	}
 }
 
 // maxWidth is the widest residual stream: its row lies in shared memory while it is normalised.

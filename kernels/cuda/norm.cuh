@@ -39,6 +39,7 @@ struct NormParams {
     const u32 *step;     // of slices (slice.cuh): the number of the step,
     u64 *squares;        // [rows][MAX_GROUPS] sums on their way between blocks,
     u32 number;          // and which norm of the step this is
+    int digits;          // route's kernels: the image is one of digits (digits.cuh), which they write
     const int *place;    // [D] of kernels that are ORDERED: column c of x is column place[c] of the row, as weight has them
 };
 
@@ -176,7 +177,7 @@ template <bool ORDERED, class Due>
 __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const NormWeight &weight, float *values, uint2 *h, float *scratch, const Due &due) {
     const int row = at.row;
     if (at.source < 0) {
-        for (int i = threadIdx.x; p.image && i < p.tiles * 8; i += NORM_THREADS) {
+        for (int i = threadIdx.x; p.image && !p.digits && i < p.tiles * 8; i += NORM_THREADS) {
             uint4 *piece = (uint4 *)(p.image + (u64(i / 8) * p.R + row) * LINE + i % 8 * PIECE);
             *piece = make_uint4(0, 0, 0, 0);
         }
@@ -213,7 +214,7 @@ __device__ __forceinline__ void norm_row(const NormParams &p, NormRow at, const 
     const float r = norm_scale(p, scratch);
     const auto write = [&](int i, float4 w) {
         const uint2 packed = i < vectors ? norm_pack(((const float4 *)values)[i], r, w) : make_uint2(0, 0);
-        *norm_place(p, row, i) = packed;
+        if (!p.digits) *norm_place(p, row, i) = packed;
         if (h) h[i] = packed;
     };
 #pragma unroll

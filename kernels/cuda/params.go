@@ -125,7 +125,7 @@ type normParams struct {
 	peers           ptr
 	step, squares   ptr
 	number          uint32
-	_               int32
+	digits          int32
 	place           ptr
 }
 
@@ -154,7 +154,8 @@ type routeParams struct {
 	status         ptr
 	count          int32
 	experts, ld    int32
-	steps          int32
+	steps, digits  int32
+	_              int32
 }
 
 // Steps of route_rows.

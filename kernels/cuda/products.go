@@ -21,10 +21,11 @@ const (
 // image is activations [rows, K] in bfloat16 tiles, or in codes.
 type image struct {
 	at     ptr
-	lines  int // R
-	tiles  int // along K
-	place  ptr // column c of the value is column place[c]; 0: c
-	scales ptr // [R] of lines of e4m3 codes, which have the columns of two tiles; 0: bfloat16
+	lines  int  // R
+	tiles  int  // along K
+	place  ptr  // column c of the value is column place[c]; 0: c
+	scales ptr  // [R] of lines of e4m3 codes, which have the columns of two tiles; 0: bfloat16
+	digits bool // for weights of INT4 (digits.cuh)
 }
 
 // imageOf is the image of a phase under a name, for K columns. The slack behind it lets the last tile of a product read a
@@ -38,6 +39,13 @@ func (d *Device) imageOf(p *phase, name string, lines, k int) image {
 		capacity = grow(lines)
 	}
 	return image{at: d.mem(p.name+name, (capacity*tiles+fastWidth)*lineBytes), lines: lines, tiles: tiles}
+}
+
+// digitsOf is an image of digits of a phase's decode rows (digits.cuh).
+func (d *Device) digitsOf(p *phase, name string, lines, k int) image {
+	tiles := ceil(k, tile)
+	const group = 4*maxDecodeRows*lineBytes + 2*maxDecodeRows*4
+	return image{at: d.mem(p.name+name+".digits", ceil(tiles, 4)*group), lines: lines, tiles: tiles, digits: true}
 }
 
 // floats is a [rows, width] float32 buffer of a phase.
@@ -111,16 +119,18 @@ func streamCodedShared(code string, width int) int {
 	if code != "e4m3" {
 		bytes /= 2
 		stages = map[int]int{4: 4, 8: 6}[nt]
-		if nt <= 2 || nt == 4 && code == "int4" {
+		if nt <= 2 || nt == 4 && code != "table4" {
 			tiles, stages = 4, map[int]int{1: 4, 2: 3, 4: 3}[nt]
 		}
 	}
 	extra, pairs := tiles*2*codeRows*4, 4
 	prepared := 0
 	switch code {
-	case "int4":
+	case "int4", "digits":
 		extra += tiles*2*codeRows + tiles/2*width*4
-		prepared = 8 * stages
+		if code == "int4" {
+			prepared = 8 * stages
+		}
 	case "table4":
 		pairs = 4 * 256
 	}
@@ -164,10 +174,14 @@ func (d *Device) stream(p *phase, swiglu bool, dense, routed *weight, a, b image
 	if routed != nil {
 		quantised.routedCoding = routed.coded.coding
 	}
+	code := w.coded.name
+	if a.digits {
+		code = "digits"
+	}
 	if width == maxDecodeRows {
 		blocks = min(blocks, d.gpu.sms) // its sums take a multiprocessor's registers
 	}
-	launch(d, fmt.Sprint(name, "_", w.coded.name, "_", width), blocks, 1, streamCodedShared(w.coded.name, width), &quantised)
+	launch(d, fmt.Sprint(name, "_", code, "_", width), blocks, 1, streamCodedShared(code, width), &quantised)
 }
 
 // alike says that one launch can multiply with both.

@@ -1,5 +1,6 @@
 // Norm, router and choice of a layer of experts; for prefill, the order of rows by expert.
 #include "gemm.cuh"
+#include "digits.cuh"
 #include "slice.cuh"
 
 // route_rows (decode): one block a row; D floats and tiles·64 bfloat16 of shared memory. Each warp has its experts. Pieces of a warp's
@@ -29,12 +30,16 @@ __device__ __forceinline__ void route_rows_of(const RouteParams &p, u8 *memory, 
     if (p.steps & ROUTE_NORM) norm_row<ORDERED>(n, NormRow{row, there ? row : -1}, weight, (float *)memory, (uint2 *)h, scratch, Pending{n});
     else
         for (int i = threadIdx.x; there && i < pieces; i += NORM_THREADS) h[i] = *activation_piece(n.image, n.R, row, i);
+    if (n.digits && there) {
+        __syncthreads();
+        write_digits<false>(n.image, n.R, row, 0, (const uint2 *)h, n.tiles, 1);
+    }
     if (p.normed) fence_proxy_async_global();
     __syncthreads();
     if (p.normed && threadIdx.x == 0) signal(p.normed);
     if (!there) {
         if (p.steps & ROUTE_CHOOSE && threadIdx.x == 0) p.expert[row] = -1, p.gate[row] = 0;
-        for (int i = threadIdx.x; p.steps & ROUTE_SCALE && i < pieces; i += NORM_THREADS)
+        for (int i = threadIdx.x; p.steps & ROUTE_SCALE && !p.digits && i < pieces; i += NORM_THREADS)
             *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + i % 8 * PIECE) = make_uint4(0, 0, 0, 0);
         return;
     }
@@ -55,6 +60,10 @@ __device__ __forceinline__ void route_rows_of(const RouteParams &p, u8 *memory, 
         if (lane_id() == 0) chosen = c;
     }
     __syncthreads();
+    if (p.digits) {
+        write_digits<true>(p.scaled, n.R, row, 0, (const uint2 *)h, n.tiles, chosen.gate);
+        return;
+    }
     for (int i = threadIdx.x; p.steps & ROUTE_SCALE && i < pieces; i += NORM_THREADS)
         *(uint4 *)(p.scaled + (u64(i / 8) * n.R + row) * LINE + ((i % 8) ^ (row & 7)) * PIECE) = scaled_piece(h[i], chosen.gate);
 }
@@ -86,6 +95,10 @@ KERNEL(NORM_THREADS, 1, route_slices, RouteParams) {
     const float4 weight = slice_weight(n, at);
     griddep_wait();
     norm_slice(n, at, weight, groups, (uint2 *)h);
+    if (n.digits && at.there) {
+        __syncthreads();
+        write_digits<false>(n.image, n.R, at.row, at.slice * ROUTE_SLICE / (2 * TILE), (const uint2 *)h, pieces / 8, 1);
+    }
     fence_proxy_async_global();
     __syncthreads();
     if (p.normed && threadIdx.x == 0) signal(p.normed);
@@ -120,6 +133,10 @@ KERNEL(NORM_THREADS, 1, route_slices, RouteParams) {
         p.expert[at.row] = -1, p.gate[at.row] = 0, chosen.gate = 0;
     }
     __syncthreads();
+    if (p.digits) {
+        if (at.there) write_digits<true>(p.scaled, n.R, at.row, at.slice * ROUTE_SLICE / (2 * TILE), (const uint2 *)h, pieces / 8, chosen.gate);
+        return;
+    }
 #pragma unroll 1
     for (int i = threadIdx.x; i < pieces; i += NORM_THREADS) {
         const int piece = at.slice * SLICE_PIECES + i;

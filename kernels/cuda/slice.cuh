@@ -82,7 +82,7 @@ template <bool ORDERED = false> __device__ __forceinline__ void norm_slice(const
         }
     }
     const uint2 packed = at.there && at.column ? norm_pack(v, r, weight) : make_uint2(0, 0);
-    *norm_place(n, at.row, at.vector) = packed;
+    if (!n.digits) *norm_place(n, at.row, at.vector) = packed;
     if (h) h[threadIdx.x] = packed;
 }
 

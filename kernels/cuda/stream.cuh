@@ -24,7 +24,7 @@ struct StreamParams {
     const u8 *dense;      // packed [blocks·64, K] or null
     const u8 *routed;     // packed [E][blocks·64, K] or null
     u64 expert_stride;    // bytes
-    const u8 *a;          // image [K/64][R] of the dense part
+    const u8 *a;          // image [K/64][R] of the dense part, of bfloat16 or digits
     const u8 *b;          // image [K/64][R] of the routed part
     const int *expert;    // [rows] of the routed part; negative: none
     const int *rows;      // one number
@@ -67,6 +67,10 @@ template <int NT> struct Plain {
     static __device__ __forceinline__ int extra_bytes(const Params &, int, int) { return 0; }
     static __device__ __forceinline__ void extra(const Params &, int, int, int, int, u8 *, u64 *) {}
     static __device__ __forceinline__ void prepare(const Params &, Shared &) {}
+
+    // activations issues the copies of a stage's activations, from tile `first` along K on, of so many bytes.
+    static constexpr __device__ __forceinline__ int activation_bytes(int tiles) { return tiles * NT * 8 * LINE; }
+    static __device__ __forceinline__ void activations(const u8 *image, int first, int tiles, u8 *to, u64 *full);
 
     struct Scale {};
 
@@ -183,6 +187,10 @@ constexpr int STREAM_FULL_ARRIVALS = 1;
 constexpr int STREAM_FULL_ARRIVALS = WARP;
 #endif
 
+template <int NT> __device__ __forceinline__ void Plain<NT>::activations(const u8 *image, int first, int tiles, u8 *to, u64 *full) {
+    stream_copy(to, image + u64(first) * NT * 8 * LINE, activation_bytes(tiles), full, false);
+}
+
 __device__ __forceinline__ float silu(float v) { return v / (1.0f + __expf(-v)); }
 
 // stream_hits lists the experts that the rows chose. The producer does it; consumers see it with the first stage that needs it.
@@ -242,7 +250,7 @@ template <class W, int NT> struct Rows {
 // stream_weights issues the copies of a stage's tiles, from tile `first` along K on, and announces the stage's bytes, the activations' among them.
 template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int first, int tiles, u8 *stage, u64 *full) {
     const u8 *weight = u.expert < 0 ? p.dense : p.routed + u64(u.expert) * p.expert_stride;
-    stream_begin(full, tiles * (W::TILE_BYTES + NT * 8 * LINE) + W::extra_bytes(p, first, tiles));
+    stream_begin(full, tiles * W::TILE_BYTES + W::activation_bytes(tiles) + W::extra_bytes(p, first, tiles));
     stream_copy(stage, weight + (u64(u.block) * p.tiles + first) * W::TILE_BYTES, tiles * W::TILE_BYTES, full, true);
     W::extra(p, u.expert, u.block, first, tiles, stage + W::TILES * (W::TILE_BYTES + NT * 8 * LINE), full);
 }
@@ -294,7 +302,7 @@ template <class W, int NT> __device__ __forceinline__ void stream_produce(const 
             u8 *stage = s.stage[slot];
             if (n >= filled) stream_weights<W, NT>(p, u, u.first + t, tiles, stage, &s.full[slot]);
             if (early) continue;
-            stream_copy(stage + W::TILES * W::TILE_BYTES, (u.expert < 0 ? p.a : p.b) + u64(u.first + t) * NT * 8 * LINE, tiles * NT * 8 * LINE, &s.full[slot], false);
+            W::activations(u.expert < 0 ? p.a : p.b, u.first + t, tiles, stage + W::TILES * W::TILE_BYTES, &s.full[slot]);
             stream_end(&s.full[slot]);
         }
         if (early) {

@@ -4,78 +4,39 @@
 //
 // INT4 arrives so fast (37 codes a clock and multiprocessor) that the logic and shifts of widening would take longer than the
 // bytes. So it is multiplied in integers of 8 bits, which takes a shift and two instructions for 8 codes, and activations, of which
-// there are few, follow: an activation is 2ˢ·(256·h + l), two digits of 8 bits, where 2ˢ belongs to 128 columns of a row (two tiles) and
-// the largest absolute value of these lies in [2¹³, 2¹⁴) units of it. So it is off by at most 2⁻¹⁴ of that largest one, and not at all where it is
-// less than 2⁶ times smaller, since bfloat16 has 8 bits. Sums of columns with one scale are exact: Σ w·h and Σ w·l, and 256 times the first and the second
-// have fewer than 31 bits. Groups whose largest value is below 2⁻¹⁰⁷ lose more of it, and one with a value that is no number becomes NaN.
+// there are few, follow, as two digits (digits.cuh). Sums of columns with one scale are exact: Σ w·h and Σ w·l, and 256 times the first and the second
+// have fewer than 31 bits.
 //
-// Digits are made in place, from the image's bfloat16 of a stage. Of up to 8 rows a warp more makes them (WARP_MORE), or, as of more
-// rows, the consumers together; bits are the same.
+// Whoever knows 128 columns of a row when it makes them writes digits (the router's kernels). Others are made of the image's bfloat16, in
+// place, stage by stage: of up to 8 rows by a warp more, or, of more, by the consumers together. That takes a stage as much of a
+// multiprocessor's integer units as a fifth of its product. Bits are the same.
 #pragma once
 #include "codes.cuh"
+#include "digits.cuh"
 #include "stream.cuh"
 
 struct CodedStreamParams : StreamParams { // weights in codes; blocks of 128 rows
     Coding dense_coding, routed_coding;   // of the same geometry
 };
 
-// Piece is what a lane has of 256 columns of a row: of a step of 16 columns, columns 4h to 4h+3 and 4h+8 to 4h+11.
-struct Piece {
-    uint2 near, far;
-
-    static __device__ __forceinline__ int tile() { return lane_id() / 8; }
-    static __device__ __forceinline__ int step() { return lane_id() / 2 % 4; }
-    static __device__ __forceinline__ int half() { return lane_id() % 2; }
-    // at is where 8 bytes lie in the line of a row: half a piece.
-    static __device__ __forceinline__ u8 *at(u8 *line, int row, int piece) { return line + (piece ^ (row & 7)) * PIECE + half() * 8; }
-    // load takes the piece from four tiles' lines, `apart` bytes from each other, of which so many are there.
-    __device__ __forceinline__ void load(const u8 *line, int apart, int row, int tiles) {
-        near = far = make_uint2(0, 0);
-        if (tile() >= tiles) return;
-        near = *(const uint2 *)at((u8 *)line + tile() * apart, row, 2 * step());
-        far = *(const uint2 *)at((u8 *)line + tile() * apart, row, 2 * step() + 1);
-    }
-    // exponent is the largest of the lane's values, with 8 bits of bias.
-    __device__ __forceinline__ u32 exponent() const {
-        const auto most = [](u32 v) { return max(v << 1, v << 17); };
-        return max(max(most(near.x), most(near.y)), max(most(far.x), most(far.y))) >> 24;
-    }
-};
-
-// prepare_row writes a row's digits, high ones in a line's first half, low ones in its second, and 2ˢ of both pairs of tiles,
-// `pairs` numbers from each other. One warp. In a step of 16 columns the order is that of int4_bytes.
+// prepare_row writes a row's digits where its bfloat16 was, and 2ˢ of both pairs of tiles, `pairs` numbers from each other. One warp.
 __device__ __forceinline__ void prepare_row(const Piece &piece, u8 *line, int apart, int row, int tiles, float *units, int pairs) {
-    const u32 own = piece.exponent();
-    const bool second = lane_id() >= 16;
-    const u32 most0 = __reduce_max_sync(0xffffffffu, second ? 0 : own), most1 = __reduce_max_sync(0xffffffffu, second ? own : 0);
-    const u32 most = second ? most1 : most0, e = max(most, 20u);
-    const float scale = __uint_as_float((267 - e) << 23);
-    line += Piece::tile() * apart;
-    constexpr float ROUNDS = 12582912 + 128; // 3·2²², which rounds to integers, and what makes the low digit one with a sign
-    const auto fixed = [&](float v) { return __float_as_uint(__fmaf_rn(v, scale, ROUNDS)); };
-    u32 high[2], low[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const u32 near = i ? piece.near.y : piece.near.x, far = i ? piece.far.y : piece.far.x;
-        const u32 first = __byte_perm(fixed(lo(near)), fixed(lo(far)), 0x5140), second = __byte_perm(fixed(hi(near)), fixed(hi(far)), 0x5140);
-        high[i] = __byte_perm(first, second, 0x7632), low[i] = __byte_perm(first, second, 0x5410) ^ 0x80808080;
-    }
-    if (Piece::tile() < tiles) {
-        *(uint2 *)Piece::at(line, row, Piece::step()) = make_uint2(high[0], high[1]);
-        *(uint2 *)Piece::at(line, row, 4 + Piece::step()) = make_uint2(low[0], low[1]);
-    }
-    if (lane_id() % 16 == 0 && Piece::tile() < tiles) units[lane_id() / 16 * pairs] = most == 255 ? __uint_as_float(0x7fc00000) : __uint_as_float((e - 13) << 23);
+    const Digits digits(piece);
+    if (Piece::tile() < tiles) digits.store(line + Piece::tile() * apart, row, units + lane_id() / 16 * pairs);
 }
+
+// Who makes digits.
+enum Making { READY, HERE }; // whoever made the activations; this kernel
 
 // Coded: tiles of 128 rows, since next to codes activations are many bytes. What is scaled when is decided by the coding, not by
 // NT, so that the order of a sum does not depend on it:
 //   8 bits, one scale a row: the sum of a unit, at its end; until then sums of every tile are added
 //   INT4, groups of whole pairs of tiles, without zeros: the sum of every pair
 //   everything else (fine): the sum of every half of a tile
-template <Code CODE, int NT, bool WARP_MORE = false> struct Coded {
+template <Code CODE, int NT, Making MAKING = HERE> struct Coded {
     using Params = CodedStreamParams;
     static constexpr int ROWS = CODE_ROWS;
-    static constexpr bool PREPARES = WARP_MORE, DIGITS = CODE == INT4;
+    static constexpr bool DIGITS = CODE == INT4, PREPARES = DIGITS && MAKING == HERE;
     static constexpr int TILES = CODE != E4M3 && NT <= (CODE == INT4 ? 4 : 2) ? 4 : 2; // fewer stages, fewer waits; as registers allow
     static constexpr int GRAIN = CODE == E4M3 ? 2 : 4;
     static constexpr int HALVES = 1;
@@ -119,6 +80,21 @@ template <Code CODE, int NT, bool WARP_MORE = false> struct Coded {
             for (int i = threadIdx.x; i < 256; i += STREAM_THREADS) s.pairs[i] = pack(p.dense_coding.table[i & 15], p.dense_coding.table[i >> 4]);
     }
 
+    static constexpr __device__ __forceinline__ int activation_bytes(int tiles) {
+        return MAKING == HERE ? tiles * NT * 8 * LINE : TILES * NT * 8 * LINE + UNITS; // of digits, always a whole stage
+    }
+    static __device__ __forceinline__ void activations(const u8 *image, int first, int tiles, u8 *to, u64 *full) {
+        if (MAKING == HERE) {
+            stream_copy(to, image + u64(first) * NT * 8 * LINE, activation_bytes(tiles), full, false);
+        } else if (TILES == DIGIT_TILES) { // units have their place behind the lines
+            stream_copy(to, image + u64(first / DIGIT_TILES) * digit_group(NT * 8), activation_bytes(tiles), full, false);
+        } else {
+            const u8 *group = image + u64(first / DIGIT_TILES) * digit_group(NT * 8);
+            stream_copy(to, group + first % DIGIT_TILES * NT * 8 * LINE, TILES * NT * 8 * LINE, full, false);
+            stream_copy(to + TILES * NT * 8 * LINE, group + digit_lines(NT * 8) + first % DIGIT_TILES / 2 * NT * 8 * 4, UNITS, full, false);
+        }
+    }
+
     // begin and end are what happens to the sum of a unit's strip. It multiplies `rows` rows, in this order if they are few.
     static __device__ __forceinline__ Scale begin(const Params &p, int expert, int block, int strip, const short *order, int rows) {
         Scale s = {{1, 1}, CODE == INT4 && rows <= 4 ? Scale::PACKED : NT == 1 || rows <= 8 ? Scale::FEW : Scale::ALL};
@@ -155,7 +131,7 @@ template <Code CODE, int NT, bool WARP_MORE = false> struct Coded {
     // multiply adds the products of a strip of the stage's tiles; `rows`: how many there are at all. Along K the tiles begin with tile `first`.
     static __device__ __forceinline__ void multiply(const Params &p, const Shared &s, const Scale &scale, float (&acc)[NT][4], u8 *stage, int tiles, int first, int strip, int, int rows) {
         tiles = min(tiles, TILES);
-        if (DIGITS && (!PREPARES || (NT > 1 && scale.how == Scale::ALL))) { // in place; all consumers take part
+        if (PREPARES && NT > 1 && scale.how == Scale::ALL) { // in place; all consumers take part
             u8 *lines = stage + TILES * TILE_BYTES;
 #pragma unroll 1
             for (int i = warp_id(); i < rows; i += STREAM_WARPS) {
