@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"chulengo/bench"
+	"chulengo/engine"
 	"chulengo/kernels"
 	"chulengo/model"
 	"chulengo/safetensors"
@@ -70,6 +71,15 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 		o.Name += ", fp8 activations"
 	}
 	list, gpu := cudaOrdinals(a.opts.Device)
+	if a.opts.Device == "auto" && cudaBuilt {
+		weights := func(ranks int) (int64, error) { return model.DeviceBytes(nil, cfg, a.recipe(), ranks) }
+		if dev, err := a.openFitting(cfg, weights, &engine.Options{}); err != nil {
+			a.note("using the CPU: %s", "使用 CPU：%s", a.describe(err))
+		} else {
+			list, gpu = []int{0, 1, 2, 3, 4, 5, 6, 7}[:dev.Ranks()], true
+			dev.Close()
+		}
+	}
 	if gpu {
 		o.Encodings, o.Ranks = 8, max(len(list), 1)
 	}
