@@ -33,7 +33,7 @@
 //
 //	patch_rows → gemm → layer_norm               x, with positions
 //	layer_norm → gemm_heads → attend_tile → gemm_bias         x += attention; q and k are turned in the product's epilogue
-//	layer_norm → gemm_gelu → gemm_bias           x += fc2(gelu(fc1))
+//	layer_norm → gemm_gelu → gemm_bias           x += fc2(gelu(fc1)); of few rows on 9.0 the next layer_norm adds fc2's parts
 //	layer_norm_shuffle → gemm_gelu, twice → gemm  rows of the text model, which steps copy over their embeddings
 //
 // Its products fill every multiprocessor, so that a second stream would hold up decoding no less. Instead a caller who has steps to
