@@ -8,8 +8,8 @@
 // have fewer than 31 bits.
 //
 // Whoever knows 128 columns of a row when it makes them writes digits (the router's kernels). Others are made of the image's bfloat16, in
-// place, stage by stage: of up to 8 rows by a warp more, or, of more, by the consumers together. That takes a stage as much of a
-// multiprocessor's integer units as a fifth of its product. Bits are the same.
+// place, stage by stage: of up to 8 rows by a warp more, or, of more, by the consumers together. Every block makes them again then, and it is
+// integer units that hold two blocks of a multiprocessor back. Bits are the same.
 #pragma once
 #include "codes.cuh"
 #include "digits.cuh"
