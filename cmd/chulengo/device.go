@@ -296,7 +296,7 @@ func groupWorkspace(c *model.Config, rows, ranks int) int64 {
 // kernels/cuda). Widths are rounded up to whole tiles of weights, rows to whole pieces of work.
 func visionWorkspace(v *model.VisionConfig, d int) int64 {
 	const tiles, padding, piece = 5, 64, 256
-	perRow := (4+2)*v.Dim + 2*4*v.Dim + 2*v.FFNDim + 2*v.PatchDim() + (4+2*6)*padding // x, h; q, k, v, z; activations; pixels
+	perRow := (4+2)*v.Dim + 2*4*v.Dim + 2*v.FFNDim + 3*4*v.Dim + 2*v.PatchDim() + (4+2*6+3*4)*padding // x, h; q, k, v, z; activations; parts of their product; pixels
 	perOut := 2*v.FFNDim + 2*2*v.AdapterDim + 4*d + (4*2+4)*padding
 	rows := tiles*(v.Patches()+1) + piece
 	return int64(rows)*int64(perRow) + int64(rows)*int64(perOut)/int64(v.Shuffle()*v.Shuffle()) + tiles*4*int64(v.Channels*v.TileSize*v.TileSize)
