@@ -46,6 +46,14 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 		o.Tiles = []int{1, 5, 17}
 	}
 	dummy := a.opts.Shape != "" || a.opts.Layers > 0 || a.opts.LoadFormat == "dummy"
+	var ckpt *safetensors.Checkpoint // nil: random weights
+	if !dummy {
+		var err error
+		if ckpt, err = safetensors.Open(files); err != nil {
+			return nil, err
+		}
+		defer ckpt.Close()
+	}
 	data := file // a checkpoint has all that its configuration says, pictures too
 	if dummy {
 		var err error
@@ -72,11 +80,11 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 	}
 	list, gpu := cudaOrdinals(a.opts.Device)
 	if a.opts.Device == "auto" && cudaBuilt {
-		weights := func(ranks int) (int64, error) { return model.DeviceBytes(nil, cfg, a.recipe(), ranks) }
+		weights := func(ranks int) (int64, error) { return model.DeviceBytes(ckpt, cfg, a.recipe(), ranks) }
 		if dev, err := a.openFitting(cfg, weights, &engine.Options{}); err != nil {
 			a.note("using the CPU: %s", "使用 CPU：%s", a.describe(err))
 		} else {
-			list, gpu = []int{0, 1, 2, 3, 4, 5, 6, 7}[:dev.Ranks()], true
+			list, gpu = firstGPUs(dev.Ranks()), true
 			dev.Close()
 		}
 	}
@@ -107,20 +115,20 @@ func (a *app) benchSteps(ctx context.Context) (*bench.Report, error) {
 			return nil, err
 		}
 		o.Device, o.DeviceName, o.KernelTimes, o.Stages = dev, dev.Name(), times, gpu
-		if report, err = a.benchDevice(ctx, o, cfg, files, dummy, report); err != nil {
+		if report, err = a.benchDevice(ctx, o, cfg, ckpt, report); err != nil {
 			return nil, err
 		}
 	}
 	return report, nil
 }
 
-// benchDevice loads the model and measures it; the results follow those of the report before (nil: none).
-func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.Config, files fs.FS, dummy bool, before *bench.Report) (*bench.Report, error) {
+// benchDevice loads the model of a checkpoint (nil: random weights) and measures it; the results follow those of the report before (nil: none).
+func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.Config, ckpt *safetensors.Checkpoint, before *bench.Report) (*bench.Report, error) {
 	defer o.Device.Close()
 	o.Progress("load " + o.Name)
 	loaded := func() {}
 	if g, ok := o.Device.(gpuDevice); ok {
-		need, err := model.DeviceBytes(nil, cfg, a.recipe(), g.Ranks())
+		need, err := model.DeviceBytes(ckpt, cfg, a.recipe(), g.Ranks())
 		if err != nil {
 			return nil, err
 		}
@@ -137,27 +145,17 @@ func (a *app) benchDevice(ctx context.Context, o bench.StepOptions, cfg *model.C
 	}
 	load := model.LoadOptions{Recipe: a.recipe(), Notes: a.noteLoad}
 	o.Widths.KV = float64(o.KV.Size())
-	var err error
-	if dummy {
-		if err := a.checkActivations(nil, cfg, load.Recipe); err != nil {
-			return nil, err
-		}
-		if o.Widths.Weights, err = model.ValueBytes(nil, cfg, load.Recipe); err != nil {
-			return nil, err
-		}
+	err := a.checkActivations(ckpt, cfg, load.Recipe)
+	if err != nil {
+		return nil, err
+	}
+	if o.Widths.Weights, err = model.ValueBytes(ckpt, cfg, load.Recipe); err != nil {
+		return nil, err
+	}
+	if ckpt == nil {
 		o.Model, err = model.LoadDummy(ctx, cfg, o.Device, 1, load)
 	} else {
-		var ckpt *safetensors.Checkpoint
-		if ckpt, err = safetensors.Open(files); err == nil {
-			defer ckpt.Close()
-			if err := a.checkActivations(ckpt, cfg, load.Recipe); err != nil {
-				return nil, err
-			}
-			if o.Widths.Weights, err = model.ValueBytes(ckpt, cfg, load.Recipe); err != nil {
-				return nil, err
-			}
-			o.Model, err = model.Load(ctx, ckpt, cfg, o.Device, load)
-		}
+		o.Model, err = model.Load(ctx, ckpt, cfg, o.Device, load)
 	}
 	if err != nil {
 		return nil, err

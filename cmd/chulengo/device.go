@@ -165,6 +165,9 @@ func (a *app) openDevice(ctx context.Context, d *described, weights func(ranks i
 	return a.openCPU(), o, nil
 }
 
+// firstGPUs are the ordinals of so many, at most 8.
+func firstGPUs(n int) []int { return []int{0, 1, 2, 3, 4, 5, 6, 7}[:n] }
+
 // openFitting opens the GPUs that are named, or the first 1, 2, 4 or 8 that hold the model.
 func (a *app) openFitting(cfg *model.Config, weights func(ranks int) (int64, error), o *engine.Options) (gpuDevice, error) {
 	list, named := cudaOrdinals(a.opts.Device)
@@ -172,7 +175,7 @@ func (a *app) openFitting(cfg *model.Config, weights func(ranks int) (int64, err
 	if !named || len(list) == 0 {
 		tries = [][]int{{0}}
 		for ranks := 2; ranks <= 8 && ranks <= countCUDA() && cfg.Heads%ranks == 0 && cfg.KVHeads%ranks == 0; ranks *= 2 {
-			tries = append(tries, []int{0, 1, 2, 3, 4, 5, 6, 7}[:ranks])
+			tries = append(tries, firstGPUs(ranks))
 		}
 	}
 	var short error

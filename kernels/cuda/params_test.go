@@ -10,6 +10,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"chulengo/kernels/cuda/driver"
 )
 
 // Two blocks of the decode engine, and of decode attention, share a multiprocessor: a few bytes more of shared memory, and there would be one,
@@ -128,6 +130,9 @@ func debugInformation(t *testing.T) []*dwarf.Data {
 			continue
 		}
 		return []*dwarf.Data{data}
+	}
+	if gpus, err := driver.Devices(); err == nil && len(gpus) > 0 && strings.Contains(gpus[0].Name, "emulated") {
+		t.Fatalf("the software GPU: want its debug information in a folder of LD_LIBRARY_PATH, found none in %q", os.Getenv("LD_LIBRARY_PATH"))
 	}
 	t.Skip("needs the software GPU (kernels/cuda/emu) in LD_LIBRARY_PATH")
 	return nil

@@ -10,7 +10,7 @@ struct RouteParams {
     float *logits;    // [rows, ld]
     int *expert;      // [rows]; -1 for rows beyond norm.rows
     float *gate;      // [rows] sigmoid of the chosen logit
-    u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads; of digits, if so
+    u8 *scaled;       // image [D/64][R]: gate·h, what the chosen expert reads
     u64 *counts;      // [E] rows that each expert was given so far
     u32 *normed;      // counts the blocks whose part of a row is in the image; null: nobody asks
     u64 *parts;       // of slices (slice.cuh): [rows][slices][E] parts of logits on their way between blocks
@@ -18,7 +18,7 @@ struct RouteParams {
     int count;        // rows, in prefill
     int experts, ld;
     int steps;        // which of RouteStep this launch does
-    int digits;
+    int digits;       // scaled is an image of digits (digits.cuh)
 };
 
 enum RouteStep { ROUTE_NORM = 1, ROUTE_LOGITS = 2, ROUTE_CHOOSE = 4, ROUTE_SCALE = 8 };

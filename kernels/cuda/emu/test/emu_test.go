@@ -5,6 +5,7 @@
 package emu_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -41,8 +42,10 @@ func TestMain(m *testing.M) {
 // run runs one kernel; seed 0 is the plain order.
 func run(t *testing.T, name string, seed int, env ...string) (output string, ok bool) {
 	t.Helper()
-	if _, err := exec.LookPath("g++"); err != nil {
+	if _, err := exec.LookPath("g++"); errors.Is(err, exec.ErrNotFound) {
 		t.Skip("no g++")
+	} else if err != nil {
+		t.Fatal(err)
 	}
 	// Go's cache of test results knows the files that the test itself opens, not those that g++ reads.
 	for _, pattern := range []string{"../*.h", "../*.cpp", "../../ptx.cuh", "../../kernel.cuh", "testdata/*"} {
