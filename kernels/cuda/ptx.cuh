@@ -11,6 +11,12 @@
 // smem_addr is a shared-memory pointer as the 32-bit address that PTX takes.
 __device__ __forceinline__ uint32_t smem_addr(const void *p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
+// opaque is p, whose origin the compiler does not see: it stays in registers, where it would be worked out again for every instruction.
+template <class T> __device__ __forceinline__ T *opaque(T *p) {
+    asm volatile("" : "+l"(p));
+    return p;
+}
+
 // ---- asynchronous copies, 16 bytes a thread (8.0) ----
 
 // cp_async16 copies 16 bytes from global to shared memory, or writes zeros if !valid (src is then not read).
@@ -150,7 +156,7 @@ __device__ __forceinline__ void bulk_load(void *dst, const void *src, uint32_t b
 __device__ __forceinline__ void bulk_load_once(void *dst, const void *src, uint32_t bytes, uint64_t *bar) {
 #if __CUDA_ARCH__ >= 900
     uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(smem_addr(dst)), "l"(src),
                  "r"(bytes), "r"(smem_addr(bar)), "l"(policy)
                  : "memory");

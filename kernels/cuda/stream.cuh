@@ -63,9 +63,11 @@ template <int NT> struct Plain {
     static constexpr bool PREPARES = false;  // a warp more prepares the activations of few rows
     struct Shared {};
 
-    // extra issues the copies of what lies beside the tiles, and says how many bytes they are.
+    // Beside is where what lies beside the tiles of a unit begins. extra issues the copies of a stage's part of it, which are so many bytes.
+    struct Beside {};
+    static __device__ __forceinline__ Beside beside(const Params &, int, int) { return {}; }
     static __device__ __forceinline__ int extra_bytes(const Params &, int, int) { return 0; }
-    static __device__ __forceinline__ void extra(const Params &, int, int, int, int, u8 *, u64 *) {}
+    static __device__ __forceinline__ void extra(const Params &, const Beside &, int, int, u8 *, u64 *) {}
     static __device__ __forceinline__ void prepare(const Params &, Shared &) {}
 
     // activations issues the copies of a stage's activations, from tile `first` along K on, of so many bytes.
@@ -155,13 +157,18 @@ template <class W, int NT> __device__ __forceinline__ Unit stream_unit(const typ
     return u;
 }
 
-// stream_copy moves bytes with the producer warp: one bulk copy on 9.0, pieces by every lane before.
+// stream_copies says who issues copies: one lane bulk copies on 9.0, every lane pieces before.
+__device__ __forceinline__ bool stream_copies() {
+#if __CUDA_ARCH__ >= 900
+    return lane_id() == 0;
+#else
+    return true;
+#endif
+}
 __device__ __forceinline__ void stream_copy(u8 *dst, const u8 *src, int bytes, u64 *bar, bool once) {
 #if __CUDA_ARCH__ >= 900
-    if (lane_id() == 0) {
-        if (once) bulk_load_once(dst, src, bytes, bar);
-        else bulk_load(dst, src, bytes, bar);
-    }
+    if (once) bulk_load_once(dst, src, bytes, bar);
+    else bulk_load(dst, src, bytes, bar);
 #else
     for (int i = lane_id() * PIECE; i < bytes; i += WARP * PIECE) cp_async16(dst + i, src + i);
 #endif
@@ -170,8 +177,7 @@ __device__ __forceinline__ void stream_copy(u8 *dst, const u8 *src, int bytes, u
 // stream_begin announces a stage's bytes, stream_end says that its copies were issued.
 __device__ __forceinline__ void stream_begin(u64 *bar, int bytes) {
 #if __CUDA_ARCH__ >= 900
-    if (lane_id() == 0) mbar_expect_tx(bar, bytes);
-    __syncwarp();
+    mbar_expect_tx(bar, bytes);
 #endif
 }
 __device__ __forceinline__ void stream_end(u64 *bar) {
@@ -247,20 +253,14 @@ template <class W, int NT> struct Rows {
     __device__ __forceinline__ int operator[](int i) const { return order ? order[i < count ? i : 0] : i; }
 };
 
-// stream_weights issues the copies of a stage's tiles, from tile `first` along K on, and announces the stage's bytes, the activations' among them.
-template <class W, int NT> __device__ __forceinline__ void stream_weights(const typename W::Params &p, const Unit &u, int first, int tiles, u8 *stage, u64 *full) {
-    const u8 *weight = u.expert < 0 ? p.dense : p.routed + u64(u.expert) * p.expert_stride;
-    stream_begin(full, tiles * W::TILE_BYTES + W::activation_bytes(tiles) + W::extra_bytes(p, first, tiles));
-    stream_copy(stage, weight + (u64(u.block) * p.tiles + first) * W::TILE_BYTES, tiles * W::TILE_BYTES, full, true);
-    W::extra(p, u.expert, u.block, first, tiles, stage + W::TILES * (W::TILE_BYTES + NT * 8 * LINE), full);
-}
-
 // stream_produce keeps the ring full. Units of the dense part come first, which need nothing but `a`. The first unit is the
 // block's own, the others go to whoever is ready: multiprocessors differ by a fifth in what they get of a busy memory. Who
 // computes a unit changes nothing in its result.
 //
 // The weights of a dense first unit depend on nothing that earlier kernels write: they are on their way before those kernels have
 // ended. That is a turn of the same loop, since code that runs once comes slowly, and stands in the way of other kernels' code.
+//
+// What a stage costs this warp is what a block alone on its multiprocessor waits for, so little is worked out there, and addresses stay in registers.
 template <class W, int NT> __device__ __forceinline__ void stream_produce(const typename W::Params &p, StreamShared<W, NT> &s) {
     constexpr int STAGES = W::STAGES;
 #if __CUDA_ARCH__ >= 900
@@ -270,13 +270,11 @@ template <class W, int NT> __device__ __forceinline__ void stream_produce(const 
 #endif
     bool known = false; // the choice
     int filled = 0;     // stages of the first unit whose weights are on their way
-    int n = 0;          // stages issued
+    int n = 0;          // stages issued, or as many as make no difference
     int at = 0;         // of s.unit
-    const auto open = [&] { // the next stage, once it is empty
-        const int slot = n % STAGES;
-        if (n >= STAGES) mbar_wait(&s.empty[slot], (n / STAGES - 1) & 1);
-        return slot;
-    };
+    u8 *const stages = opaque(s.stage[0]);
+    u64 *const full = opaque(s.full), *const empty = opaque(s.empty);
+    int slot = 0, phase = 1; // what is empty from the beginning has this one
     int i = blockIdx.x;
 #pragma unroll 1
     for (;;) {
@@ -292,27 +290,39 @@ template <class W, int NT> __device__ __forceinline__ void stream_produce(const 
         u32 taken = 0; // the answer is there when the unit has been issued
         if (!early && lane_id() == 0) taken = atomicAdd(p.taken, 1u);
         const Unit u = stream_unit<W, NT>(p, s, i);
+        const u8 *weight = opaque((u.expert < 0 ? p.dense : p.routed + u64(u.expert) * p.expert_stride) + (u64(u.block) * p.tiles + u.first) * W::TILE_BYTES);
+        const u8 *const image = opaque(u.expert < 0 ? p.a : p.b);
+        const typename W::Beside beside = W::beside(p, u.expert, u.block);
 #pragma unroll 1
         for (int t = 0; t < u.tiles && (!early || n < STAGES); t += W::TILES, n++) {
-            const int slot = open(), tiles = min(W::TILES, u.tiles - t);
+            const int tiles = min(W::TILES, u.tiles - t), first = u.first + t;
+            u8 *const stage = stages + slot * stream_stage_bytes<W, NT>();
+            u64 *const bar = full + slot;
+            mbar_wait(empty + slot, phase);
             if (lane_id() == 0) {
                 if (t == 0) s.unit[at] = u;
-                s.of[slot] = at, s.along[slot] = u.first + t;
+                s.of[slot] = at, s.along[slot] = first;
             }
-            u8 *stage = s.stage[slot];
-            if (n >= filled) stream_weights<W, NT>(p, u, u.first + t, tiles, stage, &s.full[slot]);
-            if (early) continue;
-            W::activations(u.expert < 0 ? p.a : p.b, u.first + t, tiles, stage + W::TILES * W::TILE_BYTES, &s.full[slot]);
-            stream_end(&s.full[slot]);
+            if (stream_copies()) {
+                if (n >= filled) {
+                    stream_begin(bar, tiles * W::TILE_BYTES + W::activation_bytes(tiles) + W::extra_bytes(p, first, tiles));
+                    stream_copy(stage, weight, tiles * W::TILE_BYTES, bar, true);
+                    W::extra(p, beside, first, tiles, stage + W::TILES * (W::TILE_BYTES + NT * 8 * LINE), bar);
+                }
+                if (!early) W::activations(image, first, tiles, stage + W::TILES * W::TILE_BYTES, bar);
+            }
+            if (!early) stream_end(bar);
+            weight += W::TILES * W::TILE_BYTES;
+            if (++slot == STAGES) slot = 0, phase ^= 1;
         }
         if (early) {
-            filled = n, n = 0, early = false;
+            filled = n, n = 0, slot = 0, phase = 1, early = false;
             continue;
         }
         i = int(gridDim.x + __shfl_sync(0xffffffffu, taken, 0));
         if (++at == STAGES + 1) at = 0;
     }
-    const int slot = open();
+    mbar_wait(&s.empty[slot], phase);
     if (lane_id() == 0) s.unit[at].tiles = 0, s.of[slot] = at;
     if (lane_id() < STREAM_FULL_ARRIVALS) mbar_arrive(&s.full[slot]);
 }

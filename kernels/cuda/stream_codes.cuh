@@ -66,14 +66,21 @@ template <Code CODE, int NT, Making MAKING = HERE> struct Coded {
         int from;
         return groups(p, first, tiles, from) * CODE_ROWS * (p.dense_coding.scale_bytes + (CODE == INT4 && p.dense_coding.zeros ? 1 : 0));
     }
-    static __device__ __forceinline__ void extra(const Params &p, int expert, int block, int first, int tiles, u8 *to, u64 *full) {
+    struct Beside {
+        const u8 *scales, *zeros;
+        int bytes; // a row's scale
+    };
+    static __device__ __forceinline__ Beside beside(const Params &p, int expert, int block) {
         const Coding &c = expert < 0 ? p.dense_coding : p.routed_coding;
-        if (CODE == E4M3 && !c.fine) return;
+        const u64 at = max(expert, 0) * c.expert_scales + u64(block) * c.groups * CODE_ROWS;
+        return {opaque(c.scales + at * c.scale_bytes), c.zeros ? opaque(c.zeros + at) : nullptr, c.scale_bytes};
+    }
+    static __device__ __forceinline__ void extra(const Params &p, const Beside &b, int first, int tiles, u8 *to, u64 *full) {
+        if (CODE == E4M3 && !p.dense_coding.fine) return;
         int from;
-        const int n = groups(p, first, tiles, from);
-        const u64 at = max(expert, 0) * c.expert_scales + (u64(block) * c.groups + from) * CODE_ROWS;
-        stream_copy(to + UNITS, c.scales + at * c.scale_bytes, n * CODE_ROWS * c.scale_bytes, full, false);
-        if (CODE == INT4 && c.zeros) stream_copy(to + UNITS + SCALES, c.zeros + at, n * CODE_ROWS, full, false);
+        const int n = groups(p, first, tiles, from) * CODE_ROWS, at = from * CODE_ROWS;
+        stream_copy(to + UNITS, b.scales + at * b.bytes, n * b.bytes, full, false);
+        if (CODE == INT4 && b.zeros) stream_copy(to + UNITS + SCALES, b.zeros + at, n, full, false);
     }
     static __device__ __forceinline__ void prepare(const Params &p, Shared &s) {
         if (CODE == TABLE4)

@@ -31,6 +31,7 @@ void proxy_fence();
 void grid_waited();
 } // namespace emu
 
+template <class T> inline T *opaque(T *p) { return p; }
 inline void cp_async16(void *dst, const void *src, bool valid = true) { emu::async_copy(dst, src, valid); }
 inline void cp_async_commit() { emu::async_commit(); }
 template <int N> inline void cp_async_wait() { emu::async_wait(N); }
