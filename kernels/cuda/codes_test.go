@@ -265,8 +265,9 @@ func TestCodedSameBits(t *testing.T) {
 	}
 }
 
-// Experts of INT4 read digits that the router's kernels wrote, by slices of a row or by whole rows; where taps look they make them themselves, of
-// bfloat16. Bits are the same. A width of 704 is two slices, eleven tiles, of which the last has half a group.
+// Experts of INT4 read digits that the router's kernels wrote, by slices of a row or by whole rows, and, where there are many, those of what is
+// between their products; where taps look they make them themselves, of bfloat16. Bits are the same. A width of 704 is two slices, eleven
+// tiles, of which the last has half a group.
 func TestDigits(t *testing.T) {
 	for _, c := range []struct {
 		width  int
@@ -288,17 +289,26 @@ func TestDigits(t *testing.T) {
 				for i := range crowd {
 					crowd[i].tokens = randomTokens(r, 1, 1000)
 				}
-				name := func(code string) string {
-					return fmt.Sprint("stream_swiglu_", code, "_", max(8, 1<<bits.Len(uint(n-1))))
+				name := func(what string) string {
+					return fmt.Sprint("stream_", what, "_", max(8, 1<<bits.Len(uint(n-1))))
 				}
-				digits, here := ran[name("digits")], ran[name("int4")]
+				counts := func() [4]int {
+					return [4]int{ran[name("swiglu_digits")], ran[name("swiglu_int4")], ran["digit_rows"], ran[name("partial_digits")]}
+				}
+				want := counts()
+				want[0] += 2
+				if n > 1 {
+					want[2] += 2
+					want[3] += 2
+				}
 				outs := p.gpu.run(t, crowd[:n], false, nil)
-				if ran[name("digits")] != digits+2 || ran[name("int4")] != here {
-					t.Errorf("%d rows: want %s twice, and no %s", n, name("digits"), name("int4"))
+				if got := counts(); got != want {
+					t.Errorf("%d rows: want %s, %s, digit_rows and %s %d times, got %d", n, name("swiglu_digits"), name("swiglu_int4"), name("partial_digits"), want, got)
 				}
+				want[1] += 2
 				_, tapped := p.gpu.logits(t, crowd[:n])
-				if ran[name("digits")] != digits+2 || ran[name("int4")] != here+2 {
-					t.Errorf("%d rows with taps: want %s twice, and no more %s", n, name("int4"), name("digits"))
+				if got := counts(); got != want {
+					t.Errorf("%d rows with taps: want %d times, got %d", n, want, got)
 				}
 				for i := range outs {
 					if !sameOut(outs[i], tapped[i]) {

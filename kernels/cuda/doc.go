@@ -15,7 +15,7 @@
 //	rope_append → attend_decode → attend_combine, attend_prefill   k and v into their pages, z; in decode on 9.0 one kernel
 //	stream/gemm                                  x += z·Woᵀ
 //	route_rows, or norm → gemm → choose_rows → sort_rows → gather_rows   h, expert, gate·h
-//	stream/gemm, twice                           x += shared(h) + expert(gate·h)
+//	stream/gemm, twice                           x += shared(h) + expert(gate·h); between them digit_rows, for many rows and INT4
 //	norm → stream → sample_slices → sample_gather → sample_rows   answers
 //
 // In decode with few rows, a row is normed and routed by several blocks, a slice of 640 columns each (slice.cuh). Where a layer's

@@ -196,6 +196,7 @@ func (d *Device) decodeExperts(p *phase, l *kernels.MoE, x *residual, h image, r
 	if alike(sharedDown, down) {
 		launched = 2
 	}
+	d.manyDigits(p, reader{"shared", &sharedIn, l.SharedDown}, reader{"routed", &routedIn, l.Down})
 	lines := uint64(streamWidth(p.lines))
 	out := func(name string, w *weight) slots {
 		n := d.splits(w, launched)
@@ -229,6 +230,30 @@ func (d *Device) tapExperts(p *phase, layer int, x *residual, shared, routed ptr
 	launch(d, "add_rows", p.grid, 1, 0, &addParams{a: shared, b: routed, rows: p.decodeCount(), ld: int32(ld), width: int32(ld)})
 	d.tapFloats(p, layer, kernels.HookFFNOut, shared, ld, x.d)
 	return slots{values: shared, count: 1, ld: int32(ld)}
+}
+
+// reader is an image and the weight that multiplies it.
+type reader struct {
+	name string
+	h    *image
+	w    kernels.Weight
+}
+
+// manyDigits makes digits of images for weights of INT4, one or two of as many columns, where there are so many rows that a kernel for it pays.
+func (d *Device) manyDigits(p *phase, readers ...reader) {
+	const many = 4 // rows
+	params := digitRowsParams{rows: p.count, lines: int32(p.lines), tiles: int32(readers[0].h.tiles)}
+	for _, r := range readers {
+		if p.grid < many || int32(r.h.tiles) != params.tiles || !d.readsDigits(r.w, *r.h) {
+			return
+		}
+	}
+	for i, r := range readers {
+		to := d.digitsOf(p, r.name, p.lines, r.h.tiles*tile)
+		params.images[i], params.digits[i] = r.h.at, to.at
+		*r.h = to
+	}
+	launch(d, "digit_rows", p.grid, len(readers)*ceil(int(params.tiles), 4*8), 0, &params)
 }
 
 // prefillExperts: rows are sorted by expert, so that each matrix is read once for each tile of its rows.
@@ -315,6 +340,7 @@ func (d *Device) FFN(l *kernels.Dense, xa kernels.Act) {
 			continue
 		}
 		d.stream(p, true, gateUp, nil, h, image{}, streamParams{denseOut: act.at, features: int32(f)})
+		d.manyDigits(p, reader{"act", &act, l.Down})
 		d.leave(x, d.partial(p, "shared.out", down, act))
 		if d.open {
 			x.pending[0] = d.total(p, x, "shared.open", x.pending[0], down.rows)

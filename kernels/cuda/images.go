@@ -55,6 +55,7 @@ var table = map[string]kernel{
 	"choose_rows":        {"route", 256, 0},
 	"sort_rows":          {"route", 1024, 0},
 	"gather_rows":        {"route", 128, 0},
+	"digit_rows":         {"route", 256, 0},
 
 	"rope_table":       {"rope", 128, 0},
 	"rope_temper":      {"rope", 128, 0},
@@ -155,7 +156,9 @@ func init() {
 		}
 	}
 	for _, width := range []int{8, 16, 32, 64} {
-		table[fmt.Sprint("stream_swiglu_digits_", width)] = kernel{"stream_codes", 288, streamCodedShared("digits", width)}
+		for _, what := range []string{"partial", "swiglu"} {
+			table[fmt.Sprint("stream_", what, "_digits_", width)] = kernel{"stream_codes", 288, streamCodedShared("digits", width)}
+		}
 	}
 }
 

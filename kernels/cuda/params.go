@@ -179,6 +179,12 @@ type gatherParams struct {
 	_                      int32
 }
 
+type digitRowsParams struct {
+	images, digits [2]ptr
+	rows           ptr
+	lines, tiles   int32
+}
+
 type ropeTableParams struct {
 	turns, pos, table ptr
 	half              int32

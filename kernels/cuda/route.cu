@@ -213,6 +213,29 @@ KERNEL(1024, 1, sort_rows, SortParams) {
     }
 }
 
+// DigitRowsParams: images, one or two, of as many tiles, and where their digits go.
+struct DigitRowsParams {
+    const u8 *images[2]; // [tiles][R]
+    u8 *digits[2];
+    const int *rows; // one number
+    int R, tiles;
+};
+
+// digit_rows makes digits of images of bfloat16, which many rows want made once, not by every block that multiplies them. Grid (rows, images
+// times blocks of a row); a warp has 256 columns.
+KERNEL(256, 1, digit_rows, DigitRowsParams) {
+    griddep_launch();
+    const int warps = blockDim.x / WARP, blocks = ceil_div(p.tiles, DIGIT_TILES * warps), image = blockIdx.y / blocks;
+    const int row = blockIdx.x, group = blockIdx.y % blocks * warps + warp_id(), tiles = min(p.tiles - group * DIGIT_TILES, DIGIT_TILES);
+    griddep_wait();
+    if (row >= *p.rows || tiles <= 0) return;
+    Piece piece;
+    piece.load(p.images[image] + (u64(group) * DIGIT_TILES * p.R + row) * LINE, p.R * LINE, row, tiles);
+    const Digits digits(piece);
+    u8 *to = p.digits[image] + u64(group) * digit_group(p.R);
+    if (Piece::tile() < tiles) digits.store(to + (Piece::tile() * p.R + row) * LINE, row, (float *)(to + digit_lines(p.R)) + lane_id() / 16 * p.R + row);
+}
+
 struct GatherParams {
     const u8 *h;         // image [D/64][R]
     const int *token_of; // [capacity]

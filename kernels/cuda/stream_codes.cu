@@ -21,6 +21,7 @@
 
 STREAMS(stream_partial_e4m3, E4M3, PARTIAL, HERE)
 STREAMS(stream_partial_int4, INT4, PARTIAL, HERE)
+STREAMS(stream_partial_digits, INT4, PARTIAL, READY)
 STREAMS(stream_partial_table4, TABLE4, PARTIAL, HERE)
 STREAMS(stream_swiglu_e4m3, E4M3, SWIGLU, HERE)
 STREAMS(stream_swiglu_int4, INT4, SWIGLU, HERE)
