@@ -239,9 +239,10 @@ type reader struct {
 	w    kernels.Weight
 }
 
-// manyDigits makes digits of images for weights of INT4, one or two of as many columns, where there are so many rows that a kernel for it pays.
+// manyDigits makes digits of images for weights of INT4, one or two of as many columns, where a kernel for it pays (bench/LOG.md, 2026-11-29,
+// fourth): one row costs it more than every block's making them again.
 func (d *Device) manyDigits(p *phase, readers ...reader) {
-	const many = 4 // rows
+	const many = 4 // rows, rounded up to a power of two
 	params := digitRowsParams{rows: p.count, lines: int32(p.lines), tiles: int32(readers[0].h.tiles)}
 	for _, r := range readers {
 		if p.grid < many || int32(r.h.tiles) != params.tiles || !d.readsDigits(r.w, *r.h) {

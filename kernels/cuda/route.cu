@@ -1,4 +1,4 @@
-// Norm, router and choice of a layer of experts; for prefill, the order of rows by expert.
+// Norm, router and choice of a layer of experts, and digits of what is between their products; for prefill, the order of rows by expert.
 #include "gemm.cuh"
 #include "digits.cuh"
 #include "slice.cuh"

@@ -270,7 +270,7 @@ template <class W, int NT> __device__ __forceinline__ void stream_produce(const 
 #endif
     bool known = false; // the choice
     int filled = 0;     // stages of the first unit whose weights are on their way
-    int n = 0;          // stages issued, or as many as make no difference
+    int n = 0;          // stages issued
     int at = 0;         // of s.unit
     u8 *const stages = opaque(s.stage[0]);
     u64 *const full = opaque(s.full), *const empty = opaque(s.empty);

@@ -7,10 +7,9 @@
 // there are few, follow, as two digits (digits.cuh). Sums of columns with one scale are exact: Σ w·h and Σ w·l, and 256 times the first and the second
 // have fewer than 31 bits.
 //
-// Whoever knows 128 columns of a row when it makes them writes digits (the router's kernels); for many rows of what is between the experts' products
-// a kernel does (digit_rows). Others are made of the image's bfloat16, in
-// place, stage by stage: of up to 8 rows by a warp more, or, of more, by the consumers together. Every block makes them again then, and it is
-// integer units that hold two blocks of a multiprocessor back. Bits are the same.
+// Whoever knows 128 columns of a row when it makes them writes digits (the router's kernels). Of what is between the experts' products a kernel
+// makes them, where there are several rows (digit_rows). Others are made of the image's bfloat16, in place, stage by stage: of up to 8 rows by a
+// warp more, or, of more, by the consumers together. Every block makes them again then, and products wait for it. Bits are the same.
 #pragma once
 #include "codes.cuh"
 #include "digits.cuh"
