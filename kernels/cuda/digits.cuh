@@ -62,6 +62,13 @@ struct Digits {
     }
 };
 
+// store_digits makes digits of a row's piece and puts them into the lines of its tiles, `apart` bytes from each other, of which so many are there,
+// and 2ˢ of both pairs of tiles, `pairs` numbers from each other. One warp.
+__device__ __forceinline__ void store_digits(const Piece &piece, u8 *line, int apart, int row, int tiles, float *units, int pairs) {
+    const Digits digits(piece);
+    if (Piece::tile() < tiles) digits.store(line + Piece::tile() * apart, row, units + lane_id() / 16 * pairs);
+}
+
 // An image of digits: groups of four tiles, each [4][R] lines and, behind them, [2][R] units (float32). All of a group is one copy.
 constexpr int DIGIT_TILES = 4;
 constexpr __host__ __device__ int digit_lines(int R) { return DIGIT_TILES * R * LINE; }

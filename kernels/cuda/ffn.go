@@ -242,7 +242,7 @@ type reader struct {
 // manyDigits makes digits of images for weights of INT4, one or two of as many columns, where a kernel for it pays (bench/LOG.md, 2026-11-29,
 // fourth): one row costs it more than every block's making them again.
 func (d *Device) manyDigits(p *phase, readers ...reader) {
-	const many = 4 // rows, rounded up to a power of two
+	const many, warps = 4, 8 // rows, rounded up to a power of two; of a block, each of which has a group of tiles
 	params := digitRowsParams{rows: p.count, lines: int32(p.lines), tiles: int32(readers[0].h.tiles)}
 	for _, r := range readers {
 		if p.grid < many || int32(r.h.tiles) != params.tiles || !d.readsDigits(r.w, *r.h) {
@@ -254,7 +254,7 @@ func (d *Device) manyDigits(p *phase, readers ...reader) {
 		params.images[i], params.digits[i] = r.h.at, to.at
 		*r.h = to
 	}
-	launch(d, "digit_rows", p.grid, len(readers)*ceil(int(params.tiles), 4*8), 0, &params)
+	launch(d, "digit_rows", p.grid, len(readers)*ceil(int(params.tiles), digitTiles*warps), 0, &params)
 }
 
 // prefillExperts: rows are sorted by expert, so that each matrix is read once for each tile of its rows.

@@ -69,7 +69,7 @@ const (
 	pages      = 512
 )
 
-// opened ends a test without its device: what a GPU older than 9.0 does not have is not tested there.
+// opened ends a test without its device: what only a GPU of 9.0 has is not tested on others.
 func opened(t testing.TB, err error) {
 	t.Helper()
 	if gpus, _ := driver.Devices(); errors.Is(err, cuda.ErrActivations) && len(gpus) > 0 && gpus[0].Capability != 90 {

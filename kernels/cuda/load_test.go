@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,23 +90,28 @@ func sparse(t *testing.T, dir string, config map[string]any) (bytes int64) {
 	return bytes
 }
 
-// anonymous is the memory of this process that no file stands behind, in bytes: pages of mapped files go when others need the room.
-func anonymous() int64 {
-	text, _ := os.ReadFile("/proc/self/status")
-	_, rest, _ := strings.Cut(string(text), "RssAnon:")
-	field := strings.Fields(rest)
-	if len(field) == 0 {
-		return 0
+// anonymous is the memory of this process that no file stands behind, in bytes: pages of mapped files go when others need the room. Where the
+// system does not say so, it is not there; a word that cannot be read fails the test.
+func anonymous(t *testing.T) (n int64, there bool) {
+	text, err := os.ReadFile("/proc/self/status")
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false
 	}
-	n, _ := strconv.ParseInt(field[0], 10, 64)
-	return n << 10
+	_, rest, there := strings.Cut(string(text), "RssAnon:")
+	if err == nil && there {
+		_, err = fmt.Sscan(rest, &n)
+	}
+	if err != nil {
+		t.Errorf("/proc/self/status: %v", err)
+	}
+	return n << 10, there
 }
 
 // What the host holds while a checkpoint is loaded is the staging buffers and little else, however large the checkpoint: another
 // process loads one that is larger than the limit and watches its own memory. CHULENGO_LOAD_LAYERS=4 takes so many of Scout's and its
 // vocabulary (22 GB) and the limit of 2 GiB, on a GPU that holds them.
 func TestLoadMemory(t *testing.T) {
-	if anonymous() == 0 {
+	if _, there := anonymous(t); !there {
 		t.Skip("needs RssAnon in /proc/self/status")
 	}
 	if dir := os.Getenv("CHULENGO_LOAD"); dir != "" {
@@ -156,13 +163,14 @@ func watchLoad(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	defer ckpt.Close()
-	before := anonymous()
+	before, _ := anonymous(t)
 	most := before
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	wg.Go(func() {
 		for {
-			most = max(most, anonymous())
+			now, _ := anonymous(t)
+			most = max(most, now)
 			select {
 			case <-stop:
 				return

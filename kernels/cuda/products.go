@@ -41,11 +41,13 @@ func (d *Device) imageOf(p *phase, name string, lines, k int) image {
 	return image{at: d.mem(p.name+name, (capacity*tiles+fastWidth)*lineBytes), lines: lines, tiles: tiles}
 }
 
+const digitTiles = 4 // in a group of an image of digits: DIGIT_TILES of digits.cuh
+
 // digitsOf is an image of digits of a phase's decode rows (digits.cuh).
 func (d *Device) digitsOf(p *phase, name string, lines, k int) image {
 	tiles := ceil(k, tile)
-	const group = 4*maxDecodeRows*lineBytes + 2*maxDecodeRows*4
-	return image{at: d.mem(p.name+name+".digits", ceil(tiles, 4)*group), lines: lines, tiles: tiles, digits: true}
+	const group = digitTiles*maxDecodeRows*lineBytes + digitTiles/2*maxDecodeRows*4
+	return image{at: d.mem(p.name+name+".digits", ceil(tiles, digitTiles)*group), lines: lines, tiles: tiles, digits: true}
 }
 
 // floats is a [rows, width] float32 buffer of a phase.

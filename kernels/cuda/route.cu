@@ -231,9 +231,8 @@ KERNEL(256, 1, digit_rows, DigitRowsParams) {
     if (row >= *p.rows || tiles <= 0) return;
     Piece piece;
     piece.load(p.images[image] + (u64(group) * DIGIT_TILES * p.R + row) * LINE, p.R * LINE, row, tiles);
-    const Digits digits(piece);
     u8 *to = p.digits[image] + u64(group) * digit_group(p.R);
-    if (Piece::tile() < tiles) digits.store(to + (Piece::tile() * p.R + row) * LINE, row, (float *)(to + digit_lines(p.R)) + lane_id() / 16 * p.R + row);
+    store_digits(piece, to + row * LINE, p.R * LINE, row, tiles, (float *)(to + digit_lines(p.R)) + row, p.R);
 }
 
 struct GatherParams {

@@ -260,7 +260,7 @@ template <class W, int NT> struct Rows {
 // The weights of a dense first unit depend on nothing that earlier kernels write: they are on their way before those kernels have
 // ended. That is a turn of the same loop, since code that runs once comes slowly, and stands in the way of other kernels' code.
 //
-// What a stage costs this warp is what a block alone on its multiprocessor waits for, so little is worked out there, and addresses stay in registers.
+// One lane does it, one instruction after the other, so little is worked out with every stage, and addresses stay in registers.
 template <class W, int NT> __device__ __forceinline__ void stream_produce(const typename W::Params &p, StreamShared<W, NT> &s) {
     constexpr int STAGES = W::STAGES;
 #if __CUDA_ARCH__ >= 900

@@ -19,12 +19,6 @@ struct CodedStreamParams : StreamParams { // weights in codes; blocks of 128 row
     Coding dense_coding, routed_coding;   // of the same geometry
 };
 
-// prepare_row writes a row's digits where its bfloat16 was, and 2ˢ of both pairs of tiles, `pairs` numbers from each other. One warp.
-__device__ __forceinline__ void prepare_row(const Piece &piece, u8 *line, int apart, int row, int tiles, float *units, int pairs) {
-    const Digits digits(piece);
-    if (Piece::tile() < tiles) digits.store(line + Piece::tile() * apart, row, units + lane_id() / 16 * pairs);
-}
-
 // Who makes digits.
 enum Making { READY, HERE }; // whoever made the activations; this kernel
 
@@ -145,7 +139,7 @@ template <Code CODE, int NT, Making MAKING = HERE> struct Coded {
                 Piece piece;
                 piece.load(lines + i * LINE, NT * 8 * LINE, i, tiles);
                 __syncwarp(); // all have read
-                prepare_row(piece, lines + i * LINE, NT * 8 * LINE, i, tiles, (float *)(stage + BESIDE) + i, NT * 8);
+                store_digits(piece, lines + i * LINE, NT * 8 * LINE, i, tiles, (float *)(stage + BESIDE) + i, NT * 8);
             }
             fence_proxy_async(); // before copies come here again
             bar_sync(1, STREAM_WARPS * WARP);
@@ -175,7 +169,7 @@ template <Code CODE, int NT, Making MAKING = HERE> struct Coded {
             __syncwarp(); // all have read; later rows lie in later lines
 #pragma unroll
             for (int i = 0; i < TOGETHER; i++)
-                if (from + i < rows) prepare_row(piece[i], lines + (from + i) * LINE, NT * 8 * LINE, from + i, min(tiles, TILES), (float *)(stage + BESIDE) + from + i, NT * 8);
+                if (from + i < rows) store_digits(piece[i], lines + (from + i) * LINE, NT * 8 * LINE, from + i, min(tiles, TILES), (float *)(stage + BESIDE) + from + i, NT * 8);
         }
     }
 
